@@ -1,0 +1,60 @@
+# The two commands of the README: `make demo` and `make test`. Both make their own virtual environment.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
+
+.PHONY: demo test check nginx format clean
+
+demo: $(VENV)/installed nginx
+	@if PATH="$$PATH:/usr/sbin:/sbin" command -v nginx >/dev/null; then balancer=nginx; else balancer=direct; fi; \
+	$(BIN)/autotune run studies/quickstart.toml --balancer $$balancer
+
+test: $(VENV)/developed nginx
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered | tail -40
+
+# What a commit must pass, without the slow tests.
+check: $(VENV)/developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not slow"
+
+format: $(VENV)/developed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# nginx is the one program that pip cannot bring. Where it cannot be installed either, the client spreads the requests.
+# The unit is masked meanwhile: Debian's package would start a server on port 80 that nobody asked for.
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y
+nginx:
+	@[ -n "$(NGINX)" ] || { echo "installing nginx: $(SUDO) apt-get install nginx-light"; \
+	  $(SUDO) systemctl mask --runtime nginx.service >/dev/null 2>&1; \
+	  $(APT) install nginx-light >/dev/null 2>&1 \
+	  || { $(APT) update >/dev/null 2>&1; $(APT) install nginx-light >/dev/null 2>&1; } \
+	  || echo "nginx could not be installed; to do it yourself: sudo apt-get install nginx-light"; \
+	  $(SUDO) systemctl unmask --runtime nginx.service >/dev/null 2>&1; true; }
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* studies/quickstart

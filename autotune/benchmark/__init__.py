@@ -1,0 +1,1 @@
+"""The load on a cluster: what is asked, when, and what became of it."""

@@ -1,0 +1,170 @@
+"""The running cluster. It becomes a plan by restarting only what differs, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from autotune.cluster import host, verify
+from autotune.errors import BalancerError, InstanceDied, NeverReady, PortTaken, StartFailed, TrialFailure
+from autotune.ollama.api import Ollama, wait_ready
+from autotune.ollama.log import last_words
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from autotune.cluster.driver import Driver, Handle
+    from autotune.cluster.nginx import Nginx
+    from autotune.cluster.verify import Placement
+    from autotune.plan import DerivedModel, InstancePlan, Plan
+
+T = TypeVar("T")
+
+
+class Cluster:
+    """Instances by a driver, and nginx in front of them (None: the client spreads the requests)."""
+
+    def __init__(self, driver: Driver, nginx: Nginx | None, *, start_timeout_s: float, load_timeout_s: float) -> None:
+        self._driver = driver
+        self._nginx = nginx
+        self._start_timeout_s = start_timeout_s
+        self._load_timeout_s = load_timeout_s
+        self._handles: dict[InstancePlan, Handle] = {}
+        self._derived: set[DerivedModel] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._forget_derived()
+        finally:
+            await self.clear()
+
+    async def become(self, plan: Plan) -> None:
+        """Run exactly `plan`: what is equal and alive goes on, all else is ended, then the missing is started.
+
+        Raises `TrialFailure` for an instance that does not start, `ClusterError` for what is the machine's fault.
+        """
+        kept = {one: handle for one, handle in self._handles.items() if self._stays(one, plan)}
+        await self._stop(handle for one, handle in self._handles.items() if one not in kept)
+        await self.start(*(one for one in plan.instances if one not in kept))
+        if self._nginx is not None:
+            await self._nginx.become(plan)
+
+    async def start(self, *instances: InstancePlan) -> None:
+        """Start instances, and wait until each answers. Raises `TrialFailure`, `PortTaken`, `BinaryMissing`."""
+        for instance in instances:
+            _need_port(instance)
+            self._handles[instance] = self._driver.start(instance)
+        await _all(self._ready(self._handles[instance]) for instance in instances)
+
+    async def load(self, plan: Plan) -> None:
+        """Have every instance load the model; those that have it answer at once. Raises `TrialFailure`."""
+        if plan.derived is not None:
+            await self._derive(plan, plan.derived)
+        await _all(self._preload(self._handles[instance], plan.model) for instance in plan.instances)
+
+    async def placements(self, plan: Plan) -> tuple[Placement, ...]:
+        """Where every instance really has the model."""
+        return tuple(await _all(self._placement(self._handles[instance]) for instance in plan.instances))
+
+    def check(self) -> None:
+        """Raises `BalancerError` or `InstanceDied` when something that should run does not."""
+        if self._nginx is not None and self._handles and not self._nginx.alive():
+            raise BalancerError("nginx has died")
+        for handle in self._handles.values():
+            if not self._driver.alive(handle):
+                raise self._with_log(InstanceDied, f"{handle.instance.name} has died", handle)
+
+    async def clear(self) -> None:
+        """End everything that runs."""
+        try:
+            if self._nginx is not None:
+                await self._nginx.stop()
+        finally:
+            await self._stop(list(self._handles.values()))
+
+    def _stays(self, instance: InstancePlan, plan: Plan) -> bool:
+        return instance in plan.instances and self._driver.alive(self._handles[instance])
+
+    async def _stop(self, handles: Iterable[Handle]) -> None:
+        ending = list(handles)
+        try:
+            await _all(self._driver.stop(handle) for handle in ending)
+        finally:
+            for handle in ending:
+                if not self._driver.alive(handle):
+                    self._handles.pop(handle.instance, None)
+
+    async def _ready(self, handle: Handle) -> None:
+        instance = handle.instance
+        async with Ollama(instance.url, timeout_s=5) as server:
+            waiting = asyncio.ensure_future(wait_ready(server))
+            try:
+                async with asyncio.timeout(self._start_timeout_s):
+                    while not waiting.done():
+                        if not self._driver.alive(handle):
+                            raise self._dead_at_start(handle)
+                        await asyncio.wait([waiting], timeout=0.05)
+            except TimeoutError as error:
+                message = f"{instance.name} did not answer on {instance.address} in {self._start_timeout_s:g} s"
+                raise self._with_log(NeverReady, message, handle) from error
+            finally:
+                waiting.cancel()
+
+    def _dead_at_start(self, handle: Handle) -> TrialFailure | PortTaken:
+        """A port that was taken between check and start is the machine's fault; all else the configuration's."""
+        port = handle.instance.port
+        if not host.port_free(port):
+            return PortTaken(f"port {port} ({handle.instance.name}) was taken by {host.port_holder(port)}")
+        return self._with_log(StartFailed, f"{handle.instance.name} died at its start", handle)
+
+    async def _preload(self, handle: Handle, model: str) -> None:
+        async with Ollama(handle.instance.url) as server:
+            try:
+                await server.preload(model, self._load_timeout_s)
+            except TrialFailure as failure:
+                raise self._with_log(type(failure), failure.message, handle) from failure
+
+    async def _placement(self, handle: Handle) -> Placement:
+        async with Ollama(handle.instance.url) as server:
+            return verify.placement(handle, self._driver.logs(handle), await server.loaded())
+
+    async def _derive(self, plan: Plan, derived: DerivedModel) -> None:
+        if derived in self._derived:
+            return
+        async with Ollama(plan.instances[0].url) as server:
+            await server.create(derived.name, derived.parent, dict(derived.parameters))
+        self._derived.add(derived)
+
+    async def _forget_derived(self) -> None:
+        """Names that we added to the user's store go again, while a server of ours still runs."""
+        alive = [handle for handle in self._handles.values() if self._driver.alive(handle)]
+        if not alive or not self._derived:
+            return
+        async with Ollama(alive[0].instance.url, timeout_s=10) as server:
+            for derived in self._derived:
+                await server.delete(derived.name)
+
+    def _with_log(self, kind: type[TrialFailure], message: str, handle: Handle) -> TrialFailure:
+        return kind(message, details=last_words(self._driver.logs(handle)))
+
+
+def _need_port(instance: InstancePlan) -> None:
+    if not host.port_free(instance.port):
+        raise PortTaken(f"port {instance.port} ({instance.name}) is taken by {host.port_holder(instance.port)}")
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run everything to its end, then raise the first error: what was begun is never left half done."""
+    done: list[T] = []
+    errors: list[BaseException] = []
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            errors.append(result)
+        else:
+            done.append(result)
+    if errors:
+        raise errors[0]
+    return done

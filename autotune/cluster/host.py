@@ -1,0 +1,148 @@
+"""Processes and ports of this host, read from /proc (Linux).
+
+A process is known by its pid together with its start time: a pid alone may belong to another one by now.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator
+
+PROC = Path("/proc")
+_LISTEN = "0A"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process, for ever: start time in clock ticks since boot (field 22 of /proc/PID/stat)."""
+
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The part of /proc/PID/stat that matters here."""
+
+    state: str
+    parent: int
+    session: int
+    started: int
+
+
+def stat(pid: int) -> Stat | None:
+    """None when there is no such process."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return Stat(fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def identity(pid: int) -> Identity | None:
+    """None when there is no such process."""
+    found = stat(pid)
+    return Identity(pid, found.started) if found else None
+
+
+def runs(process: Identity) -> bool:
+    """Whether this very process still runs; a zombie does not."""
+    found = stat(process.pid)
+    return found is not None and found.started == process.started and found.state not in "ZX"
+
+
+def processes() -> Iterator[int]:
+    """All pids."""
+    return (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent `pid` is."""
+    return [other for other in processes() if (found := stat(other)) and found.parent == pid]
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session that still run: what a leader started and left behind among them."""
+    return [pid for pid in processes() if (found := stat(pid)) and found.session == leader and found.state not in "ZX"]
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment a process was started with; empty where it may not be read."""
+    try:
+        raw = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (item.split("=", 1) for item in raw.decode(errors="replace").split("\0") if "=" in item)
+    return {pair[0]: pair[1] for pair in pairs}
+
+
+def argv(pid: int) -> list[str]:
+    """The arguments of a process; empty where it may not be read."""
+    try:
+        raw = (PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return []
+    return raw.decode(errors="replace").rstrip("\0").split("\0") if raw else []
+
+
+def describe(pid: int) -> str:
+    """A process as people know it: pid, user, command."""
+    try:
+        user = pwd.getpwuid((PROC / str(pid)).stat().st_uid).pw_name
+    except (OSError, KeyError):
+        user = "?"
+    return f"pid {pid} of {user} ({' '.join(argv(pid))[:120] or '?'})"
+
+
+def send(pid: int, what: signal.Signals) -> None:
+    """Signal a process; one that is gone, or not ours, is fine."""
+    try:
+        os.kill(pid, what)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def port_free(port: int) -> bool:
+    """Whether 127.0.0.1:port can be listened on now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def port_holder(port: int) -> str:
+    """Who listens on a TCP port, as far as may be seen from here."""
+    sockets = _listening(port)
+    for pid in processes():
+        try:
+            links = [str(entry.readlink()) for entry in (PROC / str(pid) / "fd").iterdir()]
+        except OSError:
+            continue
+        if sockets.intersection(links):
+            return describe(pid)
+    return "a process that is not visible to this user"
+
+
+def _listening(port: int) -> set[str]:
+    found = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (PROC / "net" / table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == _LISTEN and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                found.add(f"socket:[{fields[9]}]")
+    return found

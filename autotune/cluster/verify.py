@@ -1,0 +1,102 @@
+"""Where Ollama really put the model, and with how many slots: the proof of a plan, not its intent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from autotune.cluster import host
+from autotune.errors import ContextChanged, LoadFailed, Offloaded, OnCpu, ParallelIgnored
+from autotune.ollama.log import argv_parallel, read_load
+
+if TYPE_CHECKING:
+    from autotune.cluster.driver import Handle
+    from autotune.ollama.api import Loaded
+    from autotune.plan import InstancePlan, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What one instance really runs. None where Ollama does not say."""
+
+    instance: str
+    on_gpu: bool
+    """Whether a GPU was asked for."""
+    compute: tuple[str, ...]
+    """Devices that the server found; ("cpu",) when it found no GPU."""
+    layers_on_device: int | None
+    layers: int | None
+    size_bytes: int
+    size_vram_bytes: int
+    num_parallel: int | None
+    parallel_unsupported: bool
+    context_length: int
+
+    @property
+    def share_on_device(self) -> float:
+        """The part of the model on the device: by layers where they are logged, else by bytes."""
+        if self.layers_on_device is not None and self.layers:
+            return self.layers_on_device / self.layers
+        return self.size_vram_bytes / self.size_bytes if self.size_bytes else 0.0
+
+    @property
+    def single(self) -> bool:
+        """Ollama serves this model with one slot, whatever it is asked for."""
+        return self.parallel_unsupported and self.num_parallel == 1
+
+
+def placement(handle: Handle, log: str, loaded: list[Loaded]) -> Placement:
+    """Read one instance's placement. Raises `LoadFailed` when it has no model in memory, or more than one."""
+    if len(loaded) != 1:
+        names = ", ".join(model.name for model in loaded) or "no model"
+        raise LoadFailed(f"{handle.instance.name} has {names} in memory, not one model")
+    report = read_load(log)
+    running = [slots for pid in host.children(handle.pid) if (slots := argv_parallel(host.argv(pid))) is not None]
+    return Placement(
+        instance=handle.instance.name,
+        on_gpu=handle.instance.on_gpu,
+        compute=report.compute,
+        layers_on_device=report.layers_on_device,
+        layers=report.layers,
+        size_bytes=loaded[0].size_bytes,
+        size_vram_bytes=loaded[0].size_vram_bytes,
+        num_parallel=running[0] if running else report.num_parallel,
+        parallel_unsupported=report.parallel_unsupported,
+        context_length=loaded[0].context_length,
+    )
+
+
+def short(found: Placement) -> bool:
+    """Whether a part of the model is not on the device that was asked for."""
+    return found.on_gpu and found.share_on_device < 1
+
+
+def check(plan: Plan, found: Placement, alone: Placement | None) -> None:
+    """Hold what runs against what was planned.
+
+    `alone` is the placement of the same model with one slot and nothing beside it, where that is known.
+    Raises `OnCpu`, `Offloaded`, `ParallelIgnored`, `ContextChanged`.
+    """
+    if found.on_gpu and (found.compute == ("cpu",) or found.share_on_device == 0):
+        raise OnCpu(f"{found.instance} loaded {plan.model} on the CPU, not on the GPU that it was given")
+    if short(found) and (alone is None or found.share_on_device < alone.share_on_device):
+        most = "" if alone is None else f"; alone it has {_share(alone)} there"
+        raise Offloaded(f"{found.instance} has {_share(found)} of {plan.model} on the GPU{most}")
+    if found.num_parallel is not None and found.num_parallel != plan.num_parallel and not found.single:
+        raise ParallelIgnored(f"{found.instance} serves {found.num_parallel} slots, not {plan.num_parallel}")
+    if found.context_length not in {0, plan.num_ctx}:
+        raise ContextChanged(f"{found.instance} serves a context of {found.context_length}, not {plan.num_ctx} tokens")
+
+
+def alone(plan: Plan, instance: InstancePlan) -> Plan:
+    """The same model on the same devices, with one slot and nothing beside it."""
+    env = tuple((name, "1" if name == "OLLAMA_NUM_PARALLEL" else value) for name, value in instance.env)
+    only = replace(instance, env=env)
+    balancer = replace(plan.balancer, upstreams=(only.address,), policy="round_robin")
+    return replace(plan, instances=(only,), balancer=balancer, num_parallel=1)
+
+
+def _share(found: Placement) -> str:
+    if found.layers_on_device is not None and found.layers:
+        return f"{found.layers_on_device} of {found.layers} layers"
+    return f"{found.share_on_device:.0%}"

@@ -1,0 +1,153 @@
+"""Everything that can go wrong, as one tree.
+
+AutotuneError                      exit code
+├── UsageError                     2    a bad file or a bad command line
+│   └── SpecError                  2    a study file that says something impossible
+├── NothingFeasible                1    the search ended and no configuration met the limits
+├── ClusterError                   3    this machine cannot run the cluster: not the configuration's fault
+│   ├── PortTaken                  3    somebody else listens on a port of the plan
+│   ├── DeviceBusy                 3    another process holds memory of a device, or another night runs on it
+│   ├── DeviceLost                 3    a device that was there is there no more
+│   ├── BalancerError              3    nginx is missing, refuses its configuration, or died
+│   ├── BinaryMissing              3    no such Ollama binary
+│   └── ModelMissing               3    the server does not have the model, or it cannot generate text
+├── BaselineFailed                 3    what runs today does not start: there is nothing to compare with
+├── StorageError                   4    the study folder cannot be read or written (disk full, newer version, damaged)
+├── TrialFailure                   3    the configuration's own fault; inside a study it becomes a typed result
+│   ├── StartFailed                3    an Ollama that dies at its start
+│   ├── NeverReady                 3    an Ollama that does not answer in time
+│   ├── LoadFailed                 3    the model does not load (out of memory, ...)
+│   ├── Offloaded                  3    fewer layers on the device than the model has there when it is alone
+│   │   └── OnCpu                  3    none of them: the CPU serves the model although a GPU was asked for
+│   ├── ParallelIgnored            3    the server serves another number of slots than asked for
+│   ├── ContextChanged             3    the server serves another context length than asked for
+│   └── InstanceDied               3    an Ollama that died under load
+└── Interrupted                    130  Ctrl-C, SIGTERM or SIGHUP
+"""
+
+from __future__ import annotations
+
+
+class AutotuneError(Exception):
+    """Root of all errors that are meant to be read by a person: one clear line, perhaps details below it."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class UsageError(AutotuneError):
+    """A bad command line or a bad file."""
+
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    """A study file that cannot be used; the message names the file, the key, the value and what is allowed."""
+
+
+class NothingFeasible(AutotuneError):
+    """No configuration met the limits."""
+
+    exit_code = 1
+
+
+class ClusterError(AutotuneError):
+    """A fault of the machine: never held against a configuration."""
+
+
+class PortTaken(ClusterError):
+    """Another process listens on a port of the plan."""
+
+
+class DeviceBusy(ClusterError):
+    """Another process, or another night, uses a device."""
+
+
+class DeviceLost(ClusterError):
+    """A device has gone away."""
+
+
+class BalancerError(ClusterError):
+    """nginx is missing, refuses its configuration, or died."""
+
+
+class BinaryMissing(ClusterError):
+    """There is no such program."""
+
+
+class ModelMissing(ClusterError):
+    """The server does not have the model, or the model cannot generate text."""
+
+
+class BaselineFailed(AutotuneError):
+    """What runs today does not start: there is nothing to compare with."""
+
+
+class StorageError(AutotuneError):
+    """The study folder cannot be read or written."""
+
+    exit_code = 4
+
+
+class TrialFailure(AutotuneError):
+    """A fault of the configuration: the trial is infeasible, for this reason."""
+
+    reason = "failed"
+
+
+class StartFailed(TrialFailure):
+    """An Ollama that dies at its start."""
+
+    reason = "start_failed"
+
+
+class NeverReady(TrialFailure):
+    """An Ollama that does not answer in time."""
+
+    reason = "never_ready"
+
+
+class LoadFailed(TrialFailure):
+    """The model does not load."""
+
+    reason = "load_failed"
+
+
+class Offloaded(TrialFailure):
+    """Fewer of the model's layers are on the device than the model has there when it is alone."""
+
+    reason = "offloaded"
+
+
+class OnCpu(Offloaded):
+    """The CPU serves the model although a GPU was asked for."""
+
+    reason = "on_cpu"
+
+
+class ParallelIgnored(TrialFailure):
+    """The server has another number of slots than it was asked for."""
+
+    reason = "parallel_ignored"
+
+
+class ContextChanged(TrialFailure):
+    """The server has another context length than it was asked for."""
+
+    reason = "context_changed"
+
+
+class InstanceDied(TrialFailure):
+    """An Ollama that died while it was under load."""
+
+    reason = "died_under_load"
+
+
+class Interrupted(AutotuneError):
+    """The user, or the system, asked us to stop."""
+
+    exit_code = 130

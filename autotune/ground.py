@@ -1,0 +1,274 @@
+"""What a study stands on: host, programs, ports, model, space. All of it is looked at before anything wakes.
+
+Nothing is changed, but that one Ollama server, which sees no GPU, is started to tell its version and the model's facts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune import plan as plans
+from autotune.cluster import host
+from autotune.cluster.cluster import Cluster
+from autotune.cluster.nginx import Nginx
+from autotune.cluster.process import ProcessDriver
+from autotune.errors import BinaryMissing, DeviceBusy, ModelMissing, PortTaken, SpecError
+from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
+from autotune.ollama.api import Ollama, ServerFacts, facts
+from autotune.plan import GIB, LOOPBACK, InstancePlan
+from autotune.simulator.profiles import load_profile
+from autotune.space import Space, build, canonical, parse_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autotune.cluster.children import Children
+    from autotune.inventory import Holder
+    from autotune.spec import StudySpec
+
+SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
+"""Where the service that Ollama's installer makes keeps its models."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a study stands on: the host, the server, the model, and the space that follows."""
+
+    spec: StudySpec
+    inventory: Inventory
+    facts: ServerFacts
+    models: Path
+    home: Path
+    space: Space
+    baseline: dict[str, Any]
+
+    def plan(self, params: Mapping[str, Any]) -> plans.Plan:
+        """The plan of one configuration."""
+        return plans.make(self.spec, self.inventory, self.facts, params, (self.models, self.home))
+
+    def narrowed(self) -> Space:
+        """The space when Ollama serves the model with one slot only."""
+        return space(self.spec, self.inventory, self.facts, num_parallel=(1,))
+
+    def measured_on(self) -> dict[str, Any]:
+        """What besides the study file decides what a trial measures."""
+        return {
+            "host.devices": [device.id for device in self.inventory.devices],
+            "host.driver": self.inventory.driver,
+            "host.ollama": self.facts.version,
+            "host.model digest": self.facts.model.digest,
+        }
+
+
+def inventory(spec: StudySpec) -> Inventory:
+    """The devices of the study. Raises `ClusterError`, `SpecError`."""
+    return _INVENTORIES[spec.cluster.driver](spec)
+
+
+def _real(spec: StudySpec) -> Inventory:
+    chosen = spec.cluster.devices
+    if isinstance(chosen, str):
+        return discover(chosen)
+    return discover([DeviceEntry(**entry.model_dump()) for entry in chosen])
+
+
+def _played(spec: StudySpec) -> Inventory:
+    profile = load_profile(spec.cluster.profile)
+    devices = tuple(
+        Device(
+            index=index,
+            id=device.uuid,
+            make="nvidia",
+            name=device.name,
+            memory_bytes=device.memory_bytes,
+            kind=f"{device.name} {device.memory_bytes} {device.speed:g}",
+        )
+        for index, device in enumerate(profile.devices)
+    )
+    return Inventory(f"profile {profile.name}", devices, simulated=True)
+
+
+_INVENTORIES = {"process": _real, "simulated": _played}
+
+
+def command(spec: StudySpec) -> tuple[list[str], dict[str, str]]:
+    """How an instance is started, and what the environment of all of them adds. Raises `BinaryMissing`."""
+    if spec.cluster.driver == "simulated":
+        scale = f"{spec.cluster.time_scale:g}"
+        played = {"AUTOTUNE_SIM_PROFILE": spec.cluster.profile, "AUTOTUNE_SIM_TIME_SCALE": scale}
+        return [sys.executable, "-m", "autotune.simulator", "serve"], played
+    found = shutil.which(spec.cluster.binary)
+    if found is None:
+        raise BinaryMissing(
+            f"cluster.binary = {spec.cluster.binary!r}: no such program; install Ollama (https://ollama.com/download)"
+            " or write its path"
+        )
+    return [found, "serve"], {}
+
+
+def store_of(spec: StudySpec, run: Path) -> Path:
+    """The model store: the one that is written, or the first of the usual ones that has the model."""
+    if spec.cluster.models_dir is not None:
+        if not spec.cluster.models_dir.is_dir() and spec.cluster.driver != "simulated":
+            raise SpecError(f"cluster.models_dir = {str(spec.cluster.models_dir)!r}: no such folder")
+        return spec.cluster.models_dir
+    if spec.cluster.driver == "simulated":
+        return run / "models"
+    usual = [Path(os.environ["OLLAMA_MODELS"])] if os.environ.get("OLLAMA_MODELS") else []
+    usual += [SERVICE_STORE, Path.home() / ".ollama" / "models"]
+    there = [store for store in usual if _readable(store)]
+    if not there:
+        raise ModelMissing(f"no model store found; looked at {', '.join(map(str, usual))}: set cluster.models_dir")
+    return next((store for store in there if _manifest(store, spec.cluster.model).exists()), there[0])
+
+
+def _readable(store: Path) -> bool:
+    try:
+        return (store / "manifests").is_dir()
+    except PermissionError:
+        return False
+
+
+def _manifest(store: Path, model: str) -> Path:
+    """Where a store keeps a model's manifest (Ollama's `types/model/name.go`)."""
+    name, _, tag = model.rpartition(":") if ":" in model.rsplit("/", 1)[-1] else (model, "", "latest")
+    parts = name.split("/")
+    defaults = ["registry.ollama.ai", "library"]
+    return store.joinpath("manifests", *defaults[: max(0, 3 - len(parts))], *parts, tag)
+
+
+async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> ServerFacts:
+    """Start one server that sees no GPU, ask it about itself and the model, end it. Raises `ModelMissing`, …"""
+    started, extra = command(spec)
+    home = spec.cluster.home or run / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    env = {
+        "HOME": str(home),
+        "OLLAMA_MODELS": str(models),
+        "OLLAMA_HOST": f"{LOOPBACK}:{spec.cluster.first_port}",
+        "OLLAMA_NO_CLOUD": "1",
+        "OLLAMA_NOPRUNE": "1",
+        **visible_devices(()),
+    }
+    asked = InstancePlan("ollama-asked", spec.cluster.first_port, (), tuple(sorted(env.items())))
+    driver = ProcessDriver(started, children, run / "logs", env=extra, stop_timeout_s=spec.cluster.stop_timeout_s)
+    async with Cluster(driver, None, start_timeout_s=spec.cluster.start_timeout_s, load_timeout_s=1) as cluster:
+        await cluster.start(asked)
+        async with Ollama(asked.url) as server:
+            try:
+                return await facts(server, spec.cluster.model)
+            except ModelMissing as error:
+                raise ModelMissing(f"{models}: {error.message}{_pull(spec, models)}") from error
+
+
+def _pull(spec: StudySpec, models: Path) -> str:
+    if spec.cluster.driver == "simulated":
+        return ""
+    address, binary = f"{LOOPBACK}:{spec.cluster.first_port}", spec.cluster.binary
+    return (
+        f". To get it: OLLAMA_MODELS={models} OLLAMA_HOST={address} {binary} serve & sleep 3; "
+        f"OLLAMA_HOST={address} {binary} pull {spec.cluster.model}; kill %1"
+    )
+
+
+def space(spec: StudySpec, found: Inventory, known: ServerFacts, **changes: Any) -> Space:
+    """The space of a study on this host. Raises `SpecError`."""
+    search = spec.search
+    values: dict[str, Any] = {
+        "num_ctx": spec.workload.num_ctx,
+        "num_parallel": search.num_parallel,
+        "vram_free_bytes": int((spec.cluster.vram_free_gib or 0) * GIB),
+        "layouts": search.layouts,
+        "copies": search.instances_per_device,
+        "spans": search.devices_per_instance,
+        "policies": search.policy,
+        "flash_attention": search.flash_attention,
+        "kv_cache_type": search.kv_cache_type,
+        "threads": search.threads,
+        "num_batch": search.num_batch,
+        "env": search.env,
+    }
+    return build(found, known.model, **{**values, **changes})
+
+
+def baseline(spec: StudySpec, found: Inventory) -> dict[str, Any]:
+    """The parameters of trial 0, in the words of the space. Raises `SpecError`."""
+    written = spec.baseline
+    whole = "+".join(str(device.index) for device in found.devices) if found.devices[0].make == "cpu" else "0"
+    layout = canonical(parse_layout(written.layout or whole, found), found)
+    params: dict[str, Any] = {
+        "layout": str(layout),
+        "num_parallel": written.num_parallel,
+        "flash_attention": written.flash_attention,
+        "kv_cache_type": written.kv_cache_type,
+    }
+    if len(layout.instances) > 1:
+        params["policy"] = written.policy
+    params |= {name: value for name in ("threads", "num_batch") if (value := getattr(written, name)) is not None}
+    return params | {f"env:{name}": value for name, value in written.env.items()}
+
+
+def check_host(spec: StudySpec, found: Inventory) -> None:
+    """Programs and devices. Raises `BinaryMissing`, `BalancerError`, `DeviceBusy`."""
+    command(spec)
+    if spec.cluster.balancer == "nginx":
+        Nginx.check()
+    if found.simulated:
+        return
+    busy = holders(found)
+    if busy:
+        raise DeviceBusy("\n".join(_held(one) for one in busy))
+
+
+def _held(holder: Holder) -> str:
+    size = "" if holder.memory_bytes is None else f" {holder.memory_bytes / GIB:.1f} GiB"
+    unit = f", unit {holder.unit}" if holder.unit else ""
+    free = f": free it with `{holder.free_with}`" if holder.free_with else ""
+    who = f"pid {holder.pid} of {holder.user} ({holder.command[:80]}{unit})" if holder.pid else holder.command
+    return f"{holder.device.name} {holder.device.id} is in use:{size} held by {who}{free}"
+
+
+def check_ports(ports: Sequence[int]) -> None:
+    """Raises `PortTaken`, naming who listens there; that process is never ended."""
+    for port in ports:
+        if not host.port_free(port):
+            raise PortTaken(f"port {port} is taken by {host.port_holder(port)}: end it, or choose another port")
+
+
+def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
+    """What a night needs for itself: its folder, its ports, and every device, core by core."""
+    cores = sorted({cpu for device in found.devices for cpu in device.cpus})
+    own = [f"study folder {folder}", f"port {spec.cluster.first_port}"]
+    if found.simulated:
+        return own
+    cards = [f"device {device.id}" for device in found.devices if not device.cpus]
+    return own + cards + [f"CPU {cpu}" for cpu in cores]
+
+
+async def ground(spec: StudySpec, found: Inventory, children: Children, run: Path) -> Ground:
+    """Find out what the study stands on. Raises `SpecError`, `ModelMissing`, `PortTaken`, …"""
+    first = baseline(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
+    for text in spec.search.layouts if spec.search.layouts != "auto" else ():
+        parse_layout(text, found)
+    check_ports(plans.ports(spec, 1))
+    models = store_of(spec, run)
+    known = await ask(spec, children, run, models)
+    room = space(spec, found, known)
+    most = max(len(parse_layout(str(params["layout"]), found).instances) for params in (*room.configurations(), first))
+    check_ports(plans.ports(spec, most))
+    return Ground(spec, found, known, models, spec.cluster.home or run / "home", room, first)
+
+
+def cluster(spec: StudySpec, children: Children, run: Path) -> Cluster:
+    """The cluster of a night, with nothing running yet."""
+    started, extra = command(spec)
+    driver = ProcessDriver(started, children, run / "logs", env=extra, stop_timeout_s=spec.cluster.stop_timeout_s)
+    nginx = Nginx(children, run / "nginx") if spec.cluster.balancer == "nginx" else None
+    return Cluster(
+        driver, nginx, start_timeout_s=spec.cluster.start_timeout_s, load_timeout_s=spec.cluster.load_timeout_s
+    )

@@ -1,0 +1,199 @@
+"""A whole night between its brackets: lock, study folder, processes, cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune import ground as grounds
+from autotune.benchmark.client import HttpClient
+from autotune.benchmark.spread import Spread
+from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload
+from autotune.cluster.children import Children
+from autotune.cluster.lock import Lock
+from autotune.errors import AutotuneError, Interrupted, SpecError
+from autotune.events import Events, read
+from autotune.sampler import Sampler
+from autotune.store import Store
+from autotune.study import Clock, Night
+from autotune.trial import Bench
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+
+    from autotune.benchmark.flight import Client
+    from autotune.benchmark.workload import Workload
+    from autotune.ground import Ground
+    from autotune.inventory import Inventory
+    from autotune.plan import Plan
+    from autotune.spec import StudySpec
+    from autotune.trial import TrialResult
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a night ended."""
+
+    why: str
+    results: tuple[TrialResult, ...]
+    error: AutotuneError | None = None
+    """What broke it off, if anything did."""
+
+
+async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[dict[str, Any]], None]) -> Ending:
+    """Begin a study, or go on with it, to the end of its budget or to the first signal.
+
+    `source` is the study file's text, `folder` the study's own. Raises `AutotuneError` for all that can be known before
+    the first trial; what breaks the night off later is in the ending, beside all that was found until then.
+    """
+    found = grounds.inventory(spec)
+    with Lock(grounds.locks(spec, found, folder)):
+        store = Store(folder)
+        store.open(spec, source)
+        results = store.results()
+        async with Children(folder) as children:
+            with _signals(children):
+                for process in await children.sweep():
+                    listener({"what": "swept", "process": process})
+                return await _night(spec, found, store, children, results, listener)
+
+
+async def _night(
+    spec: StudySpec,
+    found: Inventory,
+    store: Store,
+    children: Children,
+    results: list[TrialResult],
+    listener: Callable[[dict[str, Any]], None],
+) -> Ending:
+    events = Events(store.events, listener)
+    try:
+        grounds.check_host(spec, found)
+        ground = await grounds.ground(spec, found, children, store.run)
+        _same_ground(store, ground)
+        sampler = Sampler(store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline)
+        sampler.open(results)
+        listener({"what": "ground", "ground": ground})
+        async with grounds.cluster(spec, children, store.run) as cluster:
+            bench = Bench(spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan))
+            clock = Clock.start(spec.budget)
+            night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
+            events.note("night begun")
+            with events.span("night"):
+                why = await night.run()
+    except asyncio.CancelledError:
+        _uncancel()
+        return Ending("interrupted", tuple(results), Interrupted("interrupted"))
+    except AutotuneError as error:
+        if not results:
+            raise
+        return Ending("broken off", tuple(results), error)
+    return Ending(why, tuple(results))
+
+
+async def look(spec: StudySpec) -> Ground:
+    """What a study would stand on, without beginning it. Raises `AutotuneError`."""
+    found = grounds.inventory(spec)
+    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
+        async with Children(Path(folder)) as children:
+            return await grounds.ground(spec, found, children, Path(folder))
+
+
+def client(spec: StudySpec, plan: Plan) -> AbstractAsyncContextManager[Client]:
+    """The client of a load on a plan: through nginx, or to the instances themselves."""
+
+    def one(url: str) -> HttpClient:
+        return HttpClient(
+            url,
+            spec.workload.endpoint,
+            plan.model,
+            options={"temperature": spec.workload.temperature, "seed": spec.study.seed},
+            think=spec.workload.think,
+            raw=spec.workload.raw,
+            timeout_s=spec.workload.request_timeout_s / spec.cluster.time_scale,
+        )
+
+    if plan.balancer.kind == "nginx":
+        return one(plan.url)
+    clients = {instance.address: one(instance.url) for instance in plan.instances}
+    return Spread(clients, plan.balancer.policy, spec.study.seed)
+
+
+def workload(spec: StudySpec) -> Workload:
+    """What is asked. Raises `SpecError` for a file of prompts that cannot be used."""
+    written = spec.workload
+    answers = Lengths(written.num_predict.kind, written.num_predict.mean, written.num_predict.spread)
+    if written.prompts is not None:
+        return JsonlWorkload(written.prompts, answers, spec.study.seed)
+    assert written.input_tokens is not None
+    prompts = Lengths(written.input_tokens.kind, written.input_tokens.mean, written.input_tokens.spread)
+    return SeededWorkload(spec.study.seed, prompts, answers)
+
+
+def spent(path: Path) -> dict[str, float]:
+    """Seconds of the last night in an event log: `night`, `measured` (windows), `own` (the longest pause of our own
+    between a load and the next start)."""
+    events = read(path)
+    nights = [index for index, event in enumerate(events) if event["what"] == "night begun"]
+    events = events[nights[-1] :] if nights else []
+    if not events:
+        return {"night": 0.0, "measured": 0.0, "own": 0.0}
+    measured = sum(event["seconds"] for event in events if event["what"] == "window")
+    ends = [event["t"] for event in events if event["what"] == "loaded"]
+    starts = [event["t"] - event["seconds"] for event in events if event["what"] == "start"][1:]
+    own = max((start - end for end, start in zip(ends, starts, strict=False)), default=0.0)
+    return {"night": events[-1]["t"] - events[0]["t"], "measured": measured, "own": own}
+
+
+def _same_ground(store: Store, ground: Ground) -> None:
+    """Trials of another host, another Ollama or another model do not compare with those to come."""
+    header = store.header() or {}
+    now, known = ground.measured_on(), header.get("ground")
+    if known is None:
+        store.write_header({**header, "ground": now})
+    elif changed := [f"{name}: was {known.get(name)}, is {now[name]}" for name in now if known.get(name) != now[name]]:
+        raise SpecError(
+            f"{store.folder} holds trials of another ground: {'; '.join(changed)}. Give the study another name"
+        )
+
+
+@contextmanager
+def _signals(children: Children) -> Iterator[None]:
+    """The first signal abandons the trial in flight and puts everything away; the second ends all at once.
+
+    A SIGHUP that was ignored when we were started (nohup) stays ignored.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    seen: list[int] = []
+
+    def on_signal(number: int) -> None:
+        if seen:
+            children.kill_all()
+            os._exit(130)
+        seen.append(number)
+        task.cancel()
+
+    names = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    chosen = [name for name in names if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN]
+    for name in chosen:
+        loop.add_signal_handler(name, on_signal, name)
+    try:
+        yield
+    finally:
+        for name in chosen:
+            loop.remove_signal_handler(name)
+
+
+def _uncancel() -> None:
+    """The signal has been heard: from here on everything is put away in peace."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

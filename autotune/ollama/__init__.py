@@ -1,0 +1,1 @@
+"""Ollama as it is: its HTTP API, its environment variables, its log."""

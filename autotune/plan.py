@@ -1,0 +1,193 @@
+"""A resolved, runnable configuration of the whole cluster: pure values, no effects.
+
+`make` turns parameters into a `Plan`; two parameter sets that mean the same cluster have the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from autotune.inventory import visible_devices
+from autotune.ollama.env import Settings, model_parameters, server_env
+from autotune.space import canonical, parse_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from autotune.inventory import Device, Inventory
+    from autotune.ollama.api import ServerFacts
+    from autotune.spec import StudySpec
+
+GIB = 2**30
+LOOPBACK = "127.0.0.1"  # an address: `localhost` may be ::1, where Ollama does not listen
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePlan:
+    """One Ollama server."""
+
+    name: str
+    port: int
+    devices: tuple[str, ...]
+    """Ids of its devices."""
+    env: tuple[tuple[str, str], ...]
+    """The whole of what it is told, sorted by name."""
+    cpus: tuple[int, ...] = ()
+    """The CPUs that it is pinned to; empty: all."""
+    on_gpu: bool = False
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class BalancerPlan:
+    """What stands in front of the instances."""
+
+    kind: str
+    port: int
+    policy: str
+    upstreams: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedModel:
+    """A model that carries parameters which no environment variable can set."""
+
+    name: str
+    parent: str
+    parameters: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole cluster."""
+
+    instances: tuple[InstancePlan, ...]
+    balancer: BalancerPlan
+    model: str
+    """The name that requests carry."""
+    num_parallel: int
+    num_ctx: int
+    layout: str
+    derived: DerivedModel | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal clusters, whatever parameters led there."""
+        content = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def url(self) -> str:
+        """Where the cluster answers through nginx."""
+        return f"http://{LOOPBACK}:{self.balancer.port}"
+
+
+def make(
+    spec: StudySpec, inventory: Inventory, facts: ServerFacts, params: Mapping[str, Any], paths: tuple[Path, Path]
+) -> Plan:
+    """The plan of one configuration. `paths` are the model store and HOME of the instances."""
+    layout = canonical(parse_layout(str(params["layout"]), inventory), inventory)
+    common = {
+        "OLLAMA_MODELS": str(paths[0]),
+        "HOME": str(paths[1]),
+        **spec.cluster.env,
+        **{name.removeprefix("env:"): str(value) for name, value in params.items() if name.startswith("env:")},
+    }
+    groups = [tuple(inventory.devices[index] for index in group) for group in layout.instances]
+    derived = _derived(spec, facts, params, groups)
+    instances = tuple(
+        _instance(spec, number, group, {**_server(spec, facts, params, group), **common})
+        for number, group in enumerate(groups)
+    )
+    return Plan(
+        instances=instances,
+        balancer=BalancerPlan(
+            kind=spec.cluster.balancer,
+            port=spec.cluster.balancer_port,
+            policy=str(params.get("policy", "round_robin")) if len(instances) > 1 else "round_robin",
+            upstreams=tuple(instance.address for instance in instances),
+        ),
+        model=derived.name if derived else spec.cluster.model,
+        num_parallel=int(params["num_parallel"]),
+        num_ctx=spec.workload.num_ctx,
+        layout=str(layout),
+        derived=derived,
+    )
+
+
+def ports(spec: StudySpec, instances: int) -> list[int]:
+    """All ports that plans with up to so many instances listen on."""
+    own = [spec.cluster.first_port + number for number in range(instances)]
+    return own + ([spec.cluster.balancer_port] if spec.cluster.balancer == "nginx" else [])
+
+
+def _server(
+    spec: StudySpec, facts: ServerFacts, params: Mapping[str, Any], group: tuple[Device, ...]
+) -> dict[str, str]:
+    return server_env(_settings(spec, params, group), facts.version)
+
+
+def _settings(spec: StudySpec, params: Mapping[str, Any], group: tuple[Device, ...]) -> Settings:
+    on_gpu = group[0].make != "cpu"
+    free = spec.cluster.vram_free_gib
+    return Settings(
+        num_parallel=int(params["num_parallel"]),
+        num_ctx=spec.workload.num_ctx,
+        flash_attention=str(params.get("flash_attention", "auto")),
+        kv_cache_type=str(params.get("kv_cache_type", "f16")),
+        threads=_threads(params, group),
+        spread=on_gpu and len(group) > 1,
+        memory_free_bytes=int(free * GIB) if on_gpu and free is not None else None,
+    )
+
+
+def _threads(params: Mapping[str, Any], group: tuple[Device, ...]) -> int | None:
+    """On a CPU the threads follow the cores: pinned to fewer cores than it has threads an instance crawls."""
+    asked = params.get("threads")
+    if asked is not None:
+        return int(asked)
+    return sum(device.threads for device in group) or None
+
+
+def _derived(
+    spec: StudySpec, facts: ServerFacts, params: Mapping[str, Any], groups: list[tuple[Device, ...]]
+) -> DerivedModel | None:
+    batch = params.get("num_batch")
+    parameters = model_parameters(
+        _settings(spec, params, groups[0]),
+        facts.version,
+        int(batch) if batch is not None else None,
+        dict(facts.model.parameters),
+    )
+    if not parameters:
+        return None
+    suffix = "-".join(f"{name.removeprefix('num_')}{value}" for name, value in sorted(parameters.items()))
+    stem = spec.cluster.model.replace("/", "-").replace(":", "-").lower()
+    return DerivedModel(f"autotune-{stem}-{suffix}", spec.cluster.model, tuple(sorted(parameters.items())))
+
+
+def _instance(spec: StudySpec, number: int, group: tuple[Device, ...], env: dict[str, str]) -> InstancePlan:
+    port = spec.cluster.first_port + number
+    env = {**env, "OLLAMA_HOST": f"{LOOPBACK}:{port}", **visible_devices(group)}
+    return InstancePlan(
+        name=f"ollama-{number}",
+        port=port,
+        devices=tuple(device.id for device in group),
+        env=tuple(sorted(env.items())),
+        cpus=tuple(sorted(cpu for device in group for cpu in device.cpus)),
+        on_gpu=group[0].make != "cpu",
+    )

@@ -1,0 +1,81 @@
+"""Metrics → objective, constraints, cautions. A constraint is fulfilled at 0 or below (Optuna's convention)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autotune.stats import enough
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autotune.metrics import Metrics
+    from autotune.spec import Limit, Objective, StudySpec
+
+UNDECIDED = 0.001
+"""Violation of a limit whose statistic has too few requests: never feasible, and not far from it either."""
+FAILED = 10.0
+"""Violation of a configuration that could not be measured: worse than missing any limit tenfold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How good one trial was."""
+
+    objective: float | None
+    """Output TPS of the whole cluster at the objective's level, tokens/s; None when nothing could be measured."""
+    constraints: dict[str, float]
+    """Relative violation of each limit: 0.5 is half too much, −0.5 is half of what is allowed."""
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def violation(self) -> float:
+        """Sum of all violations."""
+        return sum(value for value in self.constraints.values() if value > 0)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every constraint holds."""
+        return self.objective is not None and self.violation == 0
+
+
+def judge(spec: StudySpec, levels: Mapping[str, Metrics]) -> Score:
+    """The score of a trial from its metrics at each level, by level label."""
+    constraints: dict[str, float] = {}
+    cautions: list[str] = []
+    for limit in spec.objective.limits:
+        label = spec.level(limit.at).label
+        name = f"{limit.metric} {limit.statistic} at {label}"
+        constraints[name] = _violation(limit, levels[label])
+        if constraints[name] == UNDECIDED:
+            cautions.append(_undecided(name, limit, levels[label]))
+    for label, metrics in levels.items():
+        constraints[f"success rate at {label}"] = _missing_success(spec.objective, metrics)
+    return Score(levels[spec.level(None).label].output_tps, constraints, tuple(cautions))
+
+
+def failed(reason: str) -> Score:
+    """The score of a configuration that could not be measured."""
+    return Score(None, {reason: FAILED})
+
+
+def _violation(limit: Limit, metrics: Metrics) -> float:
+    value = metrics.statistic(limit.metric, limit.statistic)
+    if value is not None and value > limit.max:
+        return value / limit.max - 1
+    waiting = limit.metric == "ttft_s" and metrics.ttft_waiting_s  # their true figures are larger, and not known
+    if value is None or waiting or not getattr(metrics, limit.metric).decided(limit.statistic):
+        return UNDECIDED
+    return value / limit.max - 1
+
+
+def _undecided(name: str, limit: Limit, metrics: Metrics) -> str:
+    found, needed = getattr(metrics, limit.metric).n, enough(limit.statistic)
+    if found < needed:
+        return f"{name}: {found} requests are too few to say ({needed} are needed): lengthen window_max_s"
+    return f"{name}: {len(metrics.ttft_waiting_s)} requests never got a first text: lengthen drain_s"
+
+
+def _missing_success(objective: Objective, metrics: Metrics) -> float:
+    return objective.min_success_rate - metrics.success_rate

@@ -1,0 +1,5 @@
+"""The stand-in: a real process on a real port that speaks Ollama's HTTP and obeys a performance model.
+
+It ships with the product and is chosen like any driver. `model` holds the laws, `profiles` the figures, `clock` a clock
+that does not wait; `python -m autotune.simulator serve` is one instance.
+"""

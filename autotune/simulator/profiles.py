@@ -1,0 +1,197 @@
+"""Hardware profiles: what a played host is made of, as TOML files beside this module or anywhere else.
+
+A profile is frozen and complete: the laws in `model` and `memory` take every figure from here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autotune.errors import SpecError
+
+MIB = 1 << 20
+SHIPPED = Path(__file__).with_name("profiles")
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class DeviceProfile(_Part):
+    """One GPU of the played host."""
+
+    uuid: str = Field(min_length=1)
+    """What CUDA_VISIBLE_DEVICES names it by."""
+    name: str
+    memory_mib: int = Field(gt=0)
+    reserved_mib: int = Field(default=170, ge=0)
+    """Held by the driver: never free. 22528 − 22358 in the recordings."""
+    speed: Positive = 1.0
+    """Relative to the device the models' step times were taken on: 2 halves every time."""
+    compute_capability: str = "7.5"
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of the device's memory."""
+        return self.memory_mib * MIB
+
+    @property
+    def usable_bytes(self) -> int:
+        """What is free on the empty device."""
+        return (self.memory_mib - self.reserved_mib) * MIB
+
+
+class HostProfile(_Part):
+    """What the instances of a host share."""
+
+    contention: NotNegative = 0.0
+    """Every further instance with a loaded model stretches all times of all of them by this part."""
+    occupancy: float = Field(default=0.7, gt=0, le=1)
+    """The part of a step during which it really occupies its device; the rest (launches, sampling) runs beside the
+    neighbours' part. `r` instances on one device stretch a step by max(1, r · occupancy)."""
+    cpu_slowdown: Positive = 15.0
+    """How many times slower a layer runs on the CPU than on a device of speed 1."""
+    overhead_s: NotNegative = 0.0
+    """Time between a request's arrival and its place in the queue: parsing, tokenising, health check. Holds no slot."""
+    step_jitter: NotNegative = 0.0
+    """Sigma of a log-normal factor (mean 1) on every step."""
+    life_jitter: NotNegative = 0.0
+    """Sigma of a log-normal factor (mean 1) drawn once in the life of a process."""
+    memory_mib: int = Field(default=64 * 1024, gt=0)
+    context_mib: int = Field(default=300, ge=0)
+    """Device memory an instance takes for itself, which no buffer line names. 8880 − 8580 in the recordings."""
+
+
+class ModelProfile(_Part):
+    """One model: its size, and its times on a device of speed 1, alone on the host."""
+
+    name: str = Field(min_length=1)
+    family: str = "llama"
+    parameter_size: str = "1B"
+    quantization: str = "Q4_K_M"
+    capabilities: tuple[str, ...] = ("completion",)
+    context_length: int = Field(default=32768, ge=4)
+    """Tokens it was trained on: num_ctx is clamped to this."""
+    embedding_length: int = Field(default=2048, gt=0)
+    layers: int = Field(gt=0)
+    """Without the output layer, which is placed like one more."""
+    weights_mib: float = Field(gt=0)
+    embedding_mib: NotNegative = 0.0
+    """The part of the weights that stays in host memory even when every layer is on a device."""
+    kv_mib_per_1024_tokens: NotNegative
+    """Key-value cache at f16."""
+    compute_mib: NotNegative = 520.0
+    """Compute buffer, for each instance and device."""
+    step_base_s: NotNegative
+    """a in: one decode step of a batch of b takes a + c·b."""
+    step_slot_s: NotNegative
+    """c in: one decode step of a batch of b takes a + c·b."""
+    prefill_base_s: NotNegative = 0.0
+    prefill_tps: Positive = 2000.0
+    """Prompt tokens per second."""
+    load_s: NotNegative
+    """From the disk."""
+    warm_load_s: NotNegative
+    """From the page cache: some instance of this host has read the file before."""
+    end_chance: float = Field(default=0.0, ge=0, le=1)
+    """The chance of every token to be the end token."""
+    answer_tokens: int = Field(default=256, gt=0)
+    """Where an answer ends by itself when the request sets no num_predict."""
+
+    @model_validator(mode="after")
+    def _some_work(self) -> Self:
+        if self.step_base_s + self.step_slot_s <= 0:
+            raise ValueError("step_base_s and step_slot_s cannot both be 0")
+        if self.embedding_mib > self.weights_mib:
+            raise ValueError("embedding_mib is a part of weights_mib and cannot be larger")
+        return self
+
+    @property
+    def weights_bytes(self) -> int:
+        """The file's size."""
+        return int(self.weights_mib * MIB)
+
+    @property
+    def all_layers(self) -> int:
+        """M of "offloaded N/M layers": the output layer counts."""
+        return self.layers + 1
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """At f16."""
+        return self.kv_mib_per_1024_tokens * MIB / 1024
+
+    @property
+    def generates(self) -> bool:
+        """It can answer, and not only embed."""
+        return "completion" in self.capabilities
+
+
+class Profile(_Part):
+    """A played host: its devices, the models it has on disk, and how it behaves."""
+
+    name: str
+    version: str = "0.32.15"
+    """What GET /api/version says. The API itself is the one of 0.32.15 whatever stands here."""
+    time_scale: Positive = 1.0
+    """Time compression: every time of the model is divided by this."""
+    host: HostProfile = HostProfile()
+    devices: tuple[DeviceProfile, ...] = ()
+    """In CUDA's order. None: a host without GPU."""
+    models: tuple[ModelProfile, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for what, names in (("device", [d.uuid for d in self.devices]), ("model", [m.name for m in self.models])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"two entries name the same {what}")
+        return self
+
+    def model(self, name: str = "") -> ModelProfile:
+        """The model of this name, by default the first; KeyError without one."""
+        if not name:
+            return self.models[0]
+        return {model.name: model for model in self.models}[name]
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """A shipped profile by its name, or any by its path."""
+    path = _find(name_or_path)
+    try:
+        return Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from error
+    except ValidationError as error:
+        raise SpecError(f"{path}: {_first(error)}") from error
+
+
+def _find(name_or_path: str | Path) -> Path:
+    shipped = SHIPPED / f"{name_or_path}.toml"
+    if shipped.parent == SHIPPED and shipped.is_file():
+        return shipped
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    names = ", ".join(shipped_profiles())
+    raise SpecError(f"simulator profile = {str(name_or_path)!r}: no such file, and none of the shipped ones ({names})")
+
+
+def _first(error: ValidationError) -> str:
+    complaint = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in complaint["loc"]) or "profile"
+    said = complaint["msg"].removeprefix("Value error, ")
+    value = complaint["input"]
+    shown = "" if isinstance(value, dict | list | tuple) else f" = {value!r}"
+    return f"{key}{shown}: {said}"

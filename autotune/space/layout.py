@@ -1,0 +1,182 @@
+"""Layouts: which devices serve which instances, written as people do, and up to symmetry.
+
+Instances are separated by `|`, the devices of one instance are joined by `+`, and `0x2` is two instances on device 0:
+"0", "0 | 1 | 2 | 3", "0x2 | 1x2", "0+1 | 2+3".
+
+Devices of one kind can be swapped. Two layouts are the same up to that exactly when they have the same parts by shape,
+where the shape of a part is how many devices of each kind it has, and its copies. So the layouts up to symmetry are the
+multisets of shapes for which there are enough devices, and each is spelled with the lowest indices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import chain, islice, product
+from math import factorial, prod
+from typing import TYPE_CHECKING
+
+from autotune.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from autotune.inventory import Device, Inventory
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Part:
+    """One instance over one or more devices, or several instances that share one device."""
+
+    devices: tuple[int, ...]
+    copies: int = 1
+    """More than 1 only with one device."""
+
+    def __str__(self) -> str:
+        text = "+".join(map(str, self.devices))
+        return text if self.copies == 1 else f"{text}x{self.copies}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Layout:
+    """The assignment of devices to instances; `str` gives the notation. No device is in two parts."""
+
+    parts: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.parts))
+
+    @property
+    def instances(self) -> tuple[tuple[int, ...], ...]:
+        """The devices of each instance."""
+        return tuple(part.devices for part in self.parts for _ in range(part.copies))
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """All devices in use."""
+        return tuple(sorted(index for part in self.parts for index in part.devices))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Shape:
+    """A part up to symmetry."""
+
+    counts: tuple[int, ...]
+    """How many devices of each kind, kinds in the order of their lowest device."""
+    copies: int
+
+    def sorting(self) -> tuple[int, int, tuple[int, ...]]:
+        return -sum(self.counts), -self.copies, tuple(-count for count in self.counts)
+
+
+def parse_layout(text: str, inventory: Inventory) -> Layout:
+    """Read a layout; its parts come back in the order of their lowest device. Raises SpecError with one clear line."""
+    layout = _sorted(_parse_part(piece.strip(), text) for piece in text.split("|"))
+    there = {device.index: device for device in inventory.devices}
+    for index, times in Counter(index for part in layout.parts for index in part.devices).items():
+        if index not in there:
+            raise SpecError(f'layout "{text}": there is no device {index}; there are {", ".join(map(str, there))}')
+        if times > 1:
+            raise SpecError(
+                f'layout "{text}": device {index} is named twice; {times} instances on it are written "{index}x{times}"'
+            )
+    for part in layout.parts:
+        if len({there[index].make for index in part.devices}) > 1:
+            raise SpecError(f'layout "{text}": instance {part} mixes devices that Ollama does not use together')
+    return layout
+
+
+def _parse_part(piece: str, text: str) -> Part:
+    match = re.fullmatch(r"(\d+(?:\s*\+\s*\d+)*)(?:\s*x\s*([1-9]\d*))?", piece, re.ASCII)
+    if not match:
+        raise SpecError(
+            f'layout "{text}": "{piece}" is no instance; write "0" (on device 0), "0+1" (over two devices) '
+            'or "0x2" (two on one device), and "|" between instances'
+        )
+    part = Part(tuple(sorted(int(index) for index in match[1].split("+"))), int(match[2] or 1))
+    if part.copies > 1 and len(part.devices) > 1:
+        raise SpecError(
+            f'layout "{text}": "{piece}" copies an instance over several devices; only one device is shared'
+        )
+    return part
+
+
+def canonical(layout: Layout, inventory: Inventory) -> Layout:
+    """The one spelling of all layouts that differ from this one by swapping devices of equal kind."""
+    return _spell(_shapes(layout, inventory), _kinds(inventory))
+
+
+def layouts(inventory: Inventory, copies: Sequence[int], spans: Sequence[int]) -> list[Layout]:
+    """All layouts of all or some of the devices, each once up to symmetry; fewest instances, then fewest devices first.
+
+    A part is one device with so many instances as one of `copies` says, or one instance over so many devices as one of
+    `spans` says. A span of 1 adds nothing: it is a copy of 1.
+    """
+    kinds = _kinds(inventory)
+    room = tuple(map(len, kinds))
+    shapes = sorted({*_single(room, copies), *_spanning(kinds, spans)}, key=_Shape.sorting)
+    found = (_spell(chosen, kinds) for chosen in _fillings(shapes, room) if chosen)
+    return sorted(found, key=lambda layout: (len(layout.instances), len(layout.devices), layout))
+
+
+def orbit(layout: Layout, inventory: Inventory) -> int:
+    """How many layouts differ from this one only by swapping devices of equal kind, itself included.
+
+    For each kind the devices are dealt to the parts, a multinomial coefficient; parts of the same shape can be swapped
+    without a difference.
+    """
+    shapes = _shapes(layout, inventory)
+    dealt = 1
+    for kind, devices in enumerate(_kinds(inventory)):
+        hands = [shape.counts[kind] for shape in shapes]
+        dealt *= factorial(len(devices)) // prod(map(factorial, [*hands, len(devices) - sum(hands)]))
+    return dealt // prod(map(factorial, Counter(shapes).values()))
+
+
+def _fillings(shapes: Sequence[_Shape], room: tuple[int, ...]) -> Iterator[tuple[_Shape, ...]]:
+    """Every multiset of shapes that there are enough devices for, the empty one included."""
+    yield ()
+    for position, shape in enumerate(shapes):
+        left = tuple(there - taken for there, taken in zip(room, shape.counts, strict=True))
+        if min(left) >= 0:
+            for rest in _fillings(shapes[position:], left):
+                yield (shape, *rest)
+
+
+def _single(room: tuple[int, ...], copies: Sequence[int]) -> Iterator[_Shape]:
+    for kind, count in product(range(len(room)), copies):
+        yield _Shape(tuple(int(kind == other) for other in range(len(room))), count)
+
+
+def _spanning(kinds: Sequence[Sequence[Device]], spans: Sequence[int]) -> Iterator[_Shape]:
+    for counts in product(*(range(len(devices) + 1) for devices in kinds)):
+        makes = {devices[0].make for devices, count in zip(kinds, counts, strict=True) if count}
+        if sum(counts) > 1 and sum(counts) in spans and len(makes) == 1:
+            yield _Shape(counts, 1)
+
+
+def _kinds(inventory: Inventory) -> list[list[Device]]:
+    kinds: dict[str, list[Device]] = {}
+    for device in inventory.devices:
+        kinds.setdefault(device.kind, []).append(device)
+    return list(kinds.values())
+
+
+def _shapes(layout: Layout, inventory: Inventory) -> list[_Shape]:
+    kinds = [{device.index for device in devices} for devices in _kinds(inventory)]
+    return [_Shape(tuple(len(kind.intersection(part.devices)) for kind in kinds), part.copies) for part in layout.parts]
+
+
+def _spell(shapes: Iterable[_Shape], kinds: Sequence[Sequence[Device]]) -> Layout:
+    """Give the lowest indices of each kind to the widest parts first."""
+    hands = [iter(sorted(device.index for device in devices)) for devices in kinds]
+
+    def deal(shape: _Shape) -> tuple[int, ...]:
+        return tuple(sorted(chain.from_iterable(map(islice, hands, shape.counts))))
+
+    return _sorted(Part(deal(shape), shape.copies) for shape in sorted(shapes, key=_Shape.sorting))
+
+
+def _sorted(parts: Iterable[Part]) -> Layout:
+    return Layout(tuple(sorted(parts)))

@@ -1,0 +1,196 @@
+"""The night's loop: baseline first, then what the sampler proposes, until the budget is used up."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import BaselineFailed, ClusterError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from autotune.events import Events
+    from autotune.plan import Plan
+    from autotune.records import RequestRecord
+    from autotune.sampler import Sampler
+    from autotune.space import Space
+    from autotune.spec import Budget
+    from autotune.store import Store
+    from autotune.trial import Bench, TrialResult
+
+MOST_FAULTS = 3
+"""Faults of the machine in a row that end a night."""
+FAULT_PAUSE_S = 2.0
+_NOT_RUNNABLE = frozenset({"start_failed", "never_ready", "load_failed", "on_cpu"})
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What is left of the budget. `began_s` is the start of this night on the event loop's clock."""
+
+    budget: Budget
+    began_s: float
+    until: datetime | None
+
+    @classmethod
+    def start(cls, budget: Budget) -> Clock:
+        """Begin to count now. A time of day is its next occurrence."""
+        until = None
+        if budget.until is not None:
+            now = datetime.now().astimezone()
+            hour, minute = map(int, budget.until.split(":"))
+            until = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+            until += timedelta(days=1) if until <= now else timedelta()
+        return cls(budget, asyncio.get_running_loop().time(), until)
+
+    @property
+    def total_s(self) -> float | None:
+        """The whole length of the night; None when only trials bound it."""
+        elapsed = asyncio.get_running_loop().time() - self.began_s
+        ends = [self.budget.hours * 3600] if self.budget.hours is not None else []
+        if self.until is not None:  # the wall clock may be set, so it is read anew
+            ends.append(elapsed + (self.until - datetime.now().astimezone()).total_seconds())
+        return min(ends) if ends else None
+
+    def search_left_s(self) -> float | None:
+        """Seconds until the search must end to leave time for the proof; None when only trials bound it."""
+        total = self.total_s
+        if total is None:
+            return None
+        return total * (1 - self.budget.proof_share) - (asyncio.get_running_loop().time() - self.began_s)
+
+
+@dataclass
+class Night:
+    """One run of a study. `results` holds all finished trials, also those of earlier runs."""
+
+    bench: Bench
+    store: Store
+    sampler: Sampler
+    events: Events
+    clock: Clock
+    baseline: dict[str, Any]
+    plan: Callable[[Mapping[str, Any]], Plan]
+    narrow: Callable[[], Space]
+    """The space for a model that Ollama serves with one slot only."""
+    results: list[TrialResult]
+
+    async def run(self) -> str:
+        """Work through the night; says why it ended. Raises `ClusterError`, `StorageError`."""
+        self._narrow()
+        while not (over := self._over()):
+            params = self.baseline if not self.results else self.sampler.propose()
+            if params is None:
+                return "every configuration of the space has been tried"
+            result = await self._trial(len(self.results), params)
+            self.results.append(result)
+            self.events.note("trial", number=result.number, reason=result.reason, objective=result.score.objective)
+            self.events.show({"what": "result", "result": result, "left_s": self.left_s()})
+            self._narrow()
+        return over
+
+    def left_s(self) -> float | None:
+        """Expected seconds until the search ends; None before there is anything to expect it from."""
+        times = [result.seconds for result in self.results]
+        limits = [self.clock.search_left_s()]
+        if self.clock.budget.trials is not None and times:
+            limits.append((self.clock.budget.trials - len(times)) * fmean(times))
+        known = [limit for limit in limits if limit is not None]
+        return max(min(known), 0.0) if known else None
+
+    async def _trial(self, number: int, params: dict[str, Any]) -> TrialResult:
+        """One trial, tried again after faults that are not its own."""
+        plan = self.plan(params)
+        self.store.write_plan(number, params, plan)
+        self.events.show({"what": "trial begins", "number": number, "params": params, "plan": plan})
+        trial = self.sampler.begin(params)
+        for fault in range(1, MOST_FAULTS + 1):
+            try:
+                result, records = await self._measure(number, params, plan)
+                with self.events.span("collect", number=number):
+                    self.store.save(result, records)
+                    self.sampler.tell(trial, result)
+            except (ClusterError, StorageError) as error:
+                self.events.show({"what": "fault", "error": error, "left": MOST_FAULTS - fault})
+                if fault == MOST_FAULTS:
+                    raise
+                await self.bench.cluster.clear()
+                await asyncio.sleep(FAULT_PAUSE_S)
+            else:
+                return result
+        raise AssertionError("unreachable")
+
+    async def _measure(
+        self, number: int, params: dict[str, Any], plan: Plan
+    ) -> tuple[TrialResult, list[Sequence[RequestRecord]]]:
+        """Measure a plan. A baseline that does not run gets a second chance and then ends the night."""
+        result, records = await self.bench.trial(number, params, plan)
+        if number > 0 or result.reason not in _NOT_RUNNABLE:
+            return result, records
+        self.events.show({"what": "retry", "result": result})
+        result, records = await self.bench.trial(number, params, plan)
+        if result.reason in _NOT_RUNNABLE:
+            raise BaselineFailed(f"the baseline does not run: {result.message}", details=result.details)
+        return result, records
+
+    def _over(self) -> str:
+        """Why the search ends here; empty while it goes on."""
+        trials, left = self.clock.budget.trials, self.clock.search_left_s()
+        if trials is not None and len(self.results) >= trials:
+            return f"{trials} trials are done"
+        expected = median([result.seconds for result in self.results] or [0.0])
+        if left is not None and left < expected:
+            return "no time is left for another trial"
+        return ""
+
+    def _narrow(self) -> None:
+        """A model that Ollama serves with one slot whatever it is asked for: nothing to tune in num_parallel."""
+        if any(found.single for result in self.results for found in result.placements):
+            self.events.show({"what": "single"})
+            self.sampler.limit(self.narrow())
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One configuration with all its trials."""
+
+    params: dict[str, Any]
+    results: tuple[TrialResult, ...]
+
+    @property
+    def objective(self) -> float | None:
+        """Mean over its trials, tokens/s."""
+        values = [result.score.objective for result in self.results if result.score.objective is not None]
+        return fmean(values) if values else None
+
+    @property
+    def violation(self) -> float:
+        """Mean over its trials."""
+        return fmean(result.score.violation for result in self.results)
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every one of its trials was."""
+        return all(result.score.feasible for result in self.results)
+
+
+def standings(results: Sequence[TrialResult]) -> list[Standing]:
+    """Configurations, best first: the feasible by objective, then the measured by violation, then the failed.
+
+    Trials with one fingerprint are repeats of one configuration.
+    """
+    groups: dict[str, list[TrialResult]] = {}
+    for result in results:
+        groups.setdefault(result.fingerprint, []).append(result)
+    every = [Standing(group[0].params, tuple(group)) for group in groups.values()]
+    return sorted(every, key=_rank)
+
+
+def _rank(standing: Standing) -> tuple[int, float]:
+    if standing.feasible and standing.objective is not None:
+        return 0, -standing.objective
+    return (1, standing.violation) if standing.objective is not None else (2, standing.violation)

@@ -1,0 +1,241 @@
+"""One trial from plan to result: the one place where a fault of the configuration becomes an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from autotune import telemetry
+from autotune.benchmark.load import Phases, run
+from autotune.benchmark.pacer import ClosedLoop, OpenLoop
+from autotune.cluster import verify
+from autotune.cluster.verify import Placement  # noqa: TC001 - the store reads the fields of TrialResult
+from autotune.errors import TrialFailure
+from autotune.metrics import COLD_S, Metrics, measure
+from autotune.score import Score, failed, judge
+from autotune.stats import enough
+from autotune.telemetry import DeviceSample  # noqa: TC001
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from autotune.benchmark.flight import Client
+    from autotune.benchmark.load import LoadResult, Progress
+    from autotune.benchmark.workload import Workload
+    from autotune.cluster.cluster import Cluster
+    from autotune.events import Events
+    from autotune.inventory import Inventory
+    from autotune.plan import Plan
+    from autotune.records import RequestRecord
+    from autotune.spec import Level, StudySpec
+
+MOST_STOPPED_EARLY = 0.2
+"""Share of answers that may end by themselves before a caution: their lengths are then no longer the study's."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """All that is kept of a trial besides its records."""
+
+    number: int
+    params: dict[str, Any]
+    fingerprint: str
+    layout: str
+    instances: int
+    score: Score
+    levels: dict[str, Metrics]
+    """By level label, in the order of the study file."""
+    placements: tuple[Placement, ...] = ()
+    samples_before: tuple[DeviceSample, ...] = ()
+    samples_after: tuple[DeviceSample, ...] = ()
+    cautions: tuple[str, ...] = ()
+    reason: str = ""
+    """Why the configuration could not be measured: a `TrialFailure.reason`; empty when it was."""
+    message: str = ""
+    """The same for people."""
+    details: str = ""
+    """The instance's last words."""
+    began_at: str = ""
+    seconds: float = 0.0
+    """Wall clock from the first stage to the last."""
+    simulated: bool = False
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are figures."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of a study share."""
+
+    spec: StudySpec
+    inventory: Inventory
+    cluster: Cluster
+    events: Events
+    workload: Workload
+    client: Callable[[Plan], AbstractAsyncContextManager[Client]]
+    alone: dict[tuple[str, ...], Placement] = field(default_factory=dict)
+    """Placements of the model alone, by the devices of the instance; filled where a placement is in doubt."""
+
+    async def trial(
+        self, number: int, params: dict[str, Any], plan: Plan
+    ) -> tuple[TrialResult, list[Sequence[RequestRecord]]]:
+        """Measure one plan. Raises `ClusterError` and `StorageError`, which are never the configuration's fault."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        blank = TrialResult(
+            number=number,
+            params=params,
+            fingerprint=plan.fingerprint,
+            layout=plan.layout,
+            instances=len(plan.instances),
+            score=failed("failed"),
+            levels={},
+            began_at=datetime.now(UTC).isoformat(),
+            simulated=self.spec.cluster.simulated,
+        )
+        records: list[Sequence[RequestRecord]] = []
+        try:
+            result = await self._measure(blank, plan, records)
+        except TrialFailure as failure:
+            result = replace(
+                blank,
+                score=failed(failure.reason),
+                reason=failure.reason,
+                message=failure.message,
+                details=failure.details,
+            )
+            await self.cluster.clear()
+            telemetry.snapshot(self.inventory)  # a GPU that is gone is the fault behind the fault
+        return replace(result, seconds=now() - began), records
+
+    async def _measure(self, blank: TrialResult, plan: Plan, records: list[Sequence[RequestRecord]]) -> TrialResult:
+        number = blank.number
+        with self.events.span("start", number=number):
+            await self.cluster.become(plan)
+        with self.events.span("preload", number=number):
+            await self.cluster.load(plan)
+        with self.events.span("verify", number=number):
+            placements = await self._verify(plan)
+        before = telemetry.snapshot(self.inventory)
+        levels: dict[str, Metrics] = {}
+        cautions: list[str] = []
+        async with self.client(plan) as client:
+            for level in self.spec.workload.levels:
+                loaded = await self._load(client, plan, level, number)
+                self.cluster.check()
+                records.append(loaded.records)
+                levels[level.label] = metrics = self._figures(loaded)
+                cautions += [f"{level.label}: {text}" for text in (*loaded.cautions, *doubts(self.spec, metrics))]
+                self.events.show({"what": "level", "label": level.label, "metrics": metrics})
+        self.events.note("loaded", number=number)
+        after = telemetry.snapshot(self.inventory)
+        score = judge(self.spec, levels)
+        return replace(
+            blank,
+            score=score,
+            levels=levels,
+            placements=placements,
+            samples_before=before,
+            samples_after=after,
+            cautions=(*cautions, *score.cautions, *_heat(after)),
+        )
+
+    async def _verify(self, plan: Plan) -> tuple[Placement, ...]:
+        """Hold what runs against the plan; where layers are missing, against the model alone on the same devices."""
+        found = await self.cluster.placements(plan)
+        devices = {instance.name: instance.devices for instance in plan.instances}
+        doubtful = [one for one in found if verify.short(one) and devices[one.instance] not in self.alone]
+        for one in doubtful:
+            instance = next(instance for instance in plan.instances if instance.name == one.instance)
+            only = verify.alone(plan, instance)
+            await self.cluster.become(only)
+            await self.cluster.load(only)
+            self.alone[instance.devices] = (await self.cluster.placements(only))[0]
+        for one in found:
+            verify.check(plan, one, self.alone.get(devices[one.instance]))
+        if doubtful:  # nothing is missing after all: bring the plan back
+            await self.cluster.become(plan)
+            await self.cluster.load(plan)
+        return found
+
+    async def _load(self, client: Client, plan: Plan, level: Level, number: int) -> LoadResult:
+        """One load, in seconds of the played host where there is one."""
+        scale = self.spec.cluster.time_scale
+
+        def progress(seen: Progress) -> None:
+            self.events.show({"what": "progress", "label": level.label, "progress": seen.scaled(scale)})
+
+        with self.events.span("load", number=number, label=level.label):
+            loaded = await run(
+                client,
+                self.workload,
+                self._pacer(level, scale),
+                phases(self.spec, level).scaled(1 / scale),
+                f"{number}-{level.label}-{secrets.token_hex(8)}",
+                progress,
+                len(plan.instances),
+            )
+        self.events.note(
+            "window", number=number, label=level.label, seconds=max(loaded.window_end - loaded.window_start, 0.0)
+        )
+        return loaded.scaled(scale)
+
+    def _pacer(self, level: Level, scale: float) -> ClosedLoop | OpenLoop:
+        seed = self.spec.study.seed
+        if level.users is not None:
+            return ClosedLoop(level.users, seed)
+        assert level.rate is not None
+        return OpenLoop(level.rate * scale, level.arrivals, seed)
+
+    def _figures(self, loaded: LoadResult) -> Metrics:
+        return measure(
+            loaded.records,
+            window_start=loaded.window_start,
+            window_end=loaded.window_end,
+            open_loop=isinstance(loaded.level, OpenLoop),
+            cold_s=COLD_S * self.spec.cluster.time_scale,
+        )
+
+
+def phases(spec: StudySpec, level: Level) -> Phases:
+    """How long a load takes, and how many requests its limits need."""
+    limits = [limit for limit in spec.objective.limits if spec.level(limit.at) == level]
+    return Phases(
+        warmup_s=spec.workload.warmup_s,
+        warmup_max_s=spec.workload.warmup_max_s,
+        window_s=spec.workload.window_s,
+        window_max_s=spec.workload.window_max_s,
+        drain_s=spec.workload.drain_s,
+        min_requests=max((enough(limit.statistic) for limit in limits), default=0),
+    )
+
+
+def doubts(spec: StudySpec, metrics: Metrics) -> list[str]:
+    """Cautions that the figures of one level call for, each with advice."""
+    found = []
+    if metrics.cold:
+        found.append(f"{metrics.cold} requests met a model that was not loaded; they are left out")
+    if metrics.connected:
+        found.append(f"{metrics.connected} requests of the window had to open a connection first")
+    if metrics.stopped_early is not None and metrics.stopped_early > MOST_STOPPED_EARLY:
+        found.append(f"{metrics.stopped_early:.0%} of the answers ended before num_predict: choose one that they reach")
+    asked = spec.workload.input_tokens
+    if asked is not None and metrics.input_tokens is not None and abs(metrics.input_tokens / asked.mean - 1) > 0.3:
+        found.append(f"prompts have {metrics.input_tokens:.0f} tokens in the mean, not {asked.mean}")
+    return found
+
+
+def _heat(samples: Sequence[DeviceSample]) -> list[str]:
+    return [
+        f"GPU {sample.device} was throttled ({', '.join(sample.throttle_reasons)}) at {sample.temperature_c} °C:"
+        " better cooling, or a lower power limit, makes figures that repeat"
+        for sample in samples
+        if sample.throttled
+    ]
