@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from autotune.spec import StudySpec
 
+_LOG_COLUMNS = 140
 EPILOG = """\
 exit codes: 0 done, 1 nothing feasible, 2 bad file or usage, 3 the cluster could not start, 4 storage, 130 interrupted
 
@@ -123,6 +124,8 @@ def _run(chosen: argparse.Namespace) -> int:
     spec = _load(chosen)
     folder = (chosen.study.parent / spec.study.name).resolve()
     screen = Console(force_terminal=False if chosen.plain else None)
+    if not screen.is_terminal:
+        screen = Console(force_terminal=False, width=_LOG_COLUMNS)
     with console.Night(spec, screen) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
     console.morning(screen, spec, ending, night.spent(folder / "events.jsonl"), chosen.study)

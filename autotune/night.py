@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ async def _night(
         listener({"what": "ground", "ground": ground})
         async with grounds.cluster(spec, children, store.run) as cluster:
             bench = Bench(spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan))
+            _calibration(bench, store)
             clock = Clock.start(spec.budget)
             night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
             events.note("night begun")
@@ -104,6 +105,15 @@ async def look(spec: StudySpec) -> Ground:
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         async with Children(Path(folder)) as children:
             return await grounds.ground(spec, found, children, Path(folder))
+
+
+def _calibration(bench: Bench, store: Store) -> None:
+    """The length of a token is measured once and kept: all trials of a study get the same prompts."""
+    known = (store.header() or {}).get("chars_per_token")
+    if known is None:
+        bench.remember = lambda ratio: store.write_header({**(store.header() or {}), "chars_per_token": ratio})
+    elif isinstance(bench.workload, SeededWorkload):
+        bench.workload = replace(bench.workload, chars_per_token=known)
 
 
 def client(spec: StudySpec, plan: Plan) -> AbstractAsyncContextManager[Client]:

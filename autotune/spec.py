@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     Tag,
     ValidationError,
     model_validator,
@@ -40,8 +41,15 @@ OWN_VARIABLES = {
     "OLLAMA_FLASH_ATTENTION": "search.flash_attention",
     "OLLAMA_KV_CACHE_TYPE": "search.kv_cache_type",
     "LLAMA_ARG_THREADS": "search.threads",
+    "OLLAMA_VULKAN": "cluster.devices",
 }
 """Variables that have a key of their own."""
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("an empty list; at least one value is needed")
+    return values
 
 
 def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -53,30 +61,69 @@ def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _tunable(name: str) -> str:
     if name in OWN_VARIABLES:
         raise ValueError(f"{name} is set by {OWN_VARIABLES[name]}")
-    if not name.startswith(TUNABLE_PREFIXES):
+    if not name.startswith(TUNABLE_PREFIXES) or not re.fullmatch(r"[A-Z0-9_]+", name):
         raise ValueError(f"only variables that begin with {' or '.join(TUNABLE_PREFIXES)} reach Ollama")
     return name
 
 
+def _printable(value: str) -> str:
+    """Neither a process nor a systemd unit can be given the others."""
+    if not value.isprintable():
+        raise ValueError("allowed is text without control characters")
+    return value
+
+
+def _like(pattern: str, allowed: str) -> AfterValidator:
+    """Text of this form; the pattern itself tells a person nothing."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"allowed is {allowed}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _level_name(value: object) -> int | float | str:
+    """One check: a union would complain once for each of its types."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("should be users, a rate, or a level's label")  # noqa: TRY004 - pydantic reports ValueErrors
+    return value
+
+
+_TEXT, _LIST = "<text>", "<list>"
+"""Tags of unions, which show up among the keys of an error: no key of a file can be called so."""
+
+
 def _kind(value: object) -> str:
     """Text or a list: so that an error speaks of the one that was meant."""
-    return "text" if isinstance(value, str) else "list"
+    return _TEXT if isinstance(value, str) else _LIST
 
 
-def _short(key: str, kinds: type | tuple[type, ...]) -> BeforeValidator:
+def _short(key: str, kind: type, words: str) -> BeforeValidator:
     """Let a bare value stand for a table with the one key."""
 
     def expand(value: object) -> object:
-        return {key: value} if isinstance(value, kinds) and not isinstance(value, bool) else value
+        if isinstance(value, dict | BaseModel):
+            return value
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"should be {words}, or a table")
+        return {key: value}
 
     return BeforeValidator(expand)
 
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Choices = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_unique)]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Yes = Annotated[bool, Field(strict=True)]
+Some = AfterValidator(_some)
+Unique = AfterValidator(_unique)
+Choices = Annotated[tuple[Count, ...], Some, Unique]
 Variable = Annotated[str, AfterValidator(_tunable)]
+Value = Annotated[str, AfterValidator(_printable)]
+At = Annotated[int | float | str, PlainValidator(_level_name)]
 FlashAttention = Literal["auto", "on", "off"]
 CacheType = Literal["f16", "q8_0", "q4_0"]
 Policy = Literal["round_robin", "least_conn", "random_two"]
@@ -86,15 +133,15 @@ Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
 class Section(BaseModel):
     """Base of every table of the file: frozen, and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Study(Section):
     """What the study is called."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, _like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a letter or digit, then letters, digits, '.', '_', '-'")]
     """Results land in a folder of this name beside the study file."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
 
 
 class DeviceEntry(Section):
@@ -120,12 +167,13 @@ def _devices(value: str) -> str:
 
 
 Devices = Annotated[
-    Annotated[str, AfterValidator(_devices), Tag("text")]
-    | Annotated[tuple[Annotated[DeviceEntry, _short("id", str)], ...], Field(min_length=1), Tag("list")],
+    Annotated[str, AfterValidator(_devices), Tag(_TEXT)]
+    | Annotated[tuple[Annotated[DeviceEntry, _short("id", str, "a device's id")], ...], Some, Tag(_LIST)],
     Discriminator(_kind),
 ]
 Layouts = Annotated[
-    Annotated[Literal["auto"], Tag("text")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("list")],
+    Annotated[str, _like("auto", '"auto" or a list of layouts'), Tag(_TEXT)]
+    | Annotated[tuple[str, ...], Some, Unique, Tag(_LIST)],
     Discriminator(_kind),
 ]
 
@@ -146,9 +194,9 @@ class Cluster(Section):
     """`direct`: the client spreads the requests itself, nothing listens in front."""
     balancer_port: Port = 9999
     devices: Devices = "auto"
-    vram_free_gib: Annotated[float, Field(ge=0)] | None = None
+    vram_free_gib: NotNegative | None = None
     """Memory to leave free on each device; without it what llama.cpp leaves by itself (1 GiB)."""
-    env: dict[Variable, str] = {}
+    env: dict[Variable, Value] = {}
     """Further variables of every instance, the same in each trial."""
     start_timeout_s: Positive = 60
     load_timeout_s: Positive = 600
@@ -157,6 +205,12 @@ class Cluster(Section):
     """`simulated` only: the hardware that is played, a name or a path."""
     time_scale: Positive = 1
     """How much faster than the played host the wall clock runs. Only for played hosts: every output says so."""
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.balancer == "nginx" and self.balancer_port == self.first_port:
+            raise ValueError(f"balancer_port {self.balancer_port} is first_port: the first instance listens there")
+        return self
 
     @property
     def simulated(self) -> bool:
@@ -173,14 +227,14 @@ class Search(Section):
     instances_per_device: Choices = (1,)
     devices_per_instance: Choices | None = None
     """How many devices an instance may span; without it as the model needs."""
-    policy: Annotated[tuple[Policy, ...], Field(min_length=1), AfterValidator(_unique)] = ("round_robin", "least_conn")
-    flash_attention: Annotated[tuple[FlashAttention, ...], Field(min_length=1), AfterValidator(_unique)] = ("auto",)
-    kv_cache_type: Annotated[tuple[CacheType, ...], Field(min_length=1), AfterValidator(_unique)] = ("f16",)
+    policy: Annotated[tuple[Policy, ...], Some, Unique] = ("round_robin", "least_conn")
+    flash_attention: Annotated[tuple[FlashAttention, ...], Some, Unique] = ("auto",)
+    kv_cache_type: Annotated[tuple[CacheType, ...], Some, Unique] = ("f16",)
     threads: Choices | None = None
     """Threads of an instance; without it, on a CPU, the physical cores that it is pinned to."""
     num_batch: Choices | None = None
     """Prompt tokens read in one step (a derived model); without it Ollama chooses, depending on num_parallel."""
-    env: dict[Variable, Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)]] = {}
+    env: dict[Variable, Annotated[tuple[Value, ...], Some, Unique]] = {}
 
 
 class Baseline(Section):
@@ -194,7 +248,7 @@ class Baseline(Section):
     kv_cache_type: CacheType = "f16"
     threads: Count | None = None
     num_batch: Count | None = None
-    env: dict[Variable, str] = {}
+    env: dict[Variable, Value] = {}
 
 
 class Lengths(Section):
@@ -202,7 +256,7 @@ class Lengths(Section):
 
     kind: Literal["fixed", "uniform", "normal", "lognormal"] = "fixed"
     mean: Count
-    spread: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    spread: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.3
     """Relative: half the range of `uniform`, the standard deviation of the others, in parts of the mean."""
 
 
@@ -225,27 +279,27 @@ class Level(Section):
         return f"{self.users} users" if self.users is not None else f"{self.rate:g} requests/s"
 
 
-Tokens = Annotated[Lengths, _short("mean", int)]
+Tokens = Annotated[Lengths, _short("mean", int, "a whole number of tokens")]
 
 
 class Workload(Section):
     """What is asked, and how hard."""
 
     endpoint: Literal["generate", "chat"] = "generate"
-    num_ctx: Annotated[int, Field(ge=4)]
+    num_ctx: Annotated[int, Field(ge=4, strict=True)]
     num_predict: Tokens
     input_tokens: Tokens | None = None
     prompts: Path | None = None
     """JSON lines with a `prompt`, in place of the seeded generator; relative to the study file."""
-    raw: bool = False
-    temperature: Annotated[float, Field(ge=0)] = 0.8
-    think: bool | None = None
-    levels: Annotated[tuple[Annotated[Level, _short("users", int)], ...], Field(min_length=1)]
-    warmup_s: Annotated[float, Field(ge=0)] = 10
+    raw: Yes = False
+    temperature: NotNegative = 0.8
+    think: Yes | None = None
+    levels: Annotated[tuple[Annotated[Level, _short("users", int, "a whole number of users")], ...], Some]
+    warmup_s: NotNegative = 10
     warmup_max_s: Positive = 180
     window_s: Positive = 60
     window_max_s: Positive = 300
-    drain_s: Annotated[float, Field(ge=0)] = 120
+    drain_s: NotNegative = 120
     request_timeout_s: Positive = 900
 
     @model_validator(mode="after")
@@ -266,17 +320,17 @@ class Limit(Section):
     metric: Literal["ttft_s", "tpot_s", "e2e_s"]
     statistic: Statistic
     max: Positive
-    at: int | float | str | None = None
+    at: At | None = None
 
 
 class Objective(Section):
     """What is made as large as possible, and what must hold."""
 
     metric: Literal["output_tps"] = "output_tps"
-    at: int | float | str | None = None
+    at: At | None = None
     """The level: its users, its rate, or its label; without it the last one."""
     limits: tuple[Limit, ...] = ()
-    min_success_rate: Annotated[float, Field(ge=0, le=1)] = 0.99
+    min_success_rate: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.99
 
 
 class Budget(Section):
@@ -284,9 +338,9 @@ class Budget(Section):
 
     trials: Count | None = None
     hours: Positive | None = None
-    until: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] | None = None
+    until: Annotated[str, _like(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time of day, as in "07:00"')] | None = None
     """A time of day, "07:00": its next occurrence after the start."""
-    proof_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    proof_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.2
     """The part of `hours`, or of the time to `until`, that the search leaves to the proof of the winner."""
 
     @model_validator(mode="after")
@@ -309,8 +363,12 @@ class StudySpec(Section):
 
     @model_validator(mode="after")
     def _levels_exist(self) -> Self:
-        for at in (self.objective.at, *(limit.at for limit in self.objective.limits)):
-            self.level(at)
+        limits = {f"objective.limits[{number}].at": limit.at for number, limit in enumerate(self.objective.limits)}
+        for key, at in {"objective.at": self.objective.at, **limits}.items():
+            try:
+                self.level(at)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
         return self
 
     def level(self, at: float | str | None) -> Level:
@@ -321,7 +379,7 @@ class StudySpec(Section):
         for level in levels:
             if at in (level.users, level.rate, level.label):
                 return level
-        raise ValueError(f"at = {at!r}: no such level; there are {', '.join(repr(level.label) for level in levels)}")
+        raise ValueError(f"{at!r}: no such level; there are {', '.join(repr(level.label) for level in levels)}")
 
     def measured(self) -> dict[str, Any]:
         """All that decides what a trial measures, as flat `section.key` pairs: while they stay a study goes on."""
@@ -351,53 +409,77 @@ def load(path: Path) -> StudySpec:
     try:
         spec = StudySpec.model_validate(data)
     except ValidationError as error:
-        raise SpecError("\n".join(_line(path, detail) for detail in error.errors())) from error
-    return _resolved(spec, path.parent)
+        raise SpecError("\n".join(_lines(path, error.errors()))) from error
+    return _resolved(path, spec)
 
 
-def _resolved(spec: StudySpec, folder: Path) -> StudySpec:
+def _resolved(path: Path, spec: StudySpec) -> StudySpec:
     """Paths in a study file are relative to it."""
+    written = spec.cluster
     cluster: dict[str, Any] = {
-        key: (folder / value.expanduser()).resolve()
+        key: _absolute(path, f"cluster.{key}", value)
         for key in ("models_dir", "home")
-        if (value := getattr(spec.cluster, key)) is not None
+        if (value := getattr(written, key)) is not None
     }
-    if spec.cluster.profile.endswith(".toml"):
-        cluster["profile"] = str((folder / spec.cluster.profile).resolve())
-    if "/" in spec.cluster.binary:
-        cluster["binary"] = str((folder / Path(spec.cluster.binary).expanduser()).absolute())
-    changed: dict[str, Any] = {"cluster": spec.cluster.model_copy(update=cluster)}
+    if written.profile.endswith(".toml"):
+        cluster["profile"] = str(_absolute(path, "cluster.profile", Path(written.profile)))
+    if "/" in written.binary:
+        cluster["binary"] = str(_absolute(path, "cluster.binary", Path(written.binary), links=False))
+    changed: dict[str, Any] = {"cluster": written.model_copy(update=cluster)}
     if spec.workload.prompts is not None:
-        prompts = (folder / spec.workload.prompts.expanduser()).resolve()
+        prompts = _absolute(path, "workload.prompts", spec.workload.prompts)
         changed["workload"] = spec.workload.model_copy(update={"prompts": prompts})
     return spec.model_copy(update=changed)
 
 
+def _absolute(path: Path, key: str, value: Path, *, links: bool = True) -> Path:
+    try:
+        whole = path.parent / value.expanduser()
+        return whole.resolve() if links else whole.absolute()
+    except (OSError, ValueError, RuntimeError) as error:  # a user who is not there, a NUL, a loop of links
+        raise SpecError(f"{path}: {key}: {str(value)!r}: no usable path: {error}") from error
+
+
+def _lines(path: Path, details: list[ErrorDetails]) -> Iterator[str]:
+    """A line for each error; the missing key that an unknown one was meant to be is not reported again."""
+    meant = {(*detail["loc"][:-1], _close(detail)) for detail in details if detail["type"] == "extra_forbidden"}
+    return (_line(path, detail) for detail in details if detail["type"] != "missing" or detail["loc"] not in meant)
+
+
 def _line(path: Path, detail: ErrorDetails) -> str:
     """One validation error as one line: file, key, value, what is allowed."""
-    keys = [str(part) for part in detail["loc"] if part not in {"text", "list", "[key]"}]
+    keys = _keys(detail)
     where = f"{path}: {_dotted(keys)}: " if keys else f"{path}: "
     if detail["type"] == "extra_forbidden":
-        return where + _unknown(keys)
+        close = _close(detail)
+        hint = f'; did you mean "{close}"?' if close else "."
+        return f"{where}unknown key{hint} Allowed here: {', '.join(sorted(_fields(keys[:-1])))}"
     if detail["type"] == "missing":
         return f"{where}missing; it has no default"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    for python, toml in (("tuple", "list"), ("dictionary or instance of ", "table, "), ("dictionary", "table")):
-        message = message.replace(python, toml)
-    if isinstance(detail["input"], dict | BaseModel):
+    message = re.sub(r"dictionary( or instance of \w+)?", "table", message).replace("tuple", "list")
+    if isinstance(detail["input"], dict | BaseModel) or detail["loc"][-1] == "[key]":
         return where + message
     return f"{where}{detail['input']!r}: {message}"
 
 
-def _dotted(keys: list[str]) -> str:
-    return re.sub(r"\.(\d+)", r"[\1]", ".".join(keys))
+def _keys(detail: ErrorDetails) -> list[str | int]:
+    return [part for part in detail["loc"] if part not in {_TEXT, _LIST, "[key]"}]
 
 
-def _unknown(keys: list[str]) -> str:
-    allowed = sorted(_fields(keys[:-1]))
-    close = difflib.get_close_matches(keys[-1], allowed, n=1, cutoff=0.5)
-    hint = f'; did you mean "{close[0]}"?' if close else "."
-    return f"unknown key{hint} Allowed here: {', '.join(allowed)}"
+def _dotted(keys: list[str | int]) -> str:
+    """As TOML writes it: a key that is no plain word in quotes, a place in a list in brackets."""
+    words = (f"[{key}]" if isinstance(key, int) else f".{key if _PLAIN.fullmatch(key) else repr(key)}" for key in keys)
+    return "".join(words).removeprefix(".")
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def _close(detail: ErrorDetails) -> str:
+    """The key that an unknown one was probably meant to be; empty if there is none like it."""
+    *parents, wrong = _keys(detail)
+    return next(iter(difflib.get_close_matches(str(wrong), sorted(_fields(parents)), n=1, cutoff=0.5)), "")
 
 
 _NESTED: dict[str, type[BaseModel]] = {
@@ -416,6 +498,6 @@ _NESTED: dict[str, type[BaseModel]] = {
 }
 
 
-def _fields(keys: list[str]) -> list[str]:
-    model = _NESTED.get(".".join(key for key in keys if not key.isdigit()), StudySpec)
+def _fields(keys: list[str | int]) -> list[str]:
+    model = _NESTED.get(".".join(key for key in keys if isinstance(key, str)), StudySpec)
     return list(model.model_fields)

@@ -77,7 +77,7 @@ class Store:
         known = self.header()
         if known is not None:
             _same(self.folder, known["measured"], spec.measured())
-        self.write_header({"measured": spec.measured(), "file": source, **(known or {})} | {"file": source})
+        self.write_header({**(known or {"measured": spec.measured()}), "file": source})
         return known is not None
 
     def header(self) -> dict[str, Any] | None:

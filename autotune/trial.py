@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from autotune import telemetry
+from autotune.benchmark.flight import Flight
 from autotune.benchmark.load import Phases, run
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
+from autotune.benchmark.workload import SeededWorkload, calibrate
 from autotune.cluster import verify
 from autotune.cluster.verify import Placement  # noqa: TC001 - the store reads the fields of TrialResult
 from autotune.errors import TrialFailure
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
 
+_CALIBRATING = 4
 MOST_STOPPED_EARLY = 0.2
 """Share of answers that may end by themselves before a caution: their lengths are then no longer the study's."""
 
@@ -70,7 +73,7 @@ class TrialResult:
         return not self.reason
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """What all trials of a study share."""
 
@@ -80,6 +83,8 @@ class Bench:
     events: Events
     workload: Workload
     client: Callable[[Plan], AbstractAsyncContextManager[Client]]
+    remember: Callable[[float], None] | None = None
+    """Called with the characters a token that the server's own counts gave; None when the workload is calibrated."""
     alone: dict[tuple[str, ...], Placement] = field(default_factory=dict)
     """Placements of the model alone, by the devices of the instance; filled where a placement is in doubt."""
 
@@ -127,6 +132,7 @@ class Bench:
         levels: dict[str, Metrics] = {}
         cautions: list[str] = []
         async with self.client(plan) as client:
+            await self._calibrate(client)
             for level in self.spec.workload.levels:
                 loaded = await self._load(client, plan, level, number)
                 self.cluster.check()
@@ -164,6 +170,20 @@ class Bench:
             await self.cluster.become(plan)
             await self.cluster.load(plan)
         return found
+
+    async def _calibrate(self, client: Client) -> None:
+        """Once a study: let the server count the tokens of a few prompts, so that `input_tokens` means its tokens."""
+        if self.remember is None or not isinstance(self.workload, SeededWorkload):
+            return
+        nonce = secrets.token_hex(8)
+        prompts = [replace(self.workload.prompt(index, nonce), num_predict=1) for index in range(_CALIBRATING)]
+        asked = [round(len(prompt.text) / self.workload.chars_per_token) for prompt in prompts]
+        sent = [await client.send(Flight(prompt, asyncio.get_running_loop().time())) for prompt in prompts]
+        counted = [record.prompt_eval_count for record in sent if record.prompt_eval_count]
+        better = calibrate(self.workload.chars_per_token, asked, counted)
+        self.workload = replace(self.workload, chars_per_token=better)
+        self.remember(better)
+        self.remember = None
 
     async def _load(self, client: Client, plan: Plan, level: Level, number: int) -> LoadResult:
         """One load, in seconds of the played host where there is one."""

@@ -36,9 +36,8 @@ MOST_IN_FLIGHT = 4096
 FAILURES = (Outcome.FAILED, Outcome.REJECTED, Outcome.TIMEOUT)
 
 BACK_OFF_S, MOST_BACK_OFF_S = 0.05, 1.0
-MOST_FAILURES = (Outcome.FAILED, Outcome.REJECTED, Outcome.TIMEOUT)
+"""What a user waits after a failure, twice as long after each further one."""
 
-BACK_OFF_S = 1.0
 STEPS = 10
 """A window that is too short grows by this part of its length: never up to an arrival, which would bias it."""
 
@@ -167,6 +166,7 @@ class _Load:
         self._over = asyncio.Event()
         self._news = asyncio.Event()
         self._indices = count()
+        self._due = math.inf
         self._flights: set[Flight] = set()
         self._records: list[RequestRecord] = []
         self._answered: set[int] = set()
@@ -199,7 +199,8 @@ class _Load:
     async def _pace(self, level: OpenLoop, tasks: asyncio.TaskGroup) -> None:
         """Send at the intended times, whatever is still on its way."""
         for offset in level.times():
-            intended_at = self._began + offset
+            self._due = intended_at = self._began + offset
+            self._news.set()
             await self._pause(intended_at - self._now())
             while len(self._flights) >= MOST_IN_FLIGHT and not self._over.is_set():
                 await self._pause(BACK_OFF_S)
@@ -288,8 +289,9 @@ class _Load:
         """Hold the load up until the window's requests have their first text; then follow them to their end."""
         self._stage = ("drain", self._now(), self._phases.drain_s)
         bound = self._now() + self._phases.drain_s
-        if not self._gave_up:
-            await self._first_texts(bound)
+        # an open loop at its most in flight is late: what was due in the window is still to be sent
+        await self._until(bound, lambda: self._due >= self._window[1])
+        await self._first_texts(bound)
         self._over.set()
         self._cut(flight for flight in self._flights if self._asked_at(flight) >= self._window[1])
         await self._until(bound, lambda: not self._flights)
@@ -298,6 +300,8 @@ class _Load:
         self._cut(self._flights)
 
     async def _first_texts(self, bound: float) -> None:
+        if self._gave_up:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout_at(bound):
                 for flight in [flight for flight in self._flights if self._inside(flight)]:

@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.benchmark.parse import Parsed, digest, error_text, parse_ndjson, parse_sse
-from tests.benchmark import exchanges
 from tests.benchmark.exchanges import VERSIONS, body, reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.benchmark.exchanges import Reads
+
 NDJSON = ("generate-stream", "generate-utf8", "generate-one-token", "chat-stream", "generate-runner-killed-mid-stream")
 SSE = ("v1-chat-stream", "v1-chat-stream-usage", "v1-chat-runner-killed-mid-stream")
 
 
-def of(name: str, version: str, parse: Callable[[exchanges.Reads], Parsed] = parse_ndjson) -> Parsed:
+def of(name: str, version: str, parse: Callable[[Reads], Parsed] = parse_ndjson) -> Parsed:
     return parse(reads(version, name))
 
 
@@ -49,7 +50,7 @@ def test_generate(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_text_has_the_time_of_the_read_that_completed_it(version: str) -> None:
     came, parsed = reads(version, "generate-stream"), of("generate-stream", version)
-    arrived, expected = b"", []
+    arrived, expected = b"", list[float]()
     for at, data in came:
         arrived += data
         while len(expected) < arrived.count(b'"done":false'):
