@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import os
+import re
 import secrets
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,11 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from autotune import __version__
 from autotune.benchmark.client import HttpClient
+from autotune.benchmark.flight import Flight
 from autotune.benchmark.load import Phases, run
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload
 from autotune.errors import ClusterError, UsageError
-from autotune.metrics import Metrics, measure
+from autotune.metrics import COMPLETE, Metrics, measure
 from autotune.store import write
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from autotune.benchmark.load import LoadResult, Progress
     from autotune.benchmark.pacer import Level
     from autotune.benchmark.workload import Workload
+    from autotune.records import RequestRecord
 
 FORMAT = 1
 _METRICS = TypeAdapter(dict[str, Metrics])
@@ -39,9 +44,11 @@ async def load(
 ) -> dict[str, Metrics]:
     """Load the endpoint at each level. Raises `UsageError`, and `ClusterError` for one that only fails."""
     levels, asked, headers = _levels(chosen), _workload(chosen), _headers(chosen.header)
+    _check_target(chosen.json)
     phases = Phases(chosen.warmup, max(chosen.warmup, 180), chosen.window, chosen.window, 120)
     found: dict[str, Metrics] = {}
     async with _client(chosen, headers) as client:
+        await _knock(client, asked, chosen)
         for level in levels:
             loaded = await run(client, asked, level, phases, secrets.token_hex(8), partial(show, level.label))
             if loaded.gave_up:
@@ -54,6 +61,31 @@ async def load(
             )
             done(level.label, found[level.label], loaded)
     return found
+
+
+async def _knock(client: HttpClient, asked: Workload, chosen: argparse.Namespace) -> None:
+    """One request of one token: it loads the model, and says at once when there is nothing to load."""
+    prompt = replace(asked.prompt(0, secrets.token_hex(8)), num_predict=1)
+    record = await client.send(Flight(prompt, asyncio.get_running_loop().time()))
+    if record.outcome not in COMPLETE:
+        raise ClusterError(f"{chosen.url} {_refusal(record, chosen)}")
+
+
+def _refusal(record: RequestRecord, chosen: argparse.Namespace) -> str:
+    if record.status is None:
+        return f"does not answer: {record.error}"
+    said = f"status {record.status}" + (f", {record.error[:200]}" if record.error else "")
+    return f"gives no answer from {chosen.model!r} at its {chosen.endpoint} endpoint: {said}"
+
+
+def _check_target(path: Path | None) -> None:
+    """Before the load, not after it: figures that cannot be written would be lost."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"--json {path}: is a folder; write the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--json {path}: {path.parent} is no folder that can be written to")
 
 
 def save(path: Path, chosen: argparse.Namespace, found: dict[str, Metrics]) -> None:
@@ -92,8 +124,8 @@ def _levels(chosen: argparse.Namespace) -> list[Level]:
         raise UsageError(f"{given}: allowed are numbers above 0 with commas between, as in 5,10,20") from error
 
 
-def _above_0(number: Any) -> Any:
-    if number <= 0:
+def _above_0(number: float) -> Any:
+    if not 0 < number < math.inf:
         raise ValueError(number)
     return number
 
@@ -110,8 +142,14 @@ def _headers(given: list[str]) -> dict[str, str]:
     headers = {}
     for entry in given:
         name, _, variable = entry.partition("=")
-        if not variable or variable not in os.environ:
-            raise UsageError(f"--header {name}=…: write the name of an environment variable that holds the value")
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise UsageError(f"--header {name}: write NAME=VARIABLE, as in Authorization=TOKEN")
+        if variable not in os.environ:
+            raise UsageError(
+                f"--header {name}=…: no environment variable has that name; write the name of one that holds the value"
+            )
+        if not os.environ[variable].isprintable():
+            raise UsageError(f"--header {name}=…: the variable's value has characters that no header may have")
         headers[name] = os.environ[variable]
     return headers
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
 import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune import __version__
-from autotune.errors import AutotuneError, Interrupted, NothingFeasible, UsageError
+from autotune.errors import AutotuneError, Interrupted, NothingFeasible, SpecError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     chosen = parser.parse_args(arguments)
     try:
-        return int(chosen.command(chosen))
+        code = int(chosen.command(chosen))
+        sys.stdout.flush()
+        return code
+    except SpecError as error:
+        _complain(_located(error, chosen))
+        return error.exit_code
     except AutotuneError as error:
         _complain(error)
         return error.exit_code
@@ -72,13 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--concurrency", default="5,10,20", metavar="N,N", help="users, a run for each")
     bench.add_argument("--rate", default="", metavar="R,R", help="requests/s that arrive at random, in place of users")
     bench.add_argument("--endpoint", choices=("generate", "chat", "openai"), default="generate")
-    bench.add_argument("--input-tokens", type=int, default=200, metavar="N")
-    bench.add_argument("--num-predict", type=int, default=236, metavar="N")
-    bench.add_argument("--temperature", type=float, default=0.8)
+    bench.add_argument("--input-tokens", type=_count, default=200, metavar="N")
+    bench.add_argument("--num-predict", type=_count, default=236, metavar="N")
+    bench.add_argument("--temperature", type=_not_negative, default=0.8)
     bench.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help="prompts in place of the seeded generator")
-    bench.add_argument("--warmup", type=float, default=10, metavar="S")
-    bench.add_argument("--window", type=float, default=60, metavar="S")
-    bench.add_argument("--timeout", type=float, default=900, metavar="S", help="the most one request may take")
+    bench.add_argument("--warmup", type=_not_negative, default=10, metavar="S")
+    bench.add_argument("--window", type=_positive, default=60, metavar="S")
+    bench.add_argument("--timeout", type=_positive, default=900, metavar="S", help="the most one request may take")
     bench.add_argument("--seed", type=int, default=0)
     bench.add_argument(
         "--header",
@@ -107,6 +111,28 @@ def _add_balancer(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number above 0")
+    return int(text)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number from 0 on")
+    return number
+
+
+def _positive(text: str) -> float:
+    if (number := _not_negative(text)) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number above 0")
+    return number
+
+
 def _load(chosen: argparse.Namespace) -> StudySpec:
     from autotune.spec import load
 
@@ -120,13 +146,14 @@ def _run(chosen: argparse.Namespace) -> int:
     from rich.console import Console
 
     from autotune import console, night
+    from autotune.store import Store
 
     spec = _load(chosen)
     folder = (chosen.study.parent / spec.study.name).resolve()
     screen = Console(force_terminal=False if chosen.plain else None)
     if not screen.is_terminal:
         screen = Console(force_terminal=False, width=_LOG_COLUMNS)
-    with console.Night(spec, screen) as view:
+    with console.Night(spec, screen, Store(folder).earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
     console.morning(screen, spec, ending, night.spent(folder / "events.jsonl"), chosen.study)
     if ending.error is not None:
@@ -161,7 +188,15 @@ def _compare(chosen: argparse.Namespace) -> int:
 
     from autotune import bench, console
 
-    Console().print(console.comparison(bench.read(chosen.before), bench.read(chosen.after)))
+    before, after = bench.read(chosen.before), bench.read(chosen.after)
+    if not before.keys() & after.keys():
+        has = f"{', '.join(before) or 'none'}; {chosen.after}: {', '.join(after) or 'none'}"
+        raise UsageError(f"no load is in both files: {chosen.before}: {has}")
+    screen = Console()
+    screen.print(console.comparison(before, after))
+    for label in before.keys() ^ after.keys():
+        only = chosen.before if label in before else chosen.after
+        screen.print(f"{label}: only in {only}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -176,9 +211,13 @@ def _studies(chosen: argparse.Namespace) -> int:
         raise UsageError(f"no study {chosen.name!r}; there are {', '.join(shipped)}")
     source = shipped[chosen.name.removesuffix(".toml")]
     target = Path(source.name)
-    if target.exists():
-        raise UsageError(f"{target} is there already; nothing was written")
-    shutil.copyfile(source, target)
+    try:
+        with target.open("xb") as copy:
+            copy.write(source.read_bytes())
+    except FileExistsError as error:
+        raise UsageError(f"{target} is there already; nothing was written") from error
+    except OSError as error:
+        raise StorageError(f"{target}: {error.strerror or error}") from error
     print(f"wrote {target}; next: autotune plan {target}")
     return 0
 
@@ -189,6 +228,12 @@ def _shipped() -> dict[str, Path]:
     folders = [package / "studies", package.parent / "studies"]
     folder = next(folder for folder in folders if folder.is_dir())
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _located(error: SpecError, chosen: argparse.Namespace) -> SpecError:
+    """What only shows on the host, such as a device that is not there, is an error of the study file all the same."""
+    study = str(getattr(chosen, "study", ""))
+    return error if study in error.message else SpecError(f"{study}: {error.message}", details=error.details)
 
 
 def _complain(error: AutotuneError) -> None:

@@ -78,12 +78,14 @@ def verdict(result: TrialResult) -> str:
     """What became of a trial, in one line."""
     if not result.measured:
         return f"infeasible ({result.reason}): {result.message}"
-    missed = [f"{name} {_excess(value)}" for name, value in result.score.constraints.items() if value > 0]
+    missed = [f"{name} {_excess(name, value)}" for name, value in result.score.constraints.items() if value > 0]
     return f"misses {', '.join(missed)}" if missed else "feasible"
 
 
-def _excess(violation: float) -> str:
-    """A relative violation in words."""
+def _excess(name: str, violation: float) -> str:
+    """A violation in words."""
+    if name.startswith("success rate"):
+        return f"({100 * violation:.1f} percentage points too low)"
     if violation == UNDECIDED:
         return "(too few requests to say)"
     return f"({violation:.0%} over)" if violation < 1 else f"({violation + 1:.1f} times the limit)"
@@ -121,6 +123,8 @@ class Night:
     def __enter__(self) -> Night:
         if self._live:
             self._live.start()
+        elif self._spec.cluster.simulated:
+            self.say(SIMULATED)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -235,7 +239,7 @@ class Bench:
 
     def level(self, label: str, metrics: Metrics, loaded: LoadResult) -> None:
         """What came of a level."""
-        self._table.add_row(label, *_cells(metrics), f"{metrics.success_rate:.0%} of {metrics.requests}")
+        self._table.add_row(label, *_cells(metrics), f"{metrics.success_rate:.1%} of {metrics.requests}")
         for caution in loaded.cautions:
             self._console.print(f"caution: {label}: {caution}", markup=False, highlight=False)
 
@@ -255,8 +259,10 @@ def comparison(before: Mapping[str, Metrics], after: Mapping[str, Metrics]) -> T
 
 def _levels_table(last: str) -> Table:
     table = Table()
-    for column in ("load", "TTFT mean, s", "p50", "p95", "TPS, tokens/s", last or "ok"):
-        table.add_column(column, justify="left" if column in {"load", "change"} else "right")
+    table.add_column("load", overflow="fold")
+    for column in ("TTFT mean, s", "p50", "p95", "TPS, tokens/s"):
+        _figure(table, column)
+    table.add_column(last or "ok", overflow="fold", justify="left" if last else "right")
     return table
 
 
@@ -265,6 +271,8 @@ def _gain(best: Standing, results: Sequence[TrialResult]) -> str:
     first = results[0]
     if best.results[0].fingerprint == first.fingerprint:
         return " (the baseline)"
+    if not first.measured:
+        return " (the baseline could not be measured)"
     if not first.score.feasible or not first.score.objective or best.objective is None:
         return " (the baseline misses the limits)"
     return f" ({best.objective / first.score.objective - 1:+.0%} against the baseline)"
@@ -275,11 +283,12 @@ def outlook(console: Console, ground: Ground) -> None:
     spec, space = ground.spec, ground.space
     if spec.cluster.simulated:
         console.print(SIMULATED, style="bold magenta")
-    table = Table(title=f"Devices of {ground.inventory.host}", title_justify="left")
+    table = Table(title=Text(f"Devices of {ground.inventory.host}"), title_justify="left")
     for column in ("", "device", "id", "memory"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for device in ground.inventory.devices:
-        table.add_row(str(device.index), device.name, device.id, f"{device.memory_bytes / GIB:.1f} GiB")
+        memory = f"{device.memory_bytes / GIB:.1f} GiB"
+        table.add_row(str(device.index), Text(device.name), Text(device.id), memory)
     console.print(table)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"Ollama {ground.facts.version}, {spec.cluster.model} ({ground.facts.model.weights_bytes / GIB:.1f} GiB)")
@@ -322,10 +331,10 @@ def morning(console: Console, spec: StudySpec, ending: Ending, spent: Mapping[st
     if results:
         console.print(ranking(results))
         best = standings(results)[0].results[-1]
-        if best.levels and results[0].levels:
+        if best.levels and results[0].levels and best.fingerprint != results[0].fingerprint:
             console.print(before_after(results[0], best))
         for reason, count in Counter(result.reason for result in results if result.reason).items():
-            say(f"{count} configurations could not be measured: {reason}")
+            say(f"{count} configuration{'s' if count > 1 else ''} could not be measured: {reason}")
     if spent["night"]:
         say(
             f"{span(spent['night'])}, of which {spent['measured'] / spent['night']:.0%} was measurement;"
@@ -346,15 +355,17 @@ def _onward(spec: StudySpec, ending: Ending, study: Path) -> str:
 def before_after(before: TrialResult, after: TrialResult) -> Table:
     """Baseline and another configuration at every level, with the change in %."""
     table = Table(title="Baseline and best", title_justify="left")
-    for column in ("load", "configuration", "TTFT mean, s", "p50", "p95", "TPS, tokens/s", "change"):
-        table.add_column(column, justify="left" if column in {"load", "configuration"} else "right")
+    for column in ("load", "configuration"):
+        table.add_column(column, overflow="fold")
+    for column in ("TTFT mean, s", "p50", "p95", "TPS, tokens/s", "change"):
+        _figure(table, column)
     for label in before.levels:
         if label not in after.levels:
             continue
         first, second = before.levels[label], after.levels[label]
         table.add_row(label, "baseline", *_cells(first), "")
         change = f"{second.output_tps / first.output_tps - 1:+.0%}" if first.output_tps else ""
-        table.add_row("", configuration(after.params), *_cells(second), change)
+        table.add_row("", Text(configuration(after.params)), *_cells(second), change)
     return table
 
 
@@ -366,17 +377,28 @@ def _cells(metrics: Metrics) -> tuple[str, ...]:
 
 def ranking(results: Sequence[TrialResult], most: int = 10) -> Table:
     """The best configurations, each with its verdict."""
-    table = Table(title=f"The best {most} of {len(standings(results))} configurations", title_justify="left")
-    for column in ("", "TPS, tokens/s", "TTFT mean, s", "configuration", "verdict"):
-        table.add_column(column, justify="left" if column in {"configuration", "verdict"} else "right")
-    for place, standing in enumerate(standings(results)[:most], 1):
+    every = standings(results)
+    title = f"The best {most} of {len(every)} configurations"
+    if len(every) <= most:
+        title = "The one configuration" if len(every) == 1 else f"The {len(every)} configurations, best first"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "TPS, tokens/s", "TTFT mean, s"):
+        _figure(table, column)
+    for column in ("configuration", "verdict"):
+        table.add_column(column, overflow="fold")
+    for place, standing in enumerate(every[:most], 1):
         last = standing.results[-1]
         objective = "–" if standing.objective is None else f"{standing.objective:.2f}"
         metrics = list(last.levels.values())
         ttft = "–" if not metrics or metrics[-1].ttft_s.mean is None else f"{metrics[-1].ttft_s.mean:.2f}"
         name = configuration(standing.params) + ("  (baseline)" if results[0] in standing.results else "")
-        table.add_row(str(place), objective, ttft, name, verdict(last)[:100])
+        table.add_row(str(place), objective, ttft, Text(name), Text(verdict(last)[:100]))
     return table
+
+
+def _figure(table: Table, column: str) -> None:
+    """A column of numbers: in a narrow window its head breaks, a number never does."""
+    table.add_column(column, justify="right", min_width=max(6, *map(len, column.split())) if column else 2)
 
 
 def conclusion(results: Sequence[TrialResult]) -> str:
@@ -392,4 +414,4 @@ def conclusion(results: Sequence[TrialResult]) -> str:
             f"This is {times}, not yet a proof."
         )
     nearest = configuration(best.params)
-    return f"No configuration met the limits. The nearest: {nearest}, which {verdict(best.results[-1])}."
+    return f"No configuration met the limits. The nearest: {nearest}: {verdict(best.results[-1])}."

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import contextmanager
+import os
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from autotune.errors import StorageError
 
@@ -30,10 +31,10 @@ class Events:
         """Something happened. Raises `StorageError`."""
         event = {"at": datetime.now(UTC).isoformat(), "t": asyncio.get_running_loop().time(), "what": what, **fields}
         try:
-            with self._path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(event) + "\n")
+            with self._path.open("a+b") as log:
+                log.write(_mended(log) + json.dumps(event).encode() + b"\n")
         except OSError as error:
-            raise StorageError(f"{self._path}: {error.strerror}") from error
+            raise StorageError(f"{self._path}: {error.strerror or error}") from error
         self.show(event)
 
     def show(self, event: dict[str, Any]) -> None:
@@ -43,21 +44,41 @@ class Events:
 
     @contextmanager
     def span(self, what: str, **fields: Any) -> Iterator[None]:
-        """Something that takes time; it is noted when it ends, however it ends."""
+        """Something that takes time; noted when it begins and when it ends, however it ends."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self.show({"what": f"{what} begins", **fields})
+        self.note(f"{what} begins", **fields)
         try:
             yield
         except BaseException as error:
-            self.note(what, **fields, seconds=loop.time() - began, error=type(error).__name__)
+            with suppress(StorageError):  # the first error is the one that counts, above all when it is Ctrl-C
+                self.note(what, **fields, seconds=loop.time() - began, error=type(error).__name__)
             raise
         self.note(what, **fields, seconds=loop.time() - began)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All events; a last line that was cut off by a crash is left out."""
-    if not path.exists():
+    """All events; a line that was cut off by a crash is left out. Raises `StorageError`."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    return [event for event in map(_event, lines) if event is not None]
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "what" in value else None
+
+
+def _mended(log: IO[bytes]) -> bytes:
+    """What ends the line before: nothing, unless a crash has cut it off."""
+    if log.tell() == 0:
+        return b""
+    log.seek(-1, os.SEEK_END)
+    return b"" if log.read(1) == b"\n" else b"\n"

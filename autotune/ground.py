@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from autotune.cluster.children import Children
     from autotune.inventory import Holder
+    from autotune.space import Layout
     from autotune.spec import StudySpec
 
 SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
@@ -200,7 +201,7 @@ def baseline(spec: StudySpec, found: Inventory) -> dict[str, Any]:
     """The parameters of trial 0, in the words of the space. Raises `SpecError`."""
     written = spec.baseline
     whole = "+".join(str(device.index) for device in found.devices) if found.devices[0].make == "cpu" else "0"
-    layout = canonical(parse_layout(written.layout or whole, found), found)
+    layout = canonical(_layout("baseline.layout", written.layout or whole, found), found)
     params: dict[str, Any] = {
         "layout": str(layout),
         "num_parallel": written.num_parallel,
@@ -211,6 +212,13 @@ def baseline(spec: StudySpec, found: Inventory) -> dict[str, Any]:
         params["policy"] = written.policy
     params |= {name: value for name in ("threads", "num_batch") if (value := getattr(written, name)) is not None}
     return params | {f"env:{name}": value for name, value in written.env.items()}
+
+
+def _layout(key: str, text: str, found: Inventory) -> Layout:
+    try:
+        return parse_layout(text, found)
+    except SpecError as error:
+        raise SpecError(f"{key}: {error.message}") from error
 
 
 def check_host(spec: StudySpec, found: Inventory) -> None:
@@ -253,8 +261,8 @@ def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
 async def ground(spec: StudySpec, found: Inventory, children: Children, run: Path) -> Ground:
     """Find out what the study stands on. Raises `SpecError`, `ModelMissing`, `PortTaken`, …"""
     first = baseline(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
-    for text in spec.search.layouts if spec.search.layouts != "auto" else ():
-        parse_layout(text, found)
+    for index, text in enumerate(spec.search.layouts if spec.search.layouts != "auto" else ()):
+        _layout(f"search.layouts[{index}]", text, found)
     check_ports(plans.ports(spec, 1))
     models = store_of(spec, run)
     known = await ask(spec, children, run, models)

@@ -86,7 +86,6 @@ async def _night(
             _calibration(bench, store)
             clock = Clock.start(spec.budget)
             night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
-            events.note("night begun")
             with events.span("night"):
                 why = await night.run()
     except asyncio.CancelledError:
@@ -151,7 +150,7 @@ def spent(path: Path) -> dict[str, float]:
     """Seconds of the last night in an event log: `night`, `measured` (windows), `own` (the longest pause of our own
     between a load and the next start)."""
     events = read(path)
-    nights = [index for index, event in enumerate(events) if event["what"] == "night begun"]
+    nights = [index for index, event in enumerate(events) if event["what"] == "night begins"]
     events = events[nights[-1] :] if nights else []
     if not events:
         return {"night": 0.0, "measured": 0.0, "own": 0.0}

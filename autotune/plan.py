@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import SpecError
 from autotune.inventory import visible_devices
 from autotune.ollama.env import Settings, model_parameters, server_env
 from autotune.space import canonical, parse_layout
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from autotune.spec import StudySpec
 
 GIB = 2**30
+HIGHEST_PORT = 65535
 LOOPBACK = "127.0.0.1"  # an address: `localhost` may be ::1, where Ollama does not listen
 
 
@@ -130,9 +132,16 @@ def make(
 
 
 def ports(spec: StudySpec, instances: int) -> list[int]:
-    """All ports that plans with up to so many instances listen on."""
-    own = [spec.cluster.first_port + number for number in range(instances)]
-    return own + ([spec.cluster.balancer_port] if spec.cluster.balancer == "nginx" else [])
+    """All ports that plans with up to so many instances listen on. Raises `SpecError` when they are not there."""
+    first, front = spec.cluster.first_port, spec.cluster.balancer_port
+    own = [first + number for number in range(instances)]
+    if own and own[-1] > HIGHEST_PORT:
+        raise SpecError(f"cluster.first_port = {first}: {instances} instances need ports up to {own[-1]}")
+    if spec.cluster.balancer != "nginx":
+        return own
+    if front in own:
+        raise SpecError(f"cluster.balancer_port = {front}: the instances listen on {first} to {own[-1]}")
+    return [*own, front]
 
 
 def _server(
@@ -167,8 +176,9 @@ def _derived(
     spec: StudySpec, facts: ServerFacts, params: Mapping[str, Any], groups: list[tuple[Device, ...]]
 ) -> DerivedModel | None:
     batch = params.get("num_batch")
+    smallest = min(groups, key=lambda group: sum(device.threads for device in group))  # one model serves them all
     parameters = model_parameters(
-        _settings(spec, params, groups[0]),
+        _settings(spec, params, smallest),
         facts.version,
         int(batch) if batch is not None else None,
         dict(facts.model.parameters),

@@ -11,6 +11,7 @@ import math
 import random
 import warnings
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -18,16 +19,18 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import NullPool, event
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from autotune.errors import StorageError
 from autotune.space import key
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from optuna.trial import FrozenTrial
 
     from autotune.space import Space
     from autotune.trial import TrialResult
@@ -47,27 +50,33 @@ class Sampler:
         self._path = path
         self._name = name
         self._seed = seed
-        self._choices = {
-            name: tuple(dict.fromkeys([*values, *_own(baseline, name)])) for name, values in space.choices.items()
-        }
-        self._domain = {name: _distribution(name, values) for name, values in self._choices.items()}
+        self._known: dict[str, tuple[Any, ...]] = dict.fromkeys(space.choices, ())
         self._tried: set[str] = set()
         self.limit(space)
+        self._learn([baseline])
 
     def limit(self, space: Space) -> None:
         """Propose only configurations of this space from now on."""
         self._all = {key(params): params for params in space.configurations()}
+        self._choices = space.choices
+        self._learn({name: value} for name, values in space.choices.items() for value in values)
 
     def open(self, results: Sequence[TrialResult]) -> None:
         """Bring Optuna's study in line with our results. Raises `StorageError`."""
+        self._learn(result.params for result in results)
+        ours = [self._frozen(result) for result in results]
         with _storage(self._path):
             self._study = self._create()
-            if [trial.state for trial in self._study.trials] != [_state(result) for result in results]:
-                optuna.delete_study(study_name=self._name, storage=self._url)
+            if [*map(_content, self._study.trials)] != [*map(_content, ours)]:
+                optuna.delete_study(study_name=self._name, storage=self._storage)
                 self._study = self._create()
-                for result in results:
-                    self._add(result)
+                self._study.add_trials(ours)
         self._tried = {key(result.params) for result in results}
+
+    @property
+    def untried(self) -> int:
+        """How many configurations have not been tried."""
+        return len(self._all.keys() - self._tried)
 
     def propose(self) -> dict[str, Any] | None:
         """The next configuration; None when all have been tried.
@@ -78,9 +87,9 @@ class Sampler:
         untried = {key: params for key, params in self._all.items() if key not in self._tried}
         if not untried:
             return None
-        told = len(self._study.get_trials(deepcopy=False))
-        if told >= STARTUP_TRIALS:
-            for attempt in range(_DRAWS):
+        with _storage(self._path):
+            told = len(self._study.get_trials(deepcopy=False))
+            for attempt in range(_DRAWS if told >= STARTUP_TRIALS else 0):
                 drawn = self._draw(f"{self._seed}-{told}-{attempt}")
                 if drawn is not None and key(drawn) in untried:
                     return drawn
@@ -106,32 +115,34 @@ class Sampler:
             self._study.tell(trial, result.score.objective, state=_state(result))
         self._tried.add(key(result.params))
 
-    @property
-    def _url(self) -> str:
-        return f"sqlite:///{self._path}"
-
     def _create(self) -> optuna.Study:
-        storage = RDBStorage(self._url)
-        event.listen(storage.engine, "connect", _unhurried)
+        # in a URL `?` and `%` would not be characters of a path
+        self._storage = RDBStorage(f"sqlite:///{quote(str(self._path))}", engine_kwargs={"poolclass": NullPool})
+        event.listen(self._storage.engine, "connect", _unhurried)
         return optuna.create_study(
-            storage=storage,
+            storage=self._storage,
             study_name=self._name,
             direction="maximize",
             sampler=RandomSampler(self._seed),  # `propose` has chosen before `begin` asks
             load_if_exists=True,
         )
 
-    def _add(self, result: TrialResult) -> None:
+    def _learn(self, every: Iterable[Mapping[str, Any]]) -> None:
+        """Widen the domain by these values: also what lies outside the space must be representable."""
+        for params in every:
+            for name in params.keys() & self._known.keys():
+                self._known[name] = tuple(dict.fromkeys([*self._known[name], params[name]]))
+        self._domain = {name: _distribution(name, values) for name, values in self._known.items()}
+
+    def _frozen(self, result: TrialResult) -> FrozenTrial:
         params = {name: value for name, value in result.params.items() if name in self._domain}
-        self._study.add_trial(
-            create_trial(
-                state=_state(result),
-                value=result.score.objective,
-                params=params,
-                distributions={name: self._domain[name] for name in params},
-                constraints=result.score.constraints,
-                user_attrs=_attributes(result),
-            )
+        return create_trial(
+            state=_state(result),
+            value=result.score.objective,
+            params=params,
+            distributions={name: self._domain[name] for name in params},
+            constraints=result.score.constraints,
+            user_attrs=_attributes(result),
         )
 
     def _draw(self, salt: str) -> dict[str, Any] | None:
@@ -163,13 +174,14 @@ def _distribution(name: str, values: Sequence[Any]) -> BaseDistribution:
 
 
 def _nearest(drawn: Any, values: Sequence[Any]) -> Any:
-    if drawn in values:
+    if drawn in values or isinstance(drawn, str):
         return drawn
     return min(values, key=lambda value: abs(math.log(value / drawn)))
 
 
-def _own(baseline: Mapping[str, Any], name: str) -> list[Any]:
-    return [baseline[name]] if name in baseline else []
+def _content(trial: FrozenTrial) -> tuple[Any, ...]:
+    """What TPE learns from."""
+    return trial.state, trial.values, trial.params, trial.distributions, trial.constraints
 
 
 def _state(result: TrialResult) -> TrialState:
@@ -189,5 +201,8 @@ def _attributes(result: TrialResult) -> dict[str, Any]:
 def _storage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise StorageError(f"{path}: {str(error).splitlines()[0]}") from error
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        passing = isinstance(cause, OperationalError)  # a full disk, a lock
+        advice = "" if passing else "; remove this file: it is made again from the trials"
+        raise StorageError(f"{path}: {str(cause).splitlines()[0]}{advice}") from error

@@ -62,12 +62,11 @@ def failed(reason: str) -> Score:
 
 def _violation(limit: Limit, metrics: Metrics) -> float:
     value = metrics.statistic(limit.metric, limit.statistic)
-    if value is not None and value > limit.max:
-        return value / limit.max - 1
-    waiting = limit.metric == "ttft_s" and metrics.ttft_waiting_s  # their true figures are larger, and not known
-    if value is None or waiting or not getattr(metrics, limit.metric).decided(limit.statistic):
+    if value is None:
         return UNDECIDED
-    return value / limit.max - 1
+    waiting = limit.metric == "ttft_s" and metrics.ttft_waiting_s  # their true figures are larger, and not known
+    decided = not waiting and getattr(metrics, limit.metric).decided(limit.statistic)
+    return value / limit.max - 1 if decided else max(value / limit.max - 1, UNDECIDED)
 
 
 def _undecided(name: str, limit: Limit, metrics: Metrics) -> str:

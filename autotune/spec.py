@@ -107,7 +107,7 @@ def _short(key: str, kind: type, words: str) -> BeforeValidator:
         if isinstance(value, dict | BaseModel):
             return value
         if isinstance(value, bool) or not isinstance(value, kind):
-            raise ValueError(f"should be {words}, or a table")
+            raise ValueError(f"should be {words}, or a table")  # noqa: TRY004 - pydantic reports ValueErrors
         return {key: value}
 
     return BeforeValidator(expand)

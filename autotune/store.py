@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,8 @@ class Store:
             least = LEAST_FREE_BYTES // 2**20
             raise StorageError(f"{self.folder}: {free // 2**20} MiB are free on this disk, a night needs {least}")
         known = self.header()
+        if known is not None and not self._begun():
+            known = None  # nothing has been measured yet that a change could spoil
         if known is not None:
             _same(self.folder, known["measured"], spec.measured())
         self.write_header({**(known or {"measured": spec.measured()}), "file": source})
@@ -83,14 +86,18 @@ class Store:
     def header(self) -> dict[str, Any] | None:
         """What study.json says; None when there is none. Raises `StorageError`."""
         path = self.folder / "study.json"
-        if not path.exists():
-            return None
+        with _storage(path):
+            if not path.exists():
+                return None
         header = _read_json(path)
-        if header.get("format", 0) > FORMAT:
+        found = header.get("format")
+        if isinstance(found, int) and found > FORMAT:
             raise StorageError(
-                f"{path}: format {header['format']} is of a newer autotune, this one knows {FORMAT}:"
+                f"{path}: format {found} is of a newer autotune, this one knows {FORMAT}:"
                 " pip install -U ollama-autotune"
             )
+        if found != FORMAT or not isinstance(header.get("measured"), dict):
+            raise StorageError(f"{path}: damaged (no format, or not what is measured)")
         return header
 
     def write_header(self, header: dict[str, Any]) -> None:
@@ -111,15 +118,32 @@ class Store:
         write(folder / "result.json", _RESULT.dump_json(result, indent=1))
 
     def results(self) -> list[TrialResult]:
-        """All finished trials, in order. Raises `StorageError` for a damaged one."""
-        return [self._result(path) for path in sorted((self.folder / "trials").glob("*/result.json"))]
+        """All finished trials, in order. Raises `StorageError` for a damaged one, or one that is missing in between."""
+        found = [self._result(path) for path in (self.folder / "trials").glob("*/result.json")]
+        found.sort(key=lambda result: result.number)
+        for number, result in enumerate(found):
+            if result.number != number:
+                raise StorageError(
+                    f"{self._trial(number)}: has no result, but later trials have: put it back, or remove those too"
+                )
+        return found
+
+    def earlier(self) -> list[TrialResult]:
+        """All finished trials of a study that may not have begun. Raises `StorageError`."""
+        return [] if self.header() is None else self.results()
 
     def records(self, number: int, level: int) -> list[RequestRecord]:
         """The records of one level of a finished trial."""
         path = self._trial(number) / f"records-{level}.jsonl.gz"
         with _storage(path):
-            lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-        return [decode(json.loads(line)) for line in lines]
+            packed = path.read_bytes()
+        try:
+            return [decode(json.loads(line)) for line in gzip.decompress(packed).splitlines()]
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise StorageError(f"{path}: damaged ({error})") from error
+
+    def _begun(self) -> bool:
+        return any((self.folder / "trials").glob("*/result.json"))
 
     def _result(self, path: Path) -> TrialResult:
         try:
@@ -161,9 +185,9 @@ def _storage(path: Path) -> Iterator[None]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     with _storage(path):
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     try:
-        value = json.loads(text)
+        value = json.loads(content)
     except ValueError as error:
         raise StorageError(f"{path}: damaged ({error})") from error
     if not isinstance(value, dict):

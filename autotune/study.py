@@ -28,6 +28,11 @@ FAULT_PAUSE_S = 2.0
 _NOT_RUNNABLE = frozenset({"start_failed", "never_ready", "load_failed", "on_cpu"})
 
 
+def wall() -> datetime:
+    """The time of day, here."""
+    return datetime.now().astimezone()
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """What is left of the budget. `began_s` is the start of this night on the event loop's clock."""
@@ -35,17 +40,19 @@ class Clock:
     budget: Budget
     began_s: float
     until: datetime | None
+    wall: Callable[[], datetime] = wall
 
     @classmethod
-    def start(cls, budget: Budget) -> Clock:
+    def start(cls, budget: Budget, wall: Callable[[], datetime] = wall) -> Clock:
         """Begin to count now. A time of day is its next occurrence."""
         until = None
         if budget.until is not None:
-            now = datetime.now().astimezone()
+            now = wall().replace(tzinfo=None)
             hour, minute = map(int, budget.until.split(":"))
             until = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
             until += timedelta(days=1) if until <= now else timedelta()
-        return cls(budget, asyncio.get_running_loop().time(), until)
+            until = until.astimezone()  # the clocks may be put forward or back in this night
+        return cls(budget, asyncio.get_running_loop().time(), until, wall)
 
     @property
     def total_s(self) -> float | None:
@@ -53,7 +60,7 @@ class Clock:
         elapsed = asyncio.get_running_loop().time() - self.began_s
         ends = [self.budget.hours * 3600] if self.budget.hours is not None else []
         if self.until is not None:  # the wall clock may be set, so it is read anew
-            ends.append(elapsed + (self.until - datetime.now().astimezone()).total_seconds())
+            ends.append(elapsed + (self.until - self.wall()).total_seconds())
         return min(ends) if ends else None
 
     def search_left_s(self) -> float | None:
@@ -78,6 +85,8 @@ class Night:
     narrow: Callable[[], Space]
     """The space for a model that Ollama serves with one slot only."""
     results: list[TrialResult]
+    single: bool = False
+    """Ollama serves the model with one slot only, and the space is narrow."""
 
     async def run(self) -> str:
         """Work through the night; says why it ended. Raises `ClusterError`, `StorageError`."""
@@ -97,8 +106,10 @@ class Night:
         """Expected seconds until the search ends; None before there is anything to expect it from."""
         times = [result.seconds for result in self.results]
         limits = [self.clock.search_left_s()]
-        if self.clock.budget.trials is not None and times:
-            limits.append((self.clock.budget.trials - len(times)) * fmean(times))
+        if times:
+            trials = self.clock.budget.trials
+            left = self.sampler.untried
+            limits.append(fmean(times) * (left if trials is None else min(left, trials - len(times))))
         known = [limit for limit in limits if limit is not None]
         return max(min(known), 0.0) if known else None
 
@@ -110,6 +121,9 @@ class Night:
         trial = self.sampler.begin(params)
         for fault in range(1, MOST_FAULTS + 1):
             try:
+                if fault > 1:
+                    await self.bench.cluster.clear()
+                    await asyncio.sleep(FAULT_PAUSE_S)
                 result, records = await self._measure(number, params, plan)
                 with self.events.span("collect", number=number):
                     self.store.save(result, records)
@@ -118,8 +132,6 @@ class Night:
                 self.events.show({"what": "fault", "error": error, "left": MOST_FAULTS - fault})
                 if fault == MOST_FAULTS:
                     raise
-                await self.bench.cluster.clear()
-                await asyncio.sleep(FAULT_PAUSE_S)
             else:
                 return result
         raise AssertionError("unreachable")
@@ -149,7 +161,8 @@ class Night:
 
     def _narrow(self) -> None:
         """A model that Ollama serves with one slot whatever it is asked for: nothing to tune in num_parallel."""
-        if any(found.single for result in self.results for found in result.placements):
+        if not self.single and any(found.single for result in self.results for found in result.placements):
+            self.single = True
             self.events.show({"what": "single"})
             self.sampler.limit(self.narrow())
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import aiohttp
 
 from autotune.benchmark.parse import Parsed, digest, error_text, parse_ndjson, parse_sse
+from autotune.cluster.nginx import UPSTREAM_HEADER
 from autotune.records import Outcome, RequestRecord
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ LOAD_TIME_OPTIONS = frozenset(
 """Options with which one request reloads the model of everybody."""
 
 OPENAI_OPTIONS = frozenset({"temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty"})
-
-UPSTREAM_HEADER = "X-Autotune-Upstream"
 
 KEEP_ALIVE_S = 55.0
 """Below the 60 or 75 s after which nginx ends a connection on which nothing happens."""

@@ -178,10 +178,10 @@ def calibrate(chars_per_token: float, asked: Sequence[int], counted: Sequence[in
     """The length of a token that would have given what was asked.
 
     `asked` are the tokens that the prompts should have had, `counted` what the server says they had
-    (`prompt_eval_count`, which counts the model's template too: so does production). Without counts, or where one
-    token would have to be longer than 20 characters or shorter than one, the old length stays.
+    (`prompt_eval_count`, which counts the model's template too: so does production). Without counts, or where
+    a token would have to be longer than 20 characters or shorter than half of one, the old length stays.
     """
     if not asked or len(asked) != len(counted) or sum(counted) <= 0:
         return chars_per_token
     better = chars_per_token * sum(asked) / sum(counted)
-    return better if 1 <= better <= 20 else chars_per_token
+    return better if 0.5 <= better <= 20 else chars_per_token

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -58,28 +59,30 @@ class Children:
 
     def alive(self, pid: int) -> bool:
         """Whether a process that we started still runs."""
-        process = self._running.get(pid)
-        return process is not None and process.poll() is None
+        return pid in self._running and not _died(pid)
 
     async def end(self, pid: int, timeout_s: float) -> None:
         """TERM, wait at most `timeout_s`, then KILL of it and of all that is left of its session."""
         process = self._running.get(pid)
         if process is None:
             return
-        if process.poll() is None:
-            process.terminate()
-            await _gone(lambda: process.poll() is not None, timeout_s)
+        if not _died(pid):
+            host.send(pid, signal.SIGTERM)
+            await _gone(lambda: _died(pid), timeout_s)
         _kill_session(pid)
-        if not await _gone(lambda: process.poll() is not None and not host.session(pid), _KILL_S):
+        if not await _gone(lambda: _died(pid) and not host.session(pid), _KILL_S):
             raise ClusterError(f"{host.describe(pid)} does not end, not even by SIGKILL")
-        del self._running[pid]
+        if self._running.pop(pid, None) is not None:
+            process.wait()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for pid in list(self._running):
-            await self.end(pid, _KILL_S)
+        ended = await asyncio.gather(*(self.end(pid, _KILL_S) for pid in self._running), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
 
     def kill_all(self) -> None:
         """End everything at once, without waiting."""
@@ -88,23 +91,26 @@ class Children:
 
     async def sweep(self) -> list[str]:
         """End what an earlier run of this study left behind, and wait for its end; says what that was."""
-        ended, gone = [], []
-        for leader in self._recorded():
-            for pid in {leader.pid, *host.session(leader.pid)}:
-                found = host.identity(pid)
-                if found is not None and self._is_ours(found, leader):
-                    ended.append(host.describe(pid))
-                    gone.append(found)
-                    host.send(pid, signal.SIGKILL)
-        await _gone(lambda: not any(map(host.runs, gone)), _KILL_S)
+        left = [one for leader in self._recorded() for one in self._left_of(leader)]
+        ended = [host.describe(one.pid) for one in left]
+        for one in left:
+            host.send(one.pid, signal.SIGKILL)
+        await _gone(lambda: not any(map(host.runs, left)), _KILL_S)
         self._ledger.unlink(missing_ok=True)
         return ended
 
-    def _is_ours(self, found: host.Identity, leader: host.Identity) -> bool:
-        """The same process, or one of its session that carries our mark: never a pid that was given out again."""
-        if host.environment(found.pid).get(MARK) != str(self._folder):
-            return False
-        return found == leader if found.pid == leader.pid else found.started >= leader.started
+    def _left_of(self, leader: host.Identity) -> list[host.Identity]:
+        """The process, and what runs in its session; of a session whose leader is gone only what carries our mark."""
+        session = [one for pid in host.session(leader.pid) if (one := host.identity(pid))]
+        if leader in session:
+            return session if self._marked(leader.pid) else []
+        later = [one for one in session if one.pid != leader.pid and one.started >= leader.started]
+        return [one for one in later if self._marked(one.pid)]
+
+    def _marked(self, pid: int) -> bool:
+        """nginx writes its title over its environment; but the title has its arguments, and those our folder."""
+        marked = host.environment(pid).get(MARK) == str(self._folder)
+        return marked or f"{self._folder}/" in " ".join(host.argv(pid))
 
     def _note(self, pid: int) -> None:
         found = host.identity(pid)
@@ -116,8 +122,7 @@ class Children:
         if not self._ledger.exists():
             return []
         lines = self._ledger.read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines if line.endswith("}")]
-        return [host.Identity(entry["pid"], entry["started"]) for entry in entries]
+        return [entry for line in lines if (entry := _entry(line))]
 
 
 def program(name: str, package: str = "") -> str:
@@ -127,6 +132,23 @@ def program(name: str, package: str = "") -> str:
         hint = f"; install it: sudo apt-get install {package}" if package else ""
         raise BinaryMissing(f"no program {name!r}{hint}")
     return found
+
+
+def _entry(line: str) -> host.Identity | None:
+    """One line of the ledger; None for a torn one."""
+    try:
+        written = json.loads(line)
+        return host.Identity(written["pid"], written["started"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _died(pid: int) -> bool:
+    """Whether a child has ended. It is not reaped: only so its pid, and its session's, go to nobody else."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _kill_session(leader: int) -> None:

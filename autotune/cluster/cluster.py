@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import aiohttp
+
 from autotune.cluster import host, verify
-from autotune.errors import BalancerError, InstanceDied, NeverReady, PortTaken, StartFailed, TrialFailure
+from autotune.errors import AutotuneError, BalancerError, InstanceDied, NeverReady, PortTaken, StartFailed, TrialFailure
 from autotune.ollama.api import Ollama, wait_ready
 from autotune.ollama.log import last_words
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from autotune.plan import DerivedModel, InstancePlan, Plan
 
 T = TypeVar("T")
+_FORGET_S = 15.0
 
 
 class Cluster:
@@ -30,16 +34,17 @@ class Cluster:
         self._start_timeout_s = start_timeout_s
         self._load_timeout_s = load_timeout_s
         self._handles: dict[InstancePlan, Handle] = {}
-        self._derived: set[DerivedModel] = set()
+        self._derived: dict[DerivedModel, InstancePlan] = {}
+        """Names that we added to the user's store, and an instance on that store."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            await self._forget_derived()
-        finally:
             await self.clear()
+        finally:
+            await self._forget_orphans()
 
     async def become(self, plan: Plan) -> None:
         """Run exactly `plan`: what is equal and alive goes on, all else is ended, then the missing is started.
@@ -79,11 +84,11 @@ class Cluster:
 
     async def clear(self) -> None:
         """End everything that runs."""
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._stop, self._handles.values())
             if self._nginx is not None:
-                await self._nginx.stop()
-        finally:
-            await self._stop(list(self._handles.values()))
+                stack.push_async_callback(self._nginx.stop)
+            await self._forget_derived()
 
     def _stays(self, instance: InstancePlan, plan: Plan) -> bool:
         return instance in plan.instances and self._driver.alive(self._handles[instance])
@@ -107,6 +112,7 @@ class Cluster:
                         if not self._driver.alive(handle):
                             raise self._dead_at_start(handle)
                         await asyncio.wait([waiting], timeout=0.05)
+                    waiting.result()
             except TimeoutError as error:
                 message = f"{instance.name} did not answer on {instance.address} in {self._start_timeout_s:g} s"
                 raise self._with_log(NeverReady, message, handle) from error
@@ -129,23 +135,47 @@ class Cluster:
 
     async def _placement(self, handle: Handle) -> Placement:
         async with Ollama(handle.instance.url) as server:
-            return verify.placement(handle, self._driver.logs(handle), await server.loaded())
+            try:
+                loaded = await server.loaded()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                message = f"{handle.instance.name} does not answer: {error}"
+                raise self._with_log(InstanceDied, message, handle) from error
+        return verify.placement(handle, self._driver.logs(handle), loaded)
 
     async def _derive(self, plan: Plan, derived: DerivedModel) -> None:
-        if derived in self._derived:
-            return
-        async with Ollama(plan.instances[0].url) as server:
-            await server.create(derived.name, derived.parent, dict(derived.parameters))
-        self._derived.add(derived)
+        """Made anew each time: it costs milliseconds, and the name may have gone with a server that died."""
+        first = self._handles[plan.instances[0]]
+        self._derived[derived] = first.instance
+        async with Ollama(first.instance.url) as server:
+            try:
+                await server.create(derived.name, derived.parent, dict(derived.parameters))
+            except (aiohttp.ClientError, TimeoutError) as error:
+                message = f"{first.instance.name} did not create {derived.name}: {error}"
+                raise self._with_log(InstanceDied, message, first) from error
 
     async def _forget_derived(self) -> None:
         """Names that we added to the user's store go again, while a server of ours still runs."""
         alive = [handle for handle in self._handles.values() if self._driver.alive(handle)]
         if not alive or not self._derived:
             return
-        async with Ollama(alive[0].instance.url, timeout_s=10) as server:
-            for derived in self._derived:
-                await server.delete(derived.name)
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with Ollama(alive[0].instance.url, timeout_s=_FORGET_S) as server:
+                for derived in list(self._derived):
+                    await server.delete(derived.name)
+                    del self._derived[derived]
+
+    async def _forget_orphans(self) -> None:
+        """No server was left that could forget them: one is started for that."""
+        if not self._derived:
+            return
+        instance = next(iter(self._derived.values()))
+        try:
+            with suppress(AutotuneError, TimeoutError):
+                async with asyncio.timeout(_FORGET_S):
+                    await self.start(instance)
+                await self._forget_derived()
+        finally:
+            await self._stop(self._handles.values())
 
     def _with_log(self, kind: type[TrialFailure], message: str, handle: Handle) -> TrialFailure:
         return kind(message, details=last_words(self._driver.logs(handle)))

@@ -71,14 +71,21 @@ def site(plan: Plan) -> str:
 def configuration(plan: Plan, prefix: Path, user: str = "") -> str:
     """A whole nginx configuration that keeps to `prefix`; `user` ("name group") only where nginx is started by root."""
     temporary = "".join(
-        f"{kind}_temp_path {prefix}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{kind}_temp_path {_quoted(prefix / kind)};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     http = f"access_log off;\n{temporary}\n{upstream(plan.balancer)}\n{site(plan)}"
     return (
         f"{f'user {user};' if user else ''}\n"
-        f"daemon off;\nworker_processes auto;\npid {prefix}/nginx.pid;\nerror_log {prefix}/error.log warn;\n"
+        f"daemon off;\nworker_processes auto;\n"
+        f"pid {_quoted(prefix / 'nginx.pid')};\nerror_log {_quoted(prefix / 'error.log')} warn;\n"
         f"events {{\n    worker_connections 8192;\n}}\nhttp {{\n{_indent(http)}}}\n"
     )
+
+
+def _quoted(path: Path) -> str:
+    """A path as one word, whatever is in it."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _indent(text: str) -> str:
@@ -88,17 +95,18 @@ def _indent(text: str) -> str:
 class Nginx:
     """An nginx of our own: own prefix, pid, logs and configuration; started anew for each plan."""
 
-    def __init__(self, children: Children, prefix: Path) -> None:
+    def __init__(self, children: Children, prefix: Path, binary: str = "nginx") -> None:
         self._children = children
         self._prefix = prefix
+        self._binary = binary
         self._pid: int | None = None
         self._plan: Plan | None = None
 
     @staticmethod
-    def check() -> None:
-        """Raises `BalancerError` when there is no nginx, saying how to install it."""
+    def check(binary: str = "nginx") -> str:
+        """The path of nginx. Raises `BalancerError` when there is none, saying how to install it."""
         try:
-            program("nginx")
+            return program(binary)
         except BinaryMissing as error:
             raise BalancerError(
                 f'no nginx on this host; install it with "{INSTALL}", or set cluster.balancer = "direct"'
@@ -112,7 +120,7 @@ class Nginx:
         self._write(plan)
         if not host.port_free(plan.balancer.port):
             raise PortTaken(f"port {plan.balancer.port} (nginx) is taken by {host.port_holder(plan.balancer.port)}")
-        command = ["nginx", "-p", str(self._prefix), "-c", str(self._prefix / "nginx.conf")]
+        command = [self.check(self._binary), "-p", str(self._prefix), "-c", str(self._prefix / "nginx.conf")]
         command += ["-e", str(self._prefix / "error.log")]
         env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin")}
         self._pid = self._children.start(command, env, self._prefix / "output.log").pid
@@ -125,9 +133,10 @@ class Nginx:
 
     async def stop(self) -> None:
         """End nginx; one that does not run is fine."""
-        pid, self._pid, self._plan = self._pid, None, None
-        if pid is not None:
-            await self._children.end(pid, _STOP_S)
+        self._plan = None
+        if self._pid is not None:
+            await self._children.end(self._pid, _STOP_S)
+            self._pid = None
 
     async def _prove(self, plan: Plan) -> None:
         """What answers on the port must be this very plan."""
@@ -151,7 +160,7 @@ class Nginx:
         (self._prefix / "error.log").write_text("", encoding="utf-8")
         path = self._prefix / "nginx.conf"
         path.write_text(configuration(plan, self._prefix, _user()), encoding="utf-8")
-        command = [program("nginx"), "-t", "-q", "-p", str(self._prefix), "-c", str(path), "-e", "stderr"]
+        command = [self.check(self._binary), "-t", "-q", "-p", str(self._prefix), "-c", str(path), "-e", "stderr"]
         tested = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, check=False)
         if tested.returncode != 0:
             raise BalancerError("nginx refuses its configuration", details=tested.stderr.strip())

@@ -64,7 +64,10 @@ class Ollama:
         """The server's version. Raises `aiohttp.ClientError` or `TimeoutError` while it is not ready."""
         async with self._session.get(f"{self.url}/api/version") as response:
             response.raise_for_status()
-            return str((await response.json())["version"])
+            body = _last_object(await response.text())
+        if "version" not in body:
+            raise aiohttp.ClientPayloadError(f"{self.url} is no Ollama server: {str(body)[:200]}")
+        return str(body["version"])
 
     async def models(self) -> list[Mapping[str, Any]]:
         """The models in the server's store."""
@@ -170,8 +173,10 @@ def _model_facts(
     architecture = str(info.get("general.architecture", ""))
 
     def number(key: str, default: int = 0) -> int:
-        value = info.get(f"{architecture}.{key}")
-        return int(min(value)) if isinstance(value, list) else int(value) if value is not None else default
+        value = info.get(f"{architecture}.{key}", default)
+        if isinstance(value, list):
+            return int(min(value, default=0))
+        return int(value or 0)  # null: one for each layer, which Ollama leaves out; they may be 0 (a state, no cache)
 
     heads = number("attention.head_count")
     head_size = number("embedding_length") // heads if heads else 0

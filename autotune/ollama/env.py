@@ -55,6 +55,8 @@ def server_env(settings: Settings, version: str) -> dict[str, str]:
     }
     if settings.flash_attention != "auto":
         env["OLLAMA_FLASH_ATTENTION"] = "1" if settings.flash_attention == "on" else "0"
+    elif settings.kv_cache_type != "f16" and not has_llama_server(version):
+        env["OLLAMA_FLASH_ATTENTION"] = "1"  # without it the type is ignored, and only the log says so
     if settings.kv_cache_type != "f16":
         env["OLLAMA_KV_CACHE_TYPE"] = settings.kv_cache_type
     if settings.spread:

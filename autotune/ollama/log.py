@@ -6,12 +6,12 @@ The lines are those of 0.11 to 0.33; `tests/recordings` has real ones.
 from __future__ import annotations
 
 import re
-import shlex
 from collections import deque
 from dataclasses import dataclass
 
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _ARGV = re.compile(r'msg="starting llama-server" cmd="((?:[^"\\]|\\.)*)"')
+_START = re.compile(r'msg="starting (?:llama-server|runner)" cmd="[^\n]* --model ')
 _REQUEST = re.compile(r'msg=load request="?\{Operation:(?:fit|alloc|commit) .*?\bParallel:(\d+)')
 _SINGLE = re.compile(r'msg="model architecture does not currently support parallel requests"')
 _COMPUTE = re.compile(r'msg="inference compute" id=(\S+)(?: filter_id=(\S*))? library=(\S+)')
@@ -33,13 +33,14 @@ class LoadReport:
 
 def read_load(log: str) -> LoadReport:
     """The last load in `log`."""
-    offloaded = _last(_OFFLOADED, log)
+    start = _last(_START, log)
+    offloaded = _last(_OFFLOADED, log[start.start() :] if start else log)
     return LoadReport(
         layers_on_device=int(offloaded[1]) if offloaded else None,
         layers=int(offloaded[2]) if offloaded else None,
         num_parallel=_parallel(log),
         parallel_unsupported=_SINGLE.search(log) is not None,
-        compute=tuple(match[2] or match[1] for match in _COMPUTE.finditer(log)),
+        compute=tuple(_word(match[2]) or match[1] for match in _COMPUTE.finditer(log)),
     )
 
 
@@ -59,9 +60,13 @@ def last_words(log: str, lines: int = 8) -> str:
 def _parallel(log: str) -> int | None:
     argv = _last(_ARGV, log)
     if argv:
-        return argv_parallel(shlex.split(argv[1]))
+        return argv_parallel(argv[1].split())
     request = _last(_REQUEST, log)
     return int(request[1]) if request else None
+
+
+def _word(value: str | None) -> str:
+    return (value or "").strip('"')
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

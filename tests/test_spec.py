@@ -1,0 +1,351 @@
+"""Study files, good and bad: what is wrong is said in one line that names the file, the key and what is allowed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.errors import SpecError
+from autotune.spec import StudySpec, load
+from tests.conftest import study
+
+SHIPPED = sorted((Path(__file__).parents[1] / "studies").glob("*.toml"))
+
+GOOD = """\
+[study]
+name = "night"
+seed = 1
+
+[cluster]
+driver = "process"
+binary = "ollama"
+model = "gemma3n"
+first_port = 9000
+balancer = "nginx"
+balancer_port = 9999
+devices = [{ id = "0" }, { cores = "0-1" }]
+vram_free_gib = 1
+env = { OLLAMA_DEBUG = "1" }
+home = "home"
+start_timeout_s = 60
+time_scale = 1
+
+[search]
+num_parallel = [4, 8]
+layouts = ["0 | 1"]
+instances_per_device = [1, 2]
+policy = ["round_robin"]
+flash_attention = ["on"]
+kv_cache_type = ["f16"]
+threads = [1]
+num_batch = [512]
+env = { LLAMA_ARG_CACHE_RAM = ["0", "8192"] }
+
+[baseline]
+layout = "0"
+num_parallel = 4
+
+[workload]
+endpoint = "chat"
+num_ctx = 2048
+num_predict = { kind = "normal", mean = 236, spread = 0.15 }
+input_tokens = 60
+raw = false
+think = true
+levels = [5, { users = 10 }, { rate = 2.5 }]
+warmup_s = 30
+window_s = 60
+window_max_s = 120
+
+[objective]
+at = 10
+min_success_rate = 0.9
+
+[[objective.limits]]
+metric = "ttft_s"
+statistic = "mean"
+max = 2.0
+at = "5 users"
+
+[budget]
+trials = 7
+until = "07:00"
+"""
+LINES = [number for number, line in enumerate(GOOD.splitlines()) if " = " in line]
+
+
+def read(text: str, folder: Path) -> StudySpec:
+    path = folder / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path)
+
+
+def changed(old: str, new: str) -> str:
+    assert GOOD.count(old) == 1, old
+    return GOOD.replace(old, new)
+
+
+def complaint(text: str, folder: Path) -> str:
+    with pytest.raises(SpecError) as caught:
+        read(text, folder)
+    where = f"{folder / 'study.toml'}: "
+    assert caught.value.message.startswith(where)
+    assert "\n" not in caught.value.message
+    return caught.value.message.removeprefix(where)
+
+
+# good files
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_studies_load(path: Path) -> None:
+    spec = load(path)
+    assert spec.study.name == path.stem
+    assert all(spec.level(limit.at) for limit in spec.objective.limits)
+
+
+def test_there_are_three_shipped_studies() -> None:
+    assert [path.stem for path in SHIPPED] == ["four-gpus", "local-cpu", "quickstart"]
+
+
+def test_short_forms_mean_the_long_ones(tmp_path: Path) -> None:
+    spec = read(GOOD, tmp_path)
+    assert [level.label for level in spec.workload.levels] == ["5 users", "10 users", "2.5 requests/s"]
+    assert spec.workload.input_tokens is not None
+    assert (spec.workload.input_tokens.kind, spec.workload.input_tokens.mean) == ("fixed", 60)
+    short = read(changed('[{ id = "0" }, { cores = "0-1" }]', '["0", { cores = "0-1" }]'), tmp_path)
+    assert short.cluster.devices == spec.cluster.devices
+
+
+@pytest.mark.parametrize(("at", "label"), [(5, "5 users"), (2.5, "2.5 requests/s"), ("10 users", "10 users")])
+def test_a_level_is_known_by_its_users_its_rate_or_its_label(tmp_path: Path, at: float | str, label: str) -> None:
+    assert read(GOOD, tmp_path).level(at).label == label
+
+
+def test_a_limit_without_a_level_has_the_objectives_and_that_the_last(tmp_path: Path) -> None:
+    assert read(GOOD, tmp_path).level(None).label == "10 users"
+    assert read(changed("at = 10\n", ""), tmp_path).level(None).label == "2.5 requests/s"
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = changed('binary = "ollama"', 'binary = "bin/ollama"\nprofile = "own.toml"\nmodels_dir = "../models"')
+    written = read(text.replace("input_tokens = 60", 'prompts = "prompts.jsonl"'), tmp_path)
+    assert written.cluster.binary == str(tmp_path / "bin" / "ollama")
+    assert written.cluster.profile == str(tmp_path / "own.toml")
+    assert written.cluster.models_dir == tmp_path.parent / "models"
+    assert written.cluster.home == tmp_path / "home"
+    assert written.workload.prompts == tmp_path / "prompts.jsonl"
+    assert read(GOOD, tmp_path).cluster.binary == "ollama"
+
+
+@pytest.mark.parametrize(("driver", "scale", "played"), [("process", 1, False), ("process", 2, True)])
+def test_a_clock_that_is_not_the_walls_makes_a_study_simulated(driver: str, scale: float, played: bool) -> None:
+    assert study(cluster={"driver": driver, "time_scale": scale}).cluster.simulated is played
+    assert study().cluster.simulated
+
+
+# what a study measures
+
+
+def test_what_is_measured_is_flat() -> None:
+    measured = study(baseline={"env": {"OLLAMA_DEBUG": "1"}}).measured()
+    assert measured["baseline.env.OLLAMA_DEBUG"] == "1"
+    assert measured["workload.num_predict.mean"] == 8
+    assert not any(isinstance(value, dict) and value for value in measured.values())
+    assert json.loads(json.dumps(measured)) == measured
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"budget": {"trials": 99, "until": "07:00", "proof_share": 0.5}},
+        {"study": {"name": "other"}},
+        {"cluster": {"start_timeout_s": 1, "load_timeout_s": 1, "stop_timeout_s": 1}},
+    ],
+)
+def test_budget_name_and_patience_do_not_change_what_is_measured(change: dict[str, Any]) -> None:
+    assert study(**change).measured() == study().measured()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"study": {"seed": 1}},
+        {"workload": {"num_ctx": 2048}},
+        {"workload": {"levels": [3]}},
+        {"search": {"num_parallel": [1]}},
+        {"objective": {"min_success_rate": 0.5}},
+    ],
+)
+def test_all_else_does(change: dict[str, Any]) -> None:
+    assert study(**change).measured() != study().measured()
+
+
+# bad files
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        # unknown keys, in every table
+        ("seed = 1", "sede = 1", 'study.sede: unknown key; did you mean "seed"? Allowed here: name, seed'),
+        ("first_port", "frist_port", 'cluster.frist_port: unknown key; did you mean "first_port"?'),
+        ("policy =", "polices =", 'search.polices: unknown key; did you mean "policy"?'),
+        ('layout = "0"', 'layuot = "0"', 'baseline.layuot: unknown key; did you mean "layout"?'),
+        ("endpoint", "endpont", 'workload.endpont: unknown key; did you mean "endpoint"?'),
+        ("min_success_rate", "min_sucess", 'objective.min_sucess: unknown key; did you mean "min_success_rate"?'),
+        ("trials = 7", "trails = 7", 'budget.trails: unknown key; did you mean "trials"?'),
+        ("[budget]", "[budgets]", 'budgets: unknown key; did you mean "budget"? Allowed here: baseline, budget,'),
+        ("{ users = 10 }", "{ user = 10 }", 'workload.levels[1].user: unknown key; did you mean "users"?'),
+        ('{ id = "0" }', '{ idd = "0" }', 'cluster.devices[0].idd: unknown key; did you mean "id"?'),
+        ("mean = 236", "maen = 236", 'workload.num_predict.maen: unknown key; did you mean "mean"?'),
+        ('metric = "ttft_s"', 'metrik = "ttft_s"', 'objective.limits[0].metrik: unknown key; did you mean "metric"?'),
+        ("time_scale = 1", "text = 1", "cluster.text: unknown key. Allowed here: balancer,"),
+        ("time_scale = 1", '"a\\nb" = 1', "cluster.'a\\nb': unknown key"),
+        # missing ones
+        ("num_ctx = 2048\n", "", "workload.num_ctx: missing; it has no default"),
+        ('num_predict = { kind = "normal", mean = 236, spread = 0.15 }\n', "", "workload.num_predict: missing"),
+        ("input_tokens = 60\n", "", "workload: input_tokens (there is no default) or a file of prompts"),
+        ('model = "gemma3n"\n', "", "cluster.model: missing"),
+        ('trials = 7\nuntil = "07:00"\n', "", "budget: one of trials, hours, until must be set"),
+        # wrong types: TOML has types, and nothing is bent to fit
+        ("num_ctx = 2048", 'num_ctx = "2048"', "workload.num_ctx: '2048': should be a valid integer"),
+        ("seed = 1", "seed = true", "study.seed: True: should be a valid integer"),
+        ("seed = 1", "seed = 1.0", "study.seed: 1.0: should be a valid integer"),
+        ("warmup_s = 30", 'warmup_s = "30"', "workload.warmup_s: '30': should be a valid number"),
+        ("warmup_s = 30", "warmup_s = 1979-05-27", "should be a valid number"),
+        ("raw = false", 'raw = "no"', "workload.raw: 'no': should be a valid boolean"),
+        ("num_parallel = [4, 8]", "num_parallel = 4", "search.num_parallel: 4: should be a valid list"),
+        ("num_parallel = [4, 8]", 'num_parallel = [4, "8"]', "search.num_parallel[1]: '8': should be a valid integer"),
+        ("input_tokens = 60", 'input_tokens = "60"', "'60': should be a whole number of tokens, or a table"),
+        ("levels = [5,", 'levels = ["5",', "workload.levels[0]: '5': should be a whole number of users, or a table"),
+        ("levels = [5,", "levels = [true,", "workload.levels[0]: True: should be a whole number of users, or a table"),
+        ('{ id = "0" }', "0", "cluster.devices[0]: 0: should be a device's id, or a table"),
+        ("at = 10", "at = true", "objective.at: True: should be users, a rate, or a level's label"),
+        ("at = 10", "at = [10]", "objective.at: [10]: should be users, a rate, or a level's label"),
+        ('[study]\nname = "night"\nseed = 1\n', "study = 3\n", "study: 3: should be a valid table"),
+        # values out of range
+        ("first_port = 9000", "first_port = 65536", "cluster.first_port: 65536: should be less than or equal to 65535"),
+        ("window_s = 60", "window_s = 0", "workload.window_s: 0: should be greater than 0"),
+        ("window_max_s = 120", "window_max_s = inf", "workload.window_max_s: inf: should be a finite number"),
+        ("warmup_s = 30", "warmup_s = nan", "workload.warmup_s: nan: should be a finite number"),
+        ("min_success_rate = 0.9", "min_success_rate = 1.1", "should be less than or equal to 1"),
+        ('["round_robin"]', '["ip_hash"]', "search.policy[0]: 'ip_hash': should be 'round_robin', 'least_conn' or"),
+        ('["round_robin"]', "[]", "search.policy: []: an empty list; at least one value is needed"),
+        ("levels = [5, { users = 10 }, { rate = 2.5 }]", "levels = []", "workload.levels: []: an empty list"),
+        ('until = "07:00"', 'until = "7:00"', "budget.until: '7:00': allowed is a time of day, as in \"07:00\""),
+        ('name = "night"', 'name = "a night"', "study.name: 'a night': allowed is a letter or digit, then letters,"),
+        ('name = "night"', 'name = "night\\n"', "study.name: 'night\\n': allowed is"),
+        ('["0 | 1"]', '"all"', "search.layouts: 'all': allowed is \"auto\" or a list of layouts"),
+        ('[{ id = "0" }, { cores = "0-1" }]', '"cores:0"', "cluster.devices: 'cores:0': allowed are \"auto\""),
+        # contradictions
+        ("window_s = 60", "window_s = 600", "workload: window_s 600 is more than window_max_s 120"),
+        ("warmup_s = 30", "warmup_s = 200", "workload: warmup_s 200 is more than warmup_max_s 180"),
+        ("input_tokens = 60", 'input_tokens = 60\nprompts = "x.jsonl"', "input_tokens (there is no default) or a file"),
+        ("{ users = 10 }", "{ users = 10, rate = 1 }", "workload.levels[1]: a level has either users or a rate"),
+        ('{ id = "0" }', '{ id = "0", cores = "0" }', "cluster.devices[0]: a device has either an id or cores"),
+        ("balancer_port = 9999", "balancer_port = 9000", "cluster: balancer_port 9000 is first_port"),
+        ("at = 10", "at = 11", "objective.at: 11: no such level; there are '5 users', '10 users', '2.5 requests/s'"),
+        ('at = "5 users"', "at = 6", "objective.limits[0].at: 6: no such level; there are '5 users',"),
+        # the same twice
+        ("num_parallel = [4, 8]", "num_parallel = [4, 4]", "search.num_parallel: [4, 4]: the same value twice"),
+        ('["0 | 1"]', '["0", "0"]', "search.layouts: ['0', '0']: the same value twice"),
+        ('["0", "8192"]', '["0", "0"]', "search.env.LLAMA_ARG_CACHE_RAM: ['0', '0']: the same value twice"),
+        ("{ users = 10 }", "{ users = 5 }", "workload: levels: the same load twice"),
+        # variables
+        ("OLLAMA_DEBUG", "OLLAMA_HOST", "cluster.env.OLLAMA_HOST: OLLAMA_HOST is set by cluster.first_port"),
+        ("OLLAMA_DEBUG", "OLLAMA_VULKAN", "cluster.env.OLLAMA_VULKAN: OLLAMA_VULKAN is set by cluster.devices"),
+        ("LLAMA_ARG_CACHE_RAM", "LLAMA_ARG_THREADS", "search.env.LLAMA_ARG_THREADS: LLAMA_ARG_THREADS is set by"),
+        ("OLLAMA_DEBUG", "PATH", "cluster.env.PATH: only variables that begin with OLLAMA_ or LLAMA_ARG_ reach"),
+        ("OLLAMA_DEBUG", '"OLLAMA_A=B"', "cluster.env.'OLLAMA_A=B': only variables that begin with"),
+        ('OLLAMA_DEBUG = "1"', "OLLAMA_DEBUG = 1", "cluster.env.OLLAMA_DEBUG: 1: should be a valid string"),
+        (
+            'OLLAMA_DEBUG = "1"',
+            'OLLAMA_DEBUG = "\\u0000"',
+            "cluster.env.OLLAMA_DEBUG: '\\x00': allowed is text",
+        ),
+        # paths that cannot be
+        ('home = "home"', 'home = "~nobody.here/x"', "cluster.home: '~nobody.here/x': no usable path:"),
+        ('home = "home"', 'home = "\\u0000"', "cluster.home: '\\x00': no usable path:"),
+    ],
+)
+def test_a_bad_value_is_one_line(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert words in complaint(changed(old, new), tmp_path)
+
+
+def test_two_mistakes_are_two_lines(tmp_path: Path) -> None:
+    text = changed("seed = 1", 'seed = "x"').replace("num_ctx = 2048", "num_ctx = 1")
+    with pytest.raises(SpecError) as caught:
+        read(text, tmp_path)
+    first, second = caught.value.message.splitlines()
+    assert "study.seed: 'x'" in first
+    assert "workload.num_ctx: 1: should be greater than or equal to 4" in second
+
+
+def test_broken_toml_names_the_line(tmp_path: Path) -> None:
+    assert "not TOML" in complaint("[study]\nname = \n", tmp_path)
+    assert "(at line 2, column 8)" in complaint("[study]\nname = \n", tmp_path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"nosuch\.toml: No such file"):
+        load(tmp_path / "nosuch.toml")
+    with pytest.raises(SpecError, match="Is a directory"):
+        load(tmp_path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_bytes(b"[study]\nname = \xff\n")
+    with pytest.raises(SpecError, match=r"not UTF-8 text \(byte 15\)"):
+        load(tmp_path / "study.toml")
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"), max_size=8)
+scalars = st.one_of(
+    st.integers(-(2**63), 2**63 - 1).map(str),
+    st.sampled_from(["0", "1", "1e308", "-0.0", "inf", "nan", "true", "false", "1979-05-27", "07:32:00", '"~x/y"']),
+    st.floats(allow_nan=False, allow_infinity=False).map(str),
+    texts.map(json.dumps),
+)
+values = st.one_of(
+    scalars,
+    st.lists(scalars, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+    st.dictionaries(texts, scalars, max_size=2).map(
+        lambda pairs: "{" + ", ".join(f"{json.dumps(key)} = {value}" for key, value in pairs.items()) + "}"
+    ),
+    st.sampled_from(["[[1], {}]", '[{ users = "x" }, { rate = -1 }]', "[{ cores = 3 }]", "{ mean = [] }"]),
+)
+
+
+@given(st.sampled_from(LINES), values)
+def test_whatever_stands_behind_a_key_the_file_loads_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, number: int, value: str
+) -> None:
+    lines = GOOD.splitlines()
+    lines[number] = f"{lines[number].split(' = ')[0]} = {value}"
+    _loads_or_is_refused("\n".join(lines), tmp_path_factory)
+
+
+@given(st.sampled_from(LINES), st.one_of(texts.map(json.dumps), st.none()))
+def test_whatever_a_key_is_called_the_file_loads_or_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, number: int, key: str | None
+) -> None:
+    lines = GOOD.splitlines()
+    lines[number] = "" if key is None else f"{key} = {lines[number].split(' = ', 1)[1]}"
+    _loads_or_is_refused("\n".join(lines), tmp_path_factory)
+
+
+def _loads_or_is_refused(text: str, factory: pytest.TempPathFactory) -> None:
+    path = factory.getbasetemp() / "mutated.toml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        spec = load(path)
+    except SpecError as error:
+        assert all(line.startswith(f"{path}: ") for line in error.message.split("\n"))  # noqa: PT017
+    else:
+        assert spec.measured()
