@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,14 +126,16 @@ def port_free(port: int) -> bool:
 def port_holder(port: int) -> str:
     """Who listens on a TCP port, as far as may be seen from here."""
     sockets = _listening(port)
-    for pid in processes():
-        try:
-            links = [str(entry.readlink()) for entry in (PROC / str(pid) / "fd").iterdir()]
-        except OSError:
-            continue
-        if sockets.intersection(links):
-            return describe(pid)
-    return "a process that is not visible to this user"
+    holder = next((pid for pid in processes() if sockets.intersection(_open_files(pid))), None)
+    return "a process that is not visible to this user" if holder is None else describe(holder)
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """What a process has open; one that is closed while we look does not hide the others."""
+    with suppress(OSError):
+        for entry in (PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError):
+                yield str(entry.readlink())
 
 
 def _listening(port: int) -> set[str]:

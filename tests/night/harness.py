@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from autotune.cluster import host
 from autotune.cluster.children import MARK
 from autotune.store import Store
+from tests.conftest import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -192,14 +193,6 @@ def until(check: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-def free_ports(count: int) -> int:
-    """The first of so many neighbouring ports that nobody listens on."""
-    for first in range(20000 + os.getpid() % 300 * 30, 29900, count):
-        if all(host.port_free(port) for port in range(first, first + count)):
-            return first
-    raise AssertionError("no free ports")
 
 
 def listen(port: int) -> socket.socket:

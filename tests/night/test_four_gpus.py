@@ -14,7 +14,8 @@ import pytest
 from autotune.cluster import host
 from autotune.cluster.children import MARK
 from autotune.store import Store
-from tests.night.harness import free_ports, stand_in, until
+from tests.conftest import free_ports
+from tests.night.harness import stand_in, until
 from tests.nvml.stub import build_stub
 
 pytestmark = pytest.mark.nginx
