@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from autotune import __version__
+from autotune.benchmark.calibration import calibrated
 from autotune.benchmark.client import HttpClient
 from autotune.benchmark.flight import Flight
 from autotune.benchmark.load import Phases, run
@@ -48,6 +49,7 @@ async def load(
     phases = Phases(chosen.warmup, max(chosen.warmup, 180), chosen.window, chosen.window, 120)
     found: dict[str, Metrics] = {}
     async with _client(chosen, headers) as client:
+        asked = await calibrated(client, asked)
         await _knock(client, asked, chosen)
         for level in levels:
             loaded = await run(client, asked, level, phases, secrets.token_hex(8), partial(show, level.label))

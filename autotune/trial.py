@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from autotune import telemetry
-from autotune.benchmark.flight import Flight
+from autotune.benchmark.calibration import calibrated
 from autotune.benchmark.load import Phases, run
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
-from autotune.benchmark.workload import SeededWorkload, calibrate
+from autotune.benchmark.workload import SeededWorkload
 from autotune.cluster import verify
 from autotune.cluster.verify import Placement  # noqa: TC001 - the store reads the fields of TrialResult
 from autotune.errors import TrialFailure
@@ -35,9 +35,16 @@ if TYPE_CHECKING:
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
 
-_CALIBRATING = 4
 MOST_STOPPED_EARLY = 0.2
 """Share of answers that may end by themselves before a caution: their lengths are then no longer the study's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The GPUs around one load; empty where there are none."""
+
+    before: tuple[DeviceSample, ...]
+    after: tuple[DeviceSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,8 @@ class TrialResult:
     levels: dict[str, Metrics]
     """By level label, in the order of the study file."""
     placements: tuple[Placement, ...] = ()
-    samples_before: tuple[DeviceSample, ...] = ()
-    samples_after: tuple[DeviceSample, ...] = ()
+    samples: dict[str, Samples] = field(default_factory=dict)
+    """How the GPUs were before and after each load, by level label."""
     cautions: tuple[str, ...] = ()
     reason: str = ""
     """Why the configuration could not be measured: a `TrialFailure.reason`; empty when it was."""
@@ -128,29 +135,30 @@ class Bench:
             await self.cluster.load(plan)
         with self.events.span("verify", number=number):
             placements = await self._verify(plan)
-        before = telemetry.snapshot(self.inventory)
         levels: dict[str, Metrics] = {}
+        samples: dict[str, Samples] = {}
         cautions: list[str] = []
         async with self.client(plan) as client:
             await self._calibrate(client)
             for level in self.spec.workload.levels:
+                before = telemetry.snapshot(self.inventory)
                 loaded = await self._load(client, plan, level, number)
                 self.cluster.check()
+                samples[level.label] = Samples(before, telemetry.snapshot(self.inventory))
                 records.append(loaded.records)
                 levels[level.label] = metrics = self._figures(loaded)
-                cautions += [f"{level.label}: {text}" for text in (*loaded.cautions, *doubts(self.spec, metrics))]
+                doubts = _doubts(self.spec, loaded, metrics, samples[level.label])
+                cautions += [f"{level.label}: {doubt}" for doubt in doubts]
                 self.events.show({"what": "level", "label": level.label, "metrics": metrics})
         self.events.note("loaded", number=number)
-        after = telemetry.snapshot(self.inventory)
         score = judge(self.spec, levels)
         return replace(
             blank,
             score=score,
             levels=levels,
             placements=placements,
-            samples_before=before,
-            samples_after=after,
-            cautions=(*cautions, *score.cautions, *_heat(after)),
+            samples=samples,
+            cautions=(*cautions, *score.cautions),
         )
 
     async def _verify(self, plan: Plan) -> tuple[Placement, ...]:
@@ -172,17 +180,12 @@ class Bench:
         return found
 
     async def _calibrate(self, client: Client) -> None:
-        """Once a study: let the server count the tokens of a few prompts, so that `input_tokens` means its tokens."""
-        if self.remember is None or not isinstance(self.workload, SeededWorkload):
+        """Once a study: all its trials get the same prompts."""
+        if self.remember is None:
             return
-        nonce = secrets.token_hex(8)
-        prompts = [replace(self.workload.prompt(index, nonce), num_predict=1) for index in range(_CALIBRATING)]
-        asked = [round(len(prompt.text) / self.workload.chars_per_token) for prompt in prompts]
-        sent = [await client.send(Flight(prompt, asyncio.get_running_loop().time())) for prompt in prompts]
-        counted = [record.prompt_eval_count for record in sent if record.prompt_eval_count]
-        better = calibrate(self.workload.chars_per_token, asked, counted)
-        self.workload = replace(self.workload, chars_per_token=better)
-        self.remember(better)
+        self.workload = await calibrated(client, self.workload)
+        if isinstance(self.workload, SeededWorkload):
+            self.remember(self.workload.chars_per_token)
         self.remember = None
 
     async def _load(self, client: Client, plan: Plan, level: Level, number: int) -> LoadResult:
@@ -237,9 +240,9 @@ def phases(spec: StudySpec, level: Level) -> Phases:
     )
 
 
-def doubts(spec: StudySpec, metrics: Metrics) -> list[str]:
-    """Cautions that the figures of one level call for, each with advice."""
-    found = []
+def _doubts(spec: StudySpec, loaded: LoadResult, metrics: Metrics, samples: Samples) -> list[str]:
+    """Cautions that one load calls for, each with advice."""
+    found = [*loaded.cautions, *_heat(samples.after)]
     if metrics.cold:
         found.append(f"{metrics.cold} requests met a model that was not loaded; they are left out")
     if metrics.connected:

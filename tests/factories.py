@@ -28,8 +28,8 @@ def params(num_parallel: int = 4, layout: str = "0", **more: Any) -> dict[str, A
 
 def space(num_parallel: Sequence[int] = (2, 4, 8), layouts: Sequence[str] = ("0", "0 | 1"), **more: Any) -> Space:
     """A space on two cards; without anything else it has nine configurations."""
-    policies = ("round_robin", "least_conn")
-    return build(gpus(), None, num_ctx=1024, **{"policies": policies, **more}, num_parallel=num_parallel, layouts=layouts)
+    asked = {"num_parallel": num_parallel, "layouts": layouts, "policies": ("round_robin", "least_conn"), **more}
+    return build(gpus(), None, num_ctx=1024, **asked)
 
 
 def summary(value: float | None, n: int = 400) -> Summary:

@@ -46,6 +46,16 @@ def fill(path: Path) -> None:
                 continue
 
 
+def left(folder: Path) -> dict[str, Any]:
+    """What can be read."""
+    return {
+        "file": (folder / "file").read_text(),
+        "results": len(Store(folder).results()),
+        "events": [event["what"] for event in read(folder / "events.jsonl")],
+        "temporary": [path.name for path in folder.rglob(".*-*")],
+    }
+
+
 async def main(folder: Path) -> dict[str, Any]:
     """The whole story."""
     found: dict[str, Any] = {"begun": said(lambda: Store(folder / "refused").open(SPEC, ""))}
@@ -57,18 +67,14 @@ async def main(folder: Path) -> dict[str, Any]:
     events.note("first")
     sampler = Sampler(store.optuna, "full", 1, space(), BASELINE)
     sampler.open(store.results())
+    trial = sampler.begin(params())
 
     fill(folder / "ballast")
     found["write"] = said(lambda: write(folder / "file", "new" * 10_000))
     found["save"] = said(lambda: store.save(result(1, params()), [[]]))
     found["event"] = said(lambda: events.note("lost", padding="x" * 8000))
-    found["optuna"] = said(lambda: [sampler.begin(params()) for _ in range(50)])
-    found["kept"] = {
-        "file": (folder / "file").read_text(),
-        "results": len(store.results()),
-        "events": [event["what"] for event in read(folder / "events.jsonl")],
-        "temporary": [path.name for path in folder.rglob(".*-*")],
-    }
+    found["optuna"] = said(lambda: sampler.tell(trial, result(1, params())))
+    found["kept"] = left(folder)
 
     (folder / "ballast").unlink()
     write(folder / "file", "new")
@@ -76,12 +82,7 @@ async def main(folder: Path) -> dict[str, Any]:
     events.note("last")
     again = Sampler(store.optuna, "full", 1, space(), BASELINE)
     again.open(store.results())
-    found["after"] = {
-        "file": (folder / "file").read_text(),
-        "results": len(store.results()),
-        "events": [event["what"] for event in read(folder / "events.jsonl")],
-        "optuna": again.begin(params(8)).number,
-    }
+    found["after"] = {**left(folder), "optuna": again.begin(params(8)).number}
     return found
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from autotune.errors import AutotuneError, ClusterError, DeviceLost, SpecError
-from autotune.inventory import Device, DeviceEntry, Inventory, cpu, discover, holders, visible_devices
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.errors import AutotuneError, ClusterError, DeviceLost, SpecError
+from autotune.inventory import Device, DeviceEntry, Inventory, cpu, discover, holders, visible_devices
 from tests.nvml import stub as nvml
 
 if TYPE_CHECKING:

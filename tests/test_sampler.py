@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from autotune.space import Space
     from autotune.trial import TrialResult
 
+    Law = Callable[[int, Mapping[str, Any]], TrialResult]
+
 SPACE = space()
 LARGE = space(
     (1, 2, 3, 4, 6, 8, 12, 16),
@@ -55,7 +57,7 @@ def by_slots(number: int, chosen: Mapping[str, Any]) -> TrialResult:
 def told(
     asking: Sampler,
     count: int,
-    law: Callable[[int, Mapping[str, Any]], TrialResult] = by_slots,
+    law: Law = by_slots,
     before: Sequence[TrialResult] = (),
 ) -> list[TrialResult]:
     """So many trials more, the baseline first."""
@@ -189,12 +191,13 @@ def test_a_narrowed_space_is_all_that_is_proposed_from_then_on(path: Path) -> No
     assert reopened.propose() is None
 
 
-def share_of_the_bad_half(path: Path, seed: int, law: Callable[[int, Mapping[str, Any]], TrialResult]) -> float:
+def share_of_the_bad_half(path: Path, seed: int, law: Law) -> float:
     """Of twelve proposals after 25 random trials: those with the flash attention that is no good."""
     tried = random.Random(seed).sample(list(LARGE.configurations()), 24)
     history = [law(number, chosen) for number, chosen in enumerate([BASELINE, *tried])]
     results = told(opened(path, history, where=LARGE, seed=seed), 12, law, history)
-    return sum(one.params["flash_attention"] == "on" for one in results[25:]) / 12
+    bad = [one for one in results[25:] if one.params["flash_attention"] == "on"]
+    return len(bad) / 12
 
 
 def half_fails(number: int, chosen: Mapping[str, Any]) -> TrialResult:

@@ -9,6 +9,9 @@ from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from autotune.errors import SpecError
 from autotune.inventory import Device, Inventory
 from autotune.space import (
@@ -25,8 +28,6 @@ from autotune.space import (
     parse_layout,
     shortage,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import resource
@@ -29,6 +28,7 @@ from autotune.records import Outcome, RequestRecord
 from autotune.score import Score
 from autotune.store import FORMAT, Store, write
 from autotune.telemetry import DeviceSample
+from autotune.trial import Samples
 from tests import full_disk
 from tests.conftest import gpus, study
 from tests.factories import BASELINE, SPEC, metrics, params, result
@@ -39,9 +39,19 @@ if TYPE_CHECKING:
 
     from autotune.trial import TrialResult
 
-PLACEMENT = Placement("ollama-0", True, ("CUDA0",), 33, 33, 5 << 30, 5 << 30, 4, False, 8192)
-SAMPLE = DeviceSample(0, 71, 1350, 9 << 30, 214.25, 0.98, ("sw_power_cap",), False)
-NOBODY = 65534
+PLACEMENT = Placement(
+    instance="ollama-0",
+    on_gpu=True,
+    compute=("CUDA0",),
+    layers_on_device=33,
+    layers=33,
+    size_bytes=5 << 30,
+    size_vram_bytes=5 << 30,
+    num_parallel=4,
+    parallel_unsupported=False,
+    context_length=8192,
+)
+SAMPLE = DeviceSample(0, 71, 1350, 9 << 30, 214.25, 0.98, ("sw_power_cap",), throttled=False)
 
 
 @pytest.fixture
@@ -57,8 +67,7 @@ def full() -> TrialResult:
         levels={"5 users": metrics(81.25, 0.1 + 0.2, waiting=(1 / 3,)), "20 users": metrics(160.0, None, requests=0)},
         score=Score(161.7, {"ttft_s mean at 20 users": -1 / 3}, ("too few requests",)),
         placements=(PLACEMENT, replace(PLACEMENT, layers=None, layers_on_device=None, num_parallel=None)),
-        samples_before=(SAMPLE,),
-        samples_after=(SAMPLE, replace(SAMPLE, temperature_c=None, power_w=None, utilisation=None)),
+        samples={"2 users": Samples((SAMPLE,), (replace(SAMPLE, temperature_c=None, power_w=None, utilisation=None),))},
         cautions=("5 users: näher betrachten",),
         params={**BASELINE, "policy": "least_conn", "threads": 4, "env:OLLAMA_X": "1"},
         details="last words\nof an instance \N{PILE OF POO}",
@@ -187,11 +196,20 @@ def test_a_trial_that_is_missing_in_between_is_refused_before_anything_is_overwr
 # going on with a study
 
 
+@pytest.fixture
+def begun(store: Store) -> Store:
+    """With a trial."""
+    store.save(result(0), [])
+    return store
+
+
 def test_a_study_is_begun_once_and_gone_on_with_after(tmp_path: Path) -> None:
     store = Store(tmp_path / "night")
     assert store.earlier() == []
     assert store.open(SPEC, "one") is False
+    store.save(result(0), [])
     assert store.open(SPEC, "two") is True
+    assert store.earlier() == [result(0)]
     header = store.header()
     assert header is not None
     assert (header["file"], header["format"]) == ("two", FORMAT)
@@ -211,18 +229,18 @@ def test_a_study_is_begun_once_and_gone_on_with_after(tmp_path: Path) -> None:
         ({"objective": {"limits": []}}, r"objective.limits: was \[.*2.0.*\], is \[\]"),
     ],
 )
-def test_a_change_in_what_is_measured_is_refused(store: Store, changes: dict[str, Any], words: str) -> None:
+def test_a_change_in_what_is_measured_is_refused(begun: Store, changes: dict[str, Any], words: str) -> None:
     limits = [limit.model_dump(exclude_none=True) for limit in SPEC.objective.limits]
-    before = (store.folder / "study.json").read_bytes()
+    before = (begun.folder / "study.json").read_bytes()
     with pytest.raises(SpecError, match=words) as raised:
-        store.open(study(**{"objective": {"limits": limits}, **changes}), "")
+        begun.open(study(**{"objective": {"limits": limits}, **changes}), "")
     assert raised.value.exit_code == 2
     assert "\n" not in raised.value.message
     assert "give the study another name" in raised.value.message
-    assert (store.folder / "study.json").read_bytes() == before
+    assert (begun.folder / "study.json").read_bytes() == before
 
 
-def test_budget_name_and_timeouts_may_change(store: Store) -> None:
+def test_budget_name_and_timeouts_may_change(begun: Store) -> None:
     limits = [limit.model_dump(exclude_none=True) for limit in SPEC.objective.limits]
     other = study(
         objective={"limits": limits},
@@ -230,7 +248,13 @@ def test_budget_name_and_timeouts_may_change(store: Store) -> None:
         budget={"trials": 99, "hours": 2, "until": "07:00", "proof_share": 0.5},
         cluster={"start_timeout_s": 7, "load_timeout_s": 7, "stop_timeout_s": 7},
     )
-    assert store.open(other, "")
+    assert begun.open(other, "")
+
+
+def test_before_the_first_trial_everything_may_change(store: Store) -> None:
+    assert store.open(study(workload={"num_ctx": 2048}), "") is False
+    store.save(result(0), [])
+    assert store.open(study(workload={"num_ctx": 2048}), "") is True
 
 
 # what cannot be read
@@ -245,10 +269,11 @@ def test_a_newer_format_is_refused_and_says_what_to_do(store: Store) -> None:
     assert json.loads(path.read_text()) == {"format": FORMAT + 1}
 
 
-DAMAGED = [b"", b"{", b"\xff\xfe\x00", b"[1]", b"{}", b'{"format": "x"}', b'{"format": 1}', b'{"format": 1, "measured": 3}']
+NO_JSON = [b"", b"{", b"\xff\xfe\x00", b"[1]", b"{}"]
+NO_STUDY = [b'{"format": "x"}', b'{"format": 1}', b'{"format": 1, "measured": 3}']
 
 
-@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("damage", NO_JSON + NO_STUDY)
 def test_a_damaged_study_is_one_clear_line(store: Store, damage: bytes) -> None:
     (store.folder / "study.json").write_bytes(damage)
     for reading in (store.header, store.earlier, lambda: store.open(SPEC, "")):
@@ -257,7 +282,7 @@ def test_a_damaged_study_is_one_clear_line(store: Store, damage: bytes) -> None:
         assert "\n" not in raised.value.message
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00", b"[1]", b"{}"])
+@pytest.mark.parametrize("damage", NO_JSON)
 def test_a_damaged_result_is_one_clear_line(store: Store, damage: bytes) -> None:
     store.save(result(0), [])
     (store.folder / "trials" / "0000" / "result.json").write_bytes(damage)
@@ -290,7 +315,7 @@ def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
 
 
 def tiny_disk(folder: Path) -> list[str]:
-    """What runs a command with a file system of 1 MiB mounted at `folder`, for itself alone; nothing where it may not."""
+    """What runs a command that alone sees 1 MiB mounted at `folder`; nothing where that is not allowed."""
     private = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
     mounted = f'mount -t tmpfs -o size=1m tmpfs "{folder}" && exec "$@"'
     prefix = [*private, "sh", "-c", mounted, "sh"]
@@ -318,7 +343,7 @@ def test_a_disk_that_is_full_loses_nothing_of_what_was_there(tmp_path: Path) -> 
         assert "\n" not in found[what]
         assert "remove" not in found[what]
     assert found["kept"] == {"file": "old", "results": 1, "events": ["first"], "temporary": []}
-    assert found["after"] == {"file": "new", "results": 2, "events": ["first", "last"], "optuna": 2}
+    assert found["after"] == {"file": "new", "results": 2, "events": ["first", "last"], "temporary": [], "optuna": 2}
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from autotune.errors import ClusterError, DeviceLost
 from autotune.inventory import Device, Inventory, discover
 from autotune.inventory.nvml import session
 from autotune.telemetry import DeviceSample, snapshot
-
 from tests.nvml import stub as nvml
 
 if TYPE_CHECKING:

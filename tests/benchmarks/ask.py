@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from autotune.sampler import Sampler
@@ -41,7 +42,7 @@ def main() -> None:
             sampler.tell(trial, results[-1])
             times.append(time.perf_counter())
             if number % 10 == 0:
-                took = [1000 * (end - start) for start, end in zip(times, times[1:], strict=False)]
+                took = [1000 * (end - start) for start, end in pairwise(times)]
                 print(f"{number:6}  {took[0]:11.1f}  {took[1]:9.1f}  {took[2]:8.1f}")
         path.unlink()
         began = time.perf_counter()

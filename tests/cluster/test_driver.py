@@ -255,7 +255,8 @@ def leftover(folder: Path) -> Iterator[Callable[..., int]]:
     started: list[int] = []
     yield start
     for pid in started:
-        host.send(pid, signal.SIGKILL)
+        for left in host.session(pid):
+            host.send(left, signal.SIGKILL)
         with suppress(ChildProcessError):
             os.waitpid(pid, 0)
 

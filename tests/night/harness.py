@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autotune.cluster import host
@@ -20,7 +18,9 @@ from autotune.store import Store
 from tests.conftest import free_ports
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from autotune.trial import TrialResult
 
@@ -181,7 +181,9 @@ class Running:
 
     def reaches(self, what: str, number: int, timeout_s: float = 60) -> None:
         """Wait until an event of a trial is in the log."""
-        seen = until(lambda: any(e["what"] == what and e.get("number") == number for e in self._folder.events()), timeout_s)
+        seen = until(
+            lambda: any(e["what"] == what and e.get("number") == number for e in self._folder.events()), timeout_s
+        )
         assert seen, f"no {what!r} of trial {number}:\n{self.output}"
 
 

@@ -60,9 +60,7 @@ def test_killed_at_any_stage_it_loses_the_trial_in_flight_and_nothing_else(
     ("what", "event"),
     [(signal.SIGINT, "load begins"), (signal.SIGTERM, "start begins"), (signal.SIGHUP, "preload begins")],
 )
-def test_a_signal_abandons_the_trial_and_puts_everything_away(
-    tmp_path: Path, what: signal.Signals, event: str
-) -> None:
+def test_a_signal_abandons_the_trial_and_puts_everything_away(tmp_path: Path, what: signal.Signals, event: str) -> None:
     folder = Folder(tmp_path)
     with folder.begin() as running:
         running.reaches(event, 1)

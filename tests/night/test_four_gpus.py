@@ -70,7 +70,9 @@ def test_plan_shows_devices_layouts_counts_and_reasons(study: Path, env: dict[st
     assert "Estimated time: " in done.stdout
 
 
-def test_a_night_of_three_trials_pins_each_instance_to_its_card(study: Path, env: dict[str, str], tmp_path: Path) -> None:
+def test_a_night_of_three_trials_pins_each_instance_to_its_card(
+    study: Path, env: dict[str, str], tmp_path: Path
+) -> None:
     folder = tmp_path / "four-gpus"
     seen: dict[str, dict[str, str]] = {}
 
@@ -95,8 +97,9 @@ def test_a_night_of_three_trials_pins_each_instance_to_its_card(study: Path, env
     assert results[0].layout == "0"
     assert results[0].params["num_parallel"] == 4
     assert results[0].levels["20 users"].output_tps == pytest.approx(104.73, rel=0.1)
-    assert all(sample.temperature_c is not None for sample in results[0].samples_before)
-    assert len(results[0].samples_after) == 4
+    around = results[0].samples["20 users"]
+    assert [sample.device for sample in around.before] == [0, 1, 2, 3]
+    assert all(sample.temperature_c is not None for sample in around.after)
     for found in seen.values():
         assert found["CUDA_VISIBLE_DEVICES"] in CARDS
         assert found["OLLAMA_CONTEXT_LENGTH"] == "2048"

@@ -92,7 +92,9 @@ def test_a_model_that_the_store_does_not_have(tmp_path: Path) -> None:
     ollama = stand_in(tmp_path / "bin/ollama", AUTOTUNE_SIM_PROFILE="2x-small")
     folder = of_processes(Folder(tmp_path, {"model": "nosuch", "cluster": real(ollama)}))
     done = folder.run()
-    refused(done, 3, "no model 'nosuch' in the store; it has: ", f"OLLAMA_MODELS={ollama.parent} OLLAMA_HOST=127.0.0.1:")
+    refused(
+        done, 3, "no model 'nosuch' in the store; it has: ", f"OLLAMA_MODELS={ollama.parent} OLLAMA_HOST=127.0.0.1:"
+    )
     assert "pull nosuch" in done.output
 
 
@@ -156,7 +158,9 @@ def test_a_layout_that_names_a_device_that_is_not_there(tmp_path: Path) -> None:
 def test_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
     if mounted.returncode != 0:
         pytest.skip("a small file system cannot be mounted here (needs root)")
     try:
@@ -170,7 +174,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_what_another_process_listens_on_is_never_ended(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     port = int(folder.values["port"])
-    server = subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"], stderr=subprocess.DEVNULL
+    )
     try:
         assert host.identity(server.pid) is not None
         while host.port_free(port):

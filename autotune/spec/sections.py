@@ -1,4 +1,4 @@
-"""A study file becomes a frozen `StudySpec`; what is wrong with it becomes one clear line.
+"""The tables of a study file, as frozen values.
 
 Units: seconds, GiB where the name ends in `_gib`, tokens. With `cluster.time_scale` other than 1 every second in the
 `workload`, and every figure in the results, is a second of the played host.
@@ -6,128 +6,37 @@ Units: seconds, GiB where the name ends in `_gib`, tokens. With `cluster.time_sc
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PlainValidator,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from autotune.errors import SpecError
+from autotune.spec.values import (
+    LIST,
+    TEXT,
+    At,
+    CacheType,
+    Choices,
+    Count,
+    FlashAttention,
+    NotNegative,
+    Policy,
+    Port,
+    Positive,
+    Some,
+    Statistic,
+    Unique,
+    Value,
+    Variable,
+    Yes,
+    kind,
+    like,
+    short,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from pydantic_core import ErrorDetails
-
-TUNABLE_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
-OWN_VARIABLES = {
-    "OLLAMA_HOST": "cluster.first_port",
-    "OLLAMA_MODELS": "cluster.models_dir",
-    "OLLAMA_NUM_PARALLEL": "search.num_parallel",
-    "OLLAMA_CONTEXT_LENGTH": "workload.num_ctx",
-    "OLLAMA_FLASH_ATTENTION": "search.flash_attention",
-    "OLLAMA_KV_CACHE_TYPE": "search.kv_cache_type",
-    "LLAMA_ARG_THREADS": "search.threads",
-    "OLLAMA_VULKAN": "cluster.devices",
-}
-"""Variables that have a key of their own."""
-
-
-def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        raise ValueError("an empty list; at least one value is needed")
-    return values
-
-
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("the same value twice")
-    return values
-
-
-def _tunable(name: str) -> str:
-    if name in OWN_VARIABLES:
-        raise ValueError(f"{name} is set by {OWN_VARIABLES[name]}")
-    if not name.startswith(TUNABLE_PREFIXES) or not re.fullmatch(r"[A-Z0-9_]+", name):
-        raise ValueError(f"only variables that begin with {' or '.join(TUNABLE_PREFIXES)} reach Ollama")
-    return name
-
-
-def _printable(value: str) -> str:
-    """Neither a process nor a systemd unit can be given the others."""
-    if not value.isprintable():
-        raise ValueError("allowed is text without control characters")
-    return value
-
-
-def _like(pattern: str, allowed: str) -> AfterValidator:
-    """Text of this form; the pattern itself tells a person nothing."""
-
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(f"allowed is {allowed}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _level_name(value: object) -> int | float | str:
-    """One check: a union would complain once for each of its types."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("should be users, a rate, or a level's label")  # noqa: TRY004 - pydantic reports ValueErrors
-    return value
-
-
-_TEXT, _LIST = "<text>", "<list>"
-"""Tags of unions, which show up among the keys of an error: no key of a file can be called so."""
-
-
-def _kind(value: object) -> str:
-    """Text or a list: so that an error speaks of the one that was meant."""
-    return _TEXT if isinstance(value, str) else _LIST
-
-
-def _short(key: str, kind: type, words: str) -> BeforeValidator:
-    """Let a bare value stand for a table with the one key."""
-
-    def expand(value: object) -> object:
-        if isinstance(value, dict | BaseModel):
-            return value
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise ValueError(f"should be {words}, or a table")  # noqa: TRY004 - pydantic reports ValueErrors
-        return {key: value}
-
-    return BeforeValidator(expand)
-
-
-Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-Positive = Annotated[float, Field(gt=0, strict=True)]
-NotNegative = Annotated[float, Field(ge=0, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-Yes = Annotated[bool, Field(strict=True)]
-Some = AfterValidator(_some)
-Unique = AfterValidator(_unique)
-Choices = Annotated[tuple[Count, ...], Some, Unique]
-Variable = Annotated[str, AfterValidator(_tunable)]
-Value = Annotated[str, AfterValidator(_printable)]
-At = Annotated[int | float | str, PlainValidator(_level_name)]
-FlashAttention = Literal["auto", "on", "off"]
-CacheType = Literal["f16", "q8_0", "q4_0"]
-Policy = Literal["round_robin", "least_conn", "random_two"]
-Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
 
 
 class Section(BaseModel):
@@ -139,7 +48,7 @@ class Section(BaseModel):
 class Study(Section):
     """What the study is called."""
 
-    name: Annotated[str, _like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a letter or digit, then letters, digits, '.', '_', '-'")]
+    name: Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a letter or digit, then letters, digits, '.', '_', '-'")]
     """Results land in a folder of this name beside the study file."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
 
@@ -167,14 +76,14 @@ def _devices(value: str) -> str:
 
 
 Devices = Annotated[
-    Annotated[str, AfterValidator(_devices), Tag(_TEXT)]
-    | Annotated[tuple[Annotated[DeviceEntry, _short("id", str, "a device's id")], ...], Some, Tag(_LIST)],
-    Discriminator(_kind),
+    Annotated[str, AfterValidator(_devices), Tag(TEXT)]
+    | Annotated[tuple[Annotated[DeviceEntry, short("id", str, "a device's id")], ...], Some, Tag(LIST)],
+    Discriminator(kind),
 ]
 Layouts = Annotated[
-    Annotated[str, _like("auto", '"auto" or a list of layouts'), Tag(_TEXT)]
-    | Annotated[tuple[str, ...], Some, Unique, Tag(_LIST)],
-    Discriminator(_kind),
+    Annotated[str, like("auto", '"auto" or a list of layouts'), Tag(TEXT)]
+    | Annotated[tuple[str, ...], Some, Unique, Tag(LIST)],
+    Discriminator(kind),
 ]
 
 
@@ -279,7 +188,7 @@ class Level(Section):
         return f"{self.users} users" if self.users is not None else f"{self.rate:g} requests/s"
 
 
-Tokens = Annotated[Lengths, _short("mean", int, "a whole number of tokens")]
+Tokens = Annotated[Lengths, short("mean", int, "a whole number of tokens")]
 
 
 class Workload(Section):
@@ -294,7 +203,7 @@ class Workload(Section):
     raw: Yes = False
     temperature: NotNegative = 0.8
     think: Yes | None = None
-    levels: Annotated[tuple[Annotated[Level, _short("users", int, "a whole number of users")], ...], Some]
+    levels: Annotated[tuple[Annotated[Level, short("users", int, "a whole number of users")], ...], Some]
     warmup_s: NotNegative = 10
     warmup_max_s: Positive = 180
     window_s: Positive = 60
@@ -338,7 +247,7 @@ class Budget(Section):
 
     trials: Count | None = None
     hours: Positive | None = None
-    until: Annotated[str, _like(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time of day, as in "07:00"')] | None = None
+    until: Annotated[str, like(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time of day, as in "07:00"')] | None = None
     """A time of day, "07:00": its next occurrence after the start."""
     proof_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.2
     """The part of `hours`, or of the time to `until`, that the search leaves to the proof of the winner."""
@@ -394,110 +303,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def load(path: Path) -> StudySpec:
-    """Read a study file. Raises `SpecError`."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path}: not TOML: {error}") from error
-    try:
-        spec = StudySpec.model_validate(data)
-    except ValidationError as error:
-        raise SpecError("\n".join(_lines(path, error.errors()))) from error
-    return _resolved(path, spec)
-
-
-def _resolved(path: Path, spec: StudySpec) -> StudySpec:
-    """Paths in a study file are relative to it."""
-    written = spec.cluster
-    cluster: dict[str, Any] = {
-        key: _absolute(path, f"cluster.{key}", value)
-        for key in ("models_dir", "home")
-        if (value := getattr(written, key)) is not None
-    }
-    if written.profile.endswith(".toml"):
-        cluster["profile"] = str(_absolute(path, "cluster.profile", Path(written.profile)))
-    if "/" in written.binary:
-        cluster["binary"] = str(_absolute(path, "cluster.binary", Path(written.binary), links=False))
-    changed: dict[str, Any] = {"cluster": written.model_copy(update=cluster)}
-    if spec.workload.prompts is not None:
-        prompts = _absolute(path, "workload.prompts", spec.workload.prompts)
-        changed["workload"] = spec.workload.model_copy(update={"prompts": prompts})
-    return spec.model_copy(update=changed)
-
-
-def _absolute(path: Path, key: str, value: Path, *, links: bool = True) -> Path:
-    try:
-        whole = path.parent / value.expanduser()
-        return whole.resolve() if links else whole.absolute()
-    except (OSError, ValueError, RuntimeError) as error:  # a user who is not there, a NUL, a loop of links
-        raise SpecError(f"{path}: {key}: {str(value)!r}: no usable path: {error}") from error
-
-
-def _lines(path: Path, details: list[ErrorDetails]) -> Iterator[str]:
-    """A line for each error; the missing key that an unknown one was meant to be is not reported again."""
-    meant = {(*detail["loc"][:-1], _close(detail)) for detail in details if detail["type"] == "extra_forbidden"}
-    return (_line(path, detail) for detail in details if detail["type"] != "missing" or detail["loc"] not in meant)
-
-
-def _line(path: Path, detail: ErrorDetails) -> str:
-    """One validation error as one line: file, key, value, what is allowed."""
-    keys = _keys(detail)
-    where = f"{path}: {_dotted(keys)}: " if keys else f"{path}: "
-    if detail["type"] == "extra_forbidden":
-        close = _close(detail)
-        hint = f'; did you mean "{close}"?' if close else "."
-        return f"{where}unknown key{hint} Allowed here: {', '.join(sorted(_fields(keys[:-1])))}"
-    if detail["type"] == "missing":
-        return f"{where}missing; it has no default"
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    message = re.sub(r"dictionary( or instance of \w+)?", "table", message).replace("tuple", "list")
-    if isinstance(detail["input"], dict | BaseModel) or detail["loc"][-1] == "[key]":
-        return where + message
-    return f"{where}{detail['input']!r}: {message}"
-
-
-def _keys(detail: ErrorDetails) -> list[str | int]:
-    return [part for part in detail["loc"] if part not in {_TEXT, _LIST, "[key]"}]
-
-
-def _dotted(keys: list[str | int]) -> str:
-    """As TOML writes it: a key that is no plain word in quotes, a place in a list in brackets."""
-    words = (f"[{key}]" if isinstance(key, int) else f".{key if _PLAIN.fullmatch(key) else repr(key)}" for key in keys)
-    return "".join(words).removeprefix(".")
-
-
-_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def _close(detail: ErrorDetails) -> str:
-    """The key that an unknown one was probably meant to be; empty if there is none like it."""
-    *parents, wrong = _keys(detail)
-    return next(iter(difflib.get_close_matches(str(wrong), sorted(_fields(parents)), n=1, cutoff=0.5)), "")
-
-
-_NESTED: dict[str, type[BaseModel]] = {
-    "study": Study,
-    "cluster": Cluster,
-    "search": Search,
-    "baseline": Baseline,
-    "workload": Workload,
-    "objective": Objective,
-    "budget": Budget,
-    "cluster.devices": DeviceEntry,
-    "workload.levels": Level,
-    "workload.num_predict": Lengths,
-    "workload.input_tokens": Lengths,
-    "objective.limits": Limit,
-}
-
-
-def _fields(keys: list[str | int]) -> list[str]:
-    model = _NESTED.get(".".join(key for key in keys if isinstance(key, str)), StudySpec)
-    return list(model.model_fields)

@@ -1,0 +1,105 @@
+"""The values that a study file may hold: types, and the words for what is allowed."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator
+
+TUNABLE_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
+OWN_VARIABLES = {
+    "OLLAMA_HOST": "cluster.first_port",
+    "OLLAMA_MODELS": "cluster.models_dir",
+    "OLLAMA_NUM_PARALLEL": "search.num_parallel",
+    "OLLAMA_CONTEXT_LENGTH": "workload.num_ctx",
+    "OLLAMA_FLASH_ATTENTION": "search.flash_attention",
+    "OLLAMA_KV_CACHE_TYPE": "search.kv_cache_type",
+    "LLAMA_ARG_THREADS": "search.threads",
+    "OLLAMA_VULKAN": "cluster.devices",
+}
+"""Variables that have a key of their own."""
+
+
+def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("an empty list; at least one value is needed")
+    return values
+
+
+def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("the same value twice")
+    return values
+
+
+def tunable(name: str) -> str:
+    if name in OWN_VARIABLES:
+        raise ValueError(f"{name} is set by {OWN_VARIABLES[name]}")
+    if not name.startswith(TUNABLE_PREFIXES) or not re.fullmatch(r"[A-Z0-9_]+", name):
+        raise ValueError(f"only variables that begin with {' or '.join(TUNABLE_PREFIXES)} reach Ollama")
+    return name
+
+
+def printable(value: str) -> str:
+    """Neither a process nor a systemd unit can be given the others."""
+    if not value.isprintable():
+        raise ValueError("allowed is text without control characters")
+    return value
+
+
+def like(pattern: str, allowed: str) -> AfterValidator:
+    """Text of this form; the pattern itself tells a person nothing."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"allowed is {allowed}")
+        return value
+
+    return AfterValidator(check)
+
+
+def level_name(value: object) -> int | float | str:
+    """One check: a union would complain once for each of its types."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("should be users, a rate, or a level's label")  # noqa: TRY004 - pydantic reports ValueErrors
+    return value
+
+
+TEXT, LIST = "<text>", "<list>"
+"""Tags of unions, which show up among the keys of an error: no key of a file can be called so."""
+
+
+def kind(value: object) -> str:
+    """Text or a list: so that an error speaks of the one that was meant."""
+    return TEXT if isinstance(value, str) else LIST
+
+
+def short(key: str, kind: type, words: str) -> BeforeValidator:
+    """Let a bare value stand for a table with the one key."""
+
+    def expand(value: object) -> object:
+        if isinstance(value, dict | BaseModel):
+            return value
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"should be {words}, or a table")  # noqa: TRY004 - pydantic reports ValueErrors
+        return {key: value}
+
+    return BeforeValidator(expand)
+
+
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Yes = Annotated[bool, Field(strict=True)]
+Some = AfterValidator(some)
+Unique = AfterValidator(unique)
+Choices = Annotated[tuple[Count, ...], Some, Unique]
+Variable = Annotated[str, AfterValidator(tunable)]
+Value = Annotated[str, AfterValidator(printable)]
+At = Annotated[int | float | str, PlainValidator(level_name)]
+FlashAttention = Literal["auto", "on", "off"]
+CacheType = Literal["f16", "q8_0", "q4_0"]
+Policy = Literal["round_robin", "least_conn", "random_two"]
+Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
