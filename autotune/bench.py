@@ -19,8 +19,9 @@ from autotune import __version__
 from autotune.benchmark.calibration import calibrated
 from autotune.benchmark.client import HttpClient
 from autotune.benchmark.flight import Flight
-from autotune.benchmark.load import Phases, run
+from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
+from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload
 from autotune.errors import ClusterError, UsageError
 from autotune.metrics import COMPLETE, Metrics, measure
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from autotune.benchmark.load import LoadResult, Progress
     from autotune.benchmark.pacer import Level
+    from autotune.benchmark.phases import LoadResult, Progress
     from autotune.benchmark.workload import Workload
     from autotune.records import RequestRecord
 

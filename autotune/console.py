@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from autotune.benchmark.load import LoadResult, Progress
+    from autotune.benchmark.phases import LoadResult, Progress
     from autotune.ground import Ground
     from autotune.metrics import Metrics
     from autotune.night import Ending

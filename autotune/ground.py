@@ -52,6 +52,22 @@ class Ground:
         """The plan of one configuration."""
         return plans.make(self.spec, self.inventory, self.facts, params, (self.models, self.home))
 
+    def rule_of_thumb(self) -> dict[str, Any]:
+        """What experience says before anything is measured, as near as the space has it.
+
+        One instance on each device, a slot for each of its users, and `least_conn`.
+        """
+        users = self.spec.level(None).users or 0
+
+        def oddity(params: Mapping[str, Any]) -> tuple[int, int, int, int, bool]:
+            layout, slots = self.space.layouts[str(params["layout"])].layout, int(params["num_parallel"])
+            instances = len(layout.instances)
+            crowded = sum(part.copies + len(part.devices) - 2 for part in layout.parts)
+            without_slot = max(users - instances * slots, 0)
+            return crowded, -instances, without_slot, slots, params.get("policy") != "least_conn"
+
+        return min(self.space.configurations(), key=oddity)
+
     def narrowed(self) -> Space:
         """The space when Ollama serves the model with one slot only."""
         return space(self.spec, self.inventory, self.facts, num_parallel=(1,))

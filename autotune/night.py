@@ -78,7 +78,9 @@ async def _night(
         grounds.check_host(spec, found)
         ground = await grounds.ground(spec, found, children, store.run)
         _same_ground(store, ground)
-        sampler = Sampler(store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline)
+        sampler = Sampler(
+            store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, ground.rule_of_thumb()
+        )
         sampler.open(results)
         listener({"what": "ground", "ground": ground})
         async with grounds.cluster(spec, children, store.run) as cluster:

@@ -45,12 +45,22 @@ ORDERED = ("num_parallel", "threads", "num_batch")
 class Sampler:
     """Asks Optuna what to try, and tells it what came of it."""
 
-    def __init__(self, path: Path, name: str, seed: int, space: Space, baseline: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        seed: int,
+        space: Space,
+        baseline: Mapping[str, Any],
+        first: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`first` is proposed before all others, if the space has it."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._path = path
         self._name = name
         self._seed = seed
         self._known: dict[str, tuple[Any, ...]] = dict.fromkeys(space.choices, ())
+        self._first = key(first) if first is not None else ""
         self._tried: set[str] = set()
         self.limit(space)
         self._learn([baseline])
@@ -85,8 +95,8 @@ class Sampler:
         What was tried before is drawn again; when TPE insists on it, an untried configuration is drawn at random.
         """
         untried = {key: params for key, params in self._all.items() if key not in self._tried}
-        if not untried:
-            return None
+        if not untried or self._first in untried:
+            return untried.get(self._first)
         with _storage(self._path):
             told = len(self._study.get_trials(deepcopy=False))
             for attempt in range(_DRAWS if told >= STARTUP_TRIALS else 0):

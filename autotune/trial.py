@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import telemetry
 from autotune.benchmark.calibration import calibrated
-from autotune.benchmark.load import Phases, run
+from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
+from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import SeededWorkload
 from autotune.cluster import verify
 from autotune.cluster.verify import Placement  # noqa: TC001 - the store reads the fields of TrialResult
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from autotune.benchmark.flight import Client
-    from autotune.benchmark.load import LoadResult, Progress
+    from autotune.benchmark.phases import LoadResult, Progress
     from autotune.benchmark.workload import Workload
     from autotune.cluster.cluster import Cluster
     from autotune.events import Events

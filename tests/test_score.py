@@ -74,10 +74,9 @@ def test_too_few_requests_are_undecided_and_never_feasible(statistic: Any) -> No
     score = judged(metrics(ttft_s=0.5, requests=needed - 1), statistic=statistic)
     assert score.constraints[f"ttft_s {statistic} at {TEN}"] == UNDECIDED
     assert not score.feasible
-    assert score.cautions == (
-        f"ttft_s {statistic} at {TEN}: {needed - 1} requests are too few to say ({needed} are needed):"
-        " lengthen window_max_s",
-    )
+    (caution,) = score.cautions
+    assert caution.startswith(f"ttft_s {statistic} at {TEN}: {needed - 1} requests are too few to say ({needed} are")
+    assert caution.endswith("lengthen window_max_s")
 
 
 def test_no_request_at_all_is_undecided() -> None:
@@ -127,7 +126,6 @@ def test_feasible_means_that_no_constraint_is_above_zero(found: Metrics, maximum
     score = judged(found, maximum=maximum)
     assert score.feasible == all(value <= 0 for value in score.constraints.values())
     assert score.violation == sum(max(value, 0) for value in score.constraints.values())
-    assert score.violation < FAILED or found.ttft_s.n > 0
 
 
 @given(samples, figures, figures, st.lists(figures, max_size=2))

@@ -11,13 +11,13 @@ import asyncio
 import gc
 import math
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from autotune.benchmark.flight import Flight
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
-from autotune.records import Outcome, RequestRecord, scaled
+from autotune.benchmark.phases import LoadResult, Phases, Progress, Stage
+from autotune.records import Outcome, RequestRecord
 from autotune.stats import mean
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from autotune.benchmark.flight import Client
     from autotune.benchmark.pacer import Level
     from autotune.benchmark.workload import Workload
-
-Stage = Literal["warm-up", "window", "drain"]
 
 REPORT_S = 0.25
 MOST_IN_FLIGHT = 4096
@@ -40,81 +38,6 @@ BACK_OFF_S, MOST_BACK_OFF_S = 0.05, 1.0
 
 STEPS = 10
 """A window that is too short grows by this part of its length: never up to an arrival, which would bias it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Phases:
-    """How long each phase of a load lasts, in seconds."""
-
-    warmup_s: float
-    warmup_max_s: float
-    """The warm-up goes on until every user and instance has answered, but not longer than this."""
-    window_s: float
-    window_max_s: float
-    """The window grows until it has `min_requests`, but not longer than this."""
-    drain_s: float
-    """Bound on what comes after the window."""
-    min_requests: int = 0
-    """As many as the statistics of the limits need, see `stats.enough`."""
-
-    def scaled(self, factor: float) -> Phases:
-        """The same on a clock that runs `factor` times as long."""
-        times = ("warmup_s", "warmup_max_s", "window_s", "window_max_s", "drain_s")
-        return replace(self, **{name: getattr(self, name) * factor for name in times})
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a load has seen so far: rough figures, to be looked at and forgotten."""
-
-    stage: Stage
-    elapsed_s: float
-    """Since the stage began."""
-    planned_s: float
-    """How long it is meant to last; it may last longer."""
-    requests_done: int
-    output_tps: float
-    """Pieces of text per second since the stage began."""
-    ttft_s: float | None
-    """Mean over the requests of this stage that have their first text."""
-
-    def scaled(self, factor: float) -> Progress:
-        """The same on a clock that runs `factor` times as long."""
-        return replace(
-            self,
-            elapsed_s=self.elapsed_s * factor,
-            planned_s=self.planned_s * factor,
-            output_tps=self.output_tps / factor,
-            ttft_s=None if self.ttft_s is None else self.ttft_s * factor,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class LoadResult:
-    """The raw material of one load. Times are the event loop's; the window is [start, end)."""
-
-    level: Level
-    window_start: float
-    window_end: float
-    records: tuple[RequestRecord, ...]
-    """One for each request that was ever sent, in the order of their index."""
-    cautions: tuple[str, ...] = ()
-    gave_up: bool = False
-    """Nothing but failures came back, so that it ended early; the window may be shorter, or empty."""
-
-    @property
-    def open_loop(self) -> bool:
-        """Whether waiting counts from the intended times."""
-        return isinstance(self.level, OpenLoop)
-
-    def scaled(self, factor: float) -> LoadResult:
-        """The same on a clock that runs `factor` times as long."""
-        return replace(
-            self,
-            window_start=self.window_start * factor,
-            window_end=self.window_end * factor,
-            records=tuple(scaled(record, factor) for record in self.records),
-        )
 
 
 async def run(

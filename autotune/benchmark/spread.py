@@ -25,6 +25,7 @@ class Spread:
         self._turn = cycle(self._clients)
         self._random = random.Random(seed)
         self._busy = dict.fromkeys(self._clients, 0)
+        self._waited = dict.fromkeys(self._clients, 0)
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
@@ -53,8 +54,12 @@ class Spread:
             return next(self._turn)
         if self._policy == "random_two":
             return min(self._random.sample(list(self._clients), 2), key=self._busy.__getitem__)
-        first = next(self._turn)  # equals take turns, as nginx has it
         least = min(self._busy.values())
-        order = [*self._clients]
-        start = order.index(first)
-        return next(one for one in order[start:] + order[:start] if self._busy[one] == least)
+        equals = [one for one in self._clients if self._busy[one] == least]
+        if len(equals) == 1:
+            return equals[0]
+        for one in equals:  # they take turns, in nginx's way (ngx_http_upstream_least_conn_module.c)
+            self._waited[one] += 1
+        chosen = max(equals, key=self._waited.__getitem__)
+        self._waited[chosen] -= len(equals)
+        return chosen

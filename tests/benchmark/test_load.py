@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from autotune.benchmark.load import LoadResult, Phases, Progress, run
+from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop, Level, OpenLoop
+from autotune.benchmark.phases import LoadResult, Phases, Progress
 from autotune.benchmark.workload import Lengths, SeededWorkload
 from autotune.metrics import Metrics, measure
 from autotune.records import Outcome

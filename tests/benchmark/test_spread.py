@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import pytest
 
 from autotune.benchmark.client import HttpClient
 from autotune.benchmark.flight import Flight
 from autotune.benchmark.spread import Spread
 from autotune.benchmark.workload import Prompt
+from autotune.records import Outcome
 from tests.benchmark.server import END, HEAD, Say, Server, line, listening
 
 if TYPE_CHECKING:
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
     from autotune.records import RequestRecord
 
 ANSWER = HEAD + b"\r\n" + line(response="x", done=False) + line(response="", done=True, eval_count=2) + END
+
+
+def slow(pause_s: float) -> list[Say]:
+    return [pause_s, ANSWER]
 
 
 @dataclass
@@ -87,7 +95,7 @@ async def test_least_conn_goes_to_the_idle_one() -> None:
 
 
 async def test_least_conn_fills_all_before_it_gives_one_more_to_any() -> None:
-    async with instances("least_conn", *[[0.05, ANSWER]] * 3) as asking:
+    async with instances("least_conn", *[slow(0.05)] * 3) as asking:
         tasks = []
         for number in range(1, 10):
             tasks += await begun(asking, 1)
@@ -103,7 +111,7 @@ async def test_idle_instances_take_turns_under_least_conn() -> None:
 
 
 async def test_random_two_never_goes_to_the_busier_of_its_two() -> None:
-    async with instances("random_two", *[[0.01 * pause, ANSWER] for pause in (1, 3, 9)], seed=3) as asking:
+    async with instances("random_two", *map(slow, (0.01, 0.03, 0.09)), seed=3) as asking:
         tasks = []
         for number in range(60):
             before = asking.busy()
@@ -118,7 +126,7 @@ async def test_random_two_never_goes_to_the_busier_of_its_two() -> None:
 
 
 async def test_random_two_of_two_is_the_less_busy() -> None:
-    async with instances("random_two", *[[0.1, ANSWER]] * 2) as asking:
+    async with instances("random_two", *[slow(0.1)] * 2) as asking:
         tasks = []
         for number in range(1, 13):
             tasks += await begun(asking, 1)

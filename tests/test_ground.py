@@ -1,0 +1,88 @@
+"""What follows from the host and the study file before anything is measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from autotune.errors import ModelMissing, SpecError
+from autotune.ground import Ground, baseline, locks, space, store_of
+from autotune.ollama.api import ServerFacts
+from tests.conftest import TINY, cores, gpus, study
+
+if TYPE_CHECKING:
+    from autotune.inventory import Inventory
+
+FACTS = ServerFacts("0.32.15", TINY)
+
+
+def ground(inventory: Inventory, users: int, **search: Any) -> Ground:
+    spec = study(search=search, workload={"levels": [users]})
+    room = space(spec, inventory, FACTS)
+    return Ground(spec, inventory, FACTS, Path("models"), Path("home"), room, baseline(spec, inventory))
+
+
+def test_the_rule_of_thumb_is_an_instance_on_each_device_and_a_slot_for_each_of_its_users() -> None:
+    there = ground(gpus(4), 20, num_parallel=[2, 4, 8, 16], instances_per_device=[1, 2])
+    thumb = there.rule_of_thumb()
+    assert (thumb["layout"], thumb["num_parallel"], thumb["policy"]) == ("0 | 1 | 2 | 3", 8, "least_conn")
+    assert there.space.allows(thumb)
+
+
+def test_where_slots_are_few_the_rule_of_thumb_takes_the_most() -> None:
+    assert ground(gpus(2), 100, num_parallel=[1, 2, 4]).rule_of_thumb()["num_parallel"] == 4
+
+
+def test_the_rule_of_thumb_keeps_to_the_layouts_of_the_study() -> None:
+    assert ground(gpus(4), 8, num_parallel=[4], layouts=["0x2", "0+1"]).rule_of_thumb()["layout"] in {"0x2", "0+1"}
+
+
+def test_without_a_word_the_baseline_is_the_first_gpu_or_the_whole_cpu() -> None:
+    assert baseline(study(), gpus(4))["layout"] == "0"
+    assert baseline(study(), cores((0,), (1,)))["layout"] == "0+1"
+
+
+def test_the_baseline_speaks_of_a_policy_only_where_there_is_one() -> None:
+    assert "policy" not in baseline(study(baseline={"layout": "0"}), gpus())
+    assert baseline(study(baseline={"layout": "0 | 1"}), gpus())["policy"] == "round_robin"
+
+
+def test_a_baseline_that_cannot_be_names_its_key() -> None:
+    with pytest.raises(SpecError, match=r"^baseline\.layout: "):
+        baseline(study(baseline={"layout": "0 | 9"}), gpus())
+
+
+def test_the_space_collapses_for_a_model_with_one_slot() -> None:
+    there = ground(gpus(), 4, num_parallel=[1, 2, 4])
+    assert {params["num_parallel"] for params in there.narrowed().configurations()} == {1}
+
+
+def test_cores_are_locked_one_by_one_and_cards_by_their_id() -> None:
+    spec = study()
+    assert {"CPU 0", "CPU 1", "CPU 5"} <= set(locks(spec, cores((0, 1), (5,)), Path("folder")))
+    cards = replace(gpus(2), simulated=False)
+    assert {f"device {card.id}" for card in cards.devices} <= set(locks(spec, cards, Path("folder")))
+    assert not any("device" in name for name in locks(spec, gpus(2), Path("folder")))
+
+
+def test_the_store_is_the_one_that_has_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, own = tmp_path / "told", tmp_path / "home/.ollama/models"
+    (told / "manifests").mkdir(parents=True)
+    manifest = own / "manifests/registry.ollama.ai/library/tiny/latest"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    monkeypatch.setenv("OLLAMA_MODELS", str(told))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    spec = study(cluster={"driver": "process"})
+    assert store_of(spec, tmp_path) == own
+    assert store_of(study(cluster={"driver": "process", "model": "other"}), tmp_path) == told
+
+
+def test_without_any_store_it_is_said_where_one_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ModelMissing, match="set cluster.models_dir"):
+        store_of(study(cluster={"driver": "process"}), tmp_path)
