@@ -60,6 +60,8 @@ class TrialResult:
     score: Score
     levels: dict[str, Metrics]
     """By level label, in the order of the study file."""
+    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Start and end of each level's window on the clock of its records: with them the metrics can be computed again."""
     placements: tuple[Placement, ...] = ()
     samples: dict[str, Samples] = field(default_factory=dict)
     """How the GPUs were before and after each load, by level label."""
@@ -137,6 +139,7 @@ class Bench:
         with self.events.span("verify", number=number):
             placements = await self._verify(plan)
         levels: dict[str, Metrics] = {}
+        windows: dict[str, tuple[float, float]] = {}
         samples: dict[str, Samples] = {}
         cautions: list[str] = []
         async with self.client(plan) as client:
@@ -147,6 +150,7 @@ class Bench:
                 self.cluster.check()
                 samples[level.label] = Samples(before, telemetry.snapshot(self.inventory))
                 records.append(loaded.records)
+                windows[level.label] = loaded.window_start, loaded.window_end
                 levels[level.label] = metrics = self._figures(loaded)
                 doubts = _doubts(self.spec, loaded, metrics, samples[level.label])
                 cautions += [f"{level.label}: {doubt}" for doubt in doubts]
@@ -157,6 +161,7 @@ class Bench:
             blank,
             score=score,
             levels=levels,
+            windows=windows,
             placements=placements,
             samples=samples,
             cautions=(*cautions, *score.cautions),

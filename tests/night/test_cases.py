@@ -1,0 +1,77 @@
+"""Nights with something special about them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from autotune.metrics import measure
+from autotune.night import spent
+from autotune.store import Store
+from tests.night.harness import Folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.nginx
+
+
+def edit(folder: Folder, **lines: str) -> None:
+    """Replace whole lines of the study file, by key."""
+    text = folder.file.read_text().splitlines()
+    for key, line in lines.items():
+        assert any(old.startswith(f"{key} = ") for old in text), key
+        text = [line if old.startswith(f"{key} = ") else old for old in text]
+    folder.file.write_text("\n".join(text))
+
+
+def test_a_model_that_ollama_serves_with_one_slot_has_no_num_parallel_to_tune(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"model": "qwen35", "trials": 20, "num_parallel": "[2, 4]"})
+    done = folder.run()
+    assert done.code == 0, done.output
+    assert "one slot whatever it is told" in done.output
+    assert {result.params["num_parallel"] for result in folder.results()[1:]} == {1}
+    assert "every configuration of the space has been tried" in done.output
+
+
+def test_requests_that_come_at_random_count_from_when_they_should_have_been_sent(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"trials": 1, "window_s": 2})
+    edit(folder, levels="levels = [{ rate = 20 }, { rate = 30, arrivals = 'constant' }]")
+    assert folder.run().code == 0
+    levels = folder.results()[0].levels
+    assert list(levels) == ["20 requests/s", "30 requests/s"]
+    assert levels["30 requests/s"].requests == pytest.approx(60, abs=2)
+
+
+def test_hours_end_a_night_and_leave_time_for_the_proof(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    edit(folder, trials="hours = 0.003")
+    done = folder.run()
+    assert done.code == 0, done.output
+    assert "no time is left for another trial" in done.output
+    assert folder.results()
+    assert spent(folder.study / "events.jsonl")["night"] < 0.003 * 3600
+
+
+def test_a_derived_model_is_used_and_gone_afterwards(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"trials": 2})
+    edit(folder, policy='policy = ["least_conn"]\nnum_batch = [256]')
+    assert folder.run().code == 0
+    plan = json.loads((folder.study / "trials/0001/plan.json").read_text())["plan"]
+    assert plan["model"] == "autotune-tiny-batch256"
+    assert plan["derived"]["parameters"] == [["num_batch", 256]]
+    kept = [path for path in folder.study.rglob("*") if path.is_file() and "batch256" in path.name]
+    assert not kept
+    derived = list((folder.study / "run").rglob("*.json"))
+    assert not any("autotune-tiny-batch256" in path.read_text() for path in derived)
+
+
+def test_figures_computed_from_the_stored_records_are_those_of_the_result(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"trials": 1})
+    folder.run()
+    result = folder.results()[0]
+    records = Store(folder.study).records(0, 0)
+    start, end = result.windows["4 users"]
+    assert measure(records, window_start=start, window_end=end) == result.levels["4 users"]
