@@ -50,8 +50,8 @@ async def load(
     phases = Phases(chosen.warmup, max(chosen.warmup, 180), chosen.window, chosen.window, 120)
     found: dict[str, Metrics] = {}
     async with _client(chosen, headers) as client:
-        asked = await calibrated(client, asked)
         await _knock(client, asked, chosen)
+        asked = await calibrated(client, asked)
         for level in levels:
             loaded = await run(client, asked, level, phases, secrets.token_hex(8), partial(show, level.label))
             if loaded.gave_up:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -205,7 +206,8 @@ class Night:
         if self._spec.cluster.simulated:
             lines.append(Text(SIMULATED, style="bold magenta"))
         total = self._spec.budget.trials or len(self._results) + 1
-        lines.append(ProgressBar(total=total, completed=len(self._results), width=60))
+        bar = ProgressBar(total=total, completed=min(len(self._results), total), width=60)
+        lines.append(Padding(bar, 0))  # a bar does not end its line
         elapsed = datetime.now().astimezone() - self._began
         lines.append(Text(f"{self._progress()}; {span(elapsed.total_seconds())} so far"))
         lines.append(Text(f"{self._trial}\n  {self._stage}\n  {self._numbers}", style="cyan"))
@@ -354,18 +356,18 @@ def _onward(spec: StudySpec, ending: Ending, study: Path) -> str:
 
 def before_after(before: TrialResult, after: TrialResult) -> Table:
     """Baseline and another configuration at every level, with the change in %."""
-    table = Table(title="Baseline and best", title_justify="left")
-    for column in ("load", "configuration"):
-        table.add_column(column, overflow="fold")
+    title = Text(f"The best against the baseline: {configuration(after.params)}")
+    table = Table(title=title, title_justify="left")
+    table.add_column("load", overflow="fold")
     for column in ("TTFT mean, s", "p50", "p95", "TPS, tokens/s", "change"):
         _figure(table, column)
     for label in before.levels:
         if label not in after.levels:
             continue
         first, second = before.levels[label], after.levels[label]
-        table.add_row(label, "baseline", *_cells(first), "")
+        table.add_row(f"{label}: baseline", *_cells(first), "")
         change = f"{second.output_tps / first.output_tps - 1:+.0%}" if first.output_tps else ""
-        table.add_row("", Text(configuration(after.params)), *_cells(second), change)
+        table.add_row(f"{label}: best", *_cells(second), change)
     return table
 
 
@@ -397,8 +399,8 @@ def ranking(results: Sequence[TrialResult], most: int = 10) -> Table:
 
 
 def _figure(table: Table, column: str) -> None:
-    """A column of numbers: in a narrow window its head breaks, a number never does."""
-    table.add_column(column, justify="right", min_width=max(6, *map(len, column.split())) if column else 2)
+    """A column of numbers, which never break, however narrow the window is."""
+    table.add_column(column.replace(" ", "\n", 1), justify="right", no_wrap=True)
 
 
 def conclusion(results: Sequence[TrialResult]) -> str:

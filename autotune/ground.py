@@ -117,7 +117,11 @@ def command(spec: StudySpec) -> tuple[list[str], dict[str, str]]:
     """How an instance is started, and what the environment of all of them adds. Raises `BinaryMissing`."""
     if spec.cluster.driver == "simulated":
         scale = f"{spec.cluster.time_scale:g}"
-        played = {"AUTOTUNE_SIM_PROFILE": spec.cluster.profile, "AUTOTUNE_SIM_TIME_SCALE": scale}
+        played = {
+            "AUTOTUNE_SIM_PROFILE": spec.cluster.profile,
+            "AUTOTUNE_SIM_TIME_SCALE": scale,
+            "PYTHONPATH": str(Path(__file__).parents[1]),  # the stand-in is this very package, installed or not
+        }
         return [sys.executable, "-m", "autotune.simulator", "serve"], played
     found = shutil.which(spec.cluster.binary)
     if found is None:

@@ -47,7 +47,7 @@ class Clock:
         """Begin to count now. A time of day is its next occurrence."""
         until = None
         if budget.until is not None:
-            now = wall().replace(tzinfo=None)
+            now = wall().astimezone().replace(tzinfo=None)
             hour, minute = map(int, budget.until.split(":"))
             until = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
             until += timedelta(days=1) if until <= now else timedelta()

@@ -156,11 +156,15 @@ def test_metrics_of_stored_records_are_equal_to_the_last_bit(asked: list[Request
     window: dict[str, Any] = {"window_start": 1e4 / 3, "window_end": 7e4 / 3, "open_loop": open_loop}
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        written = result(levels={"2 users": measure(asked, **window)})
+        bounds = (window["window_start"], window["window_end"])
+        written = result(levels={"2 users": measure(asked, **window)}, windows={"2 users": bounds})
         store.save(written, [[], asked])
         assert store.records(0, 0) == []
         assert store.records(0, 1) == asked
-        assert measure(store.records(0, 1), **window) == store.results()[0].levels["2 users"]
+        (found,) = store.results()
+        start, end = found.windows["2 users"]
+        again = measure(store.records(0, 1), window_start=start, window_end=end, open_loop=open_loop)
+        assert again == found.levels["2 users"] == written.levels["2 users"]
 
 
 def test_results_are_in_the_order_of_their_trials(store: Store) -> None:

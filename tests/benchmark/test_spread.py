@@ -18,15 +18,13 @@ from autotune.records import Outcome
 from tests.benchmark.server import END, HEAD, Say, Server, line, listening
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from autotune.records import RequestRecord
 
 ANSWER = HEAD + b"\r\n" + line(response="x", done=False) + line(response="", done=True, eval_count=2) + END
-
-
-def slow(pause_s: float) -> list[Say]:
-    return [pause_s, ANSWER]
+BUSY: list[Say] = [600.0]
+"""Never has time for an answer."""
 
 
 @dataclass
@@ -60,13 +58,24 @@ async def instances(policy: str, *scripts: list[Say], seed: int = 0) -> AsyncIte
         yield Instances(spread, servers)
 
 
-async def begun(asking: Instances, requests: int) -> list[asyncio.Task[RequestRecord]]:
-    """Requests that are under way, each sent after the one before had been given to an instance."""
+@asynccontextmanager
+async def begun(asking: Instances) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """What sends a request that no busy instance ever answers, and tells which of them got it."""
     tasks = []
-    for _ in range(requests):
+
+    async def one_more() -> int:
+        before = asking.busy()
         tasks.append(asyncio.create_task(asking.ask()))
         await asyncio.sleep(0)
-    return tasks
+        (chosen,) = (index for index, busy in enumerate(asking.busy()) if busy > before[index])
+        return chosen
+
+    try:
+        yield one_more
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_round_robin_gives_each_its_turn() -> None:
@@ -77,32 +86,27 @@ async def test_round_robin_gives_each_its_turn() -> None:
 
 
 async def test_round_robin_gives_each_its_turn_however_busy_it_is() -> None:
-    async with instances("round_robin", [0.2, ANSWER], [ANSWER]) as asking:
-        await asyncio.gather(*await begun(asking, 10))
-        assert asking.served() == [5, 5]
+    async with instances("round_robin", BUSY, [ANSWER]) as asking, begun(asking) as one_more:
+        for _ in range(5):
+            assert await one_more() == 0
+            assert (await asking.ask()).upstream == list(asking.servers)[1]
 
 
 async def test_least_conn_goes_to_the_idle_one() -> None:
-    async with instances("least_conn", [0.3, ANSWER], [ANSWER], [ANSWER]) as asking:
-        held = (await begun(asking, 1))[0]
-        for _ in range(6):
-            await asking.ask()
-        assert asking.served() == [1, 3, 3]
-        await held
+    async with instances("least_conn", BUSY, [ANSWER], [ANSWER]) as asking:
+        async with begun(asking) as one_more:
+            assert await one_more() == 0
+            others = Counter([(await asking.ask()).upstream for _ in range(6)])
+            assert others == dict.fromkeys(list(asking.servers)[1:], 3)
         assert asking.busy() == [0, 0, 0]
-        await asking.ask()
-        assert sum(asking.served()) == 8
 
 
 async def test_least_conn_fills_all_before_it_gives_one_more_to_any() -> None:
-    async with instances("least_conn", *[slow(0.05)] * 3) as asking:
-        tasks = []
+    async with instances("least_conn", BUSY, BUSY, BUSY) as asking, begun(asking) as one_more:
         for number in range(1, 10):
-            tasks += await begun(asking, 1)
+            await one_more()
             assert max(asking.busy()) - min(asking.busy()) <= 1
             assert sum(asking.busy()) == number
-        await asyncio.gather(*tasks)
-        assert asking.served() == [3, 3, 3]
 
 
 async def test_idle_instances_take_turns_under_least_conn() -> None:
@@ -111,28 +115,27 @@ async def test_idle_instances_take_turns_under_least_conn() -> None:
 
 
 async def test_random_two_never_goes_to_the_busier_of_its_two() -> None:
-    async with instances("random_two", *map(slow, (0.01, 0.03, 0.09)), seed=3) as asking:
-        tasks = []
-        for number in range(60):
+    async with instances("random_two", BUSY, BUSY, BUSY, seed=3) as asking, begun(asking) as one_more:
+        for _ in range(40):
             before = asking.busy()
-            tasks += await begun(asking, 1)
-            (chosen,) = (index for index, busy in enumerate(asking.busy()) if busy > before[index])
+            chosen = await one_more()
             others = [busy for index, busy in enumerate(before) if index != chosen]
             assert before[chosen] <= max(others)  # of any two there is one that is not the busiest of all
-            await asyncio.sleep(0.002 * (number % 3))
-        await asyncio.gather(*tasks)
-        assert min(asking.served()) > 0
-        assert asking.busy() == [0, 0, 0]
+        assert max(asking.busy()) - min(asking.busy()) <= 2
 
 
 async def test_random_two_of_two_is_the_less_busy() -> None:
-    async with instances("random_two", *[slow(0.1)] * 2) as asking:
-        tasks = []
+    async with instances("random_two", BUSY, BUSY) as asking, begun(asking) as one_more:
         for number in range(1, 13):
-            tasks += await begun(asking, 1)
+            await one_more()
             assert max(asking.busy()) - min(asking.busy()) == number % 2
-        await asyncio.gather(*tasks)
-        assert asking.served() == [6, 6]
+
+
+async def test_random_two_of_idle_ones_reaches_all() -> None:
+    async with instances("random_two", [ANSWER], [ANSWER], [ANSWER]) as asking:
+        for _ in range(30):
+            await asking.ask()
+        assert min(asking.served()) >= 3
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "least_conn", "random_two"])
@@ -160,10 +163,9 @@ async def test_the_record_says_which_instance_failed() -> None:
 
 
 async def test_a_request_that_is_cancelled_is_no_longer_counted() -> None:
-    async with instances("least_conn", [5.0, ANSWER], [5.0, ANSWER]) as asking:
-        tasks = await begun(asking, 3)
-        assert sum(asking.busy()) == 3
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with instances("least_conn", BUSY, BUSY) as asking:
+        async with begun(asking) as one_more:
+            for _ in range(3):
+                await one_more()
+            assert sum(asking.busy()) == 3
         assert asking.busy() == [0, 0]

@@ -1,0 +1,449 @@
+"""The command line: what it prints, what it refuses in one clear line, and the exit code of each end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+from autotune import __version__, bench
+from autotune.cli import main
+from autotune.simulator.profiles import load_profile
+from tests.benchmark.server import DONE, END, HEAD, Say, Server, line, listening, serving, status
+from tests.factories import metrics
+from tests.simulator.exchange import free_port, instance
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+T = TypeVar("T")
+
+QUICK = ("--concurrency", "2", "--warmup", "0.1", "--window", "0.4", "--num-predict", "8", "--input-tokens", "20")
+SHIPPED = ("four-gpus", "local-cpu", "quickstart")
+STAND_INS_LOG = ("time=", "[GIN] ")
+"""How lines of a stand-in begin that runs in this process."""
+ANSWER = HEAD + b"\r\n" + line(response="x", done=False) + DONE + END
+
+
+class Run:
+    """The command in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        """Exit code, output, complaints."""
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as ended:  # argparse
+            code = int(ended.code or 0)
+        said = self._capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    def refused(self, code: int, *arguments: object) -> str:
+        """The one line with which it refuses, and nothing else."""
+        found, out, err = self(*arguments)
+        assert (found, out) == (code, "")
+        (row,) = (row for row in err.splitlines() if not row.startswith(STAND_INS_LOG))
+        assert row.startswith("autotune: ")
+        return row.removeprefix("autotune: ")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """In a folder of its own, on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    return Run(capsys)
+
+
+@contextmanager
+def elsewhere(server: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """Something that serves, in an event loop of its own beside this thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        there = asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+        try:
+            yield there
+        finally:
+            asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def stand_in(tmp_path: Path) -> Iterator[str]:
+    """The URL of a played Ollama."""
+    with elsewhere(instance(tmp_path, load_profile("2x-small"))) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def written(path: Path, levels: dict[str, Any]) -> Path:
+    """A result file of bench."""
+    content = {"format": bench.FORMAT, "levels": {label: one.to_dict() for label, one in levels.items()}}
+    path.write_text(json.dumps(content))
+    return path
+
+
+# the command itself
+
+
+def process(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "autotune", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **more)
+
+
+def test_it_runs_as_a_module() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"autotune {__version__}\n", "")
+
+
+def test_help_shows_the_commands_and_the_exit_codes(run: Run) -> None:
+    code, out, err = run("--help")
+    assert (code, err) == (0, "")
+    for word in ("run", "plan", "bench", "compare", "studies", "exit codes: 0 done, 1 nothing feasible", "130"):
+        assert word in out
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    script = (
+        "import sys\nfrom autotune.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & set('"
+        "aiohttp optuna sqlalchemy numpy pydantic rich pandas pynvml'.split())))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "bench", "compare", "studies"])
+def test_every_command_has_its_help(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: autotune {command}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "COMMAND"),
+        (("sleep",), "'sleep'"),
+        (("run",), "STUDY.toml"),
+        (("run", "a.toml", "--balancer", "haproxy"), "'haproxy'"),
+        (("bench", "http://x"), "--model"),
+        (("bench", "http://x", "--model", "m", "--window", "0"), "'0': allowed is a number above 0"),
+        (("bench", "http://x", "--model", "m", "--window", "nan"), "'nan': allowed is a number"),
+        (("bench", "http://x", "--model", "m", "--warmup", "-1"), "--warmup"),
+        (("bench", "http://x", "--model", "m", "--timeout", "soon"), "'soon': allowed is a number"),
+        (("bench", "http://x", "--model", "m", "--num-predict", "0"), "'0': allowed is a whole number above 0"),
+        (("bench", "http://x", "--model", "m", "--input-tokens", "1.5"), "'1.5': allowed is a whole number above 0"),
+        (("bench", "http://x", "--model", "m", "--endpoint", "embed"), "'embed'"),
+    ],
+)
+def test_bad_usage_is_refused(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: autotune")
+    assert words in err.splitlines()[-1]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "autotune", "studies"]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# study files
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "study.toml: No such file or directory"),
+        (b"not = [toml", "study.toml: not TOML: "),
+        (b"\xff", "study.toml: not UTF-8 text (byte 0)"),
+    ],
+)
+def test_a_bad_study_file_is_one_clear_line(run: Run, command: str, content: bytes | None, words: str) -> None:
+    if content is not None:
+        Path("study.toml").write_bytes(content)
+    assert words in run.refused(2, command, "study.toml")
+    assert not any(path.is_dir() for path in Path().iterdir())
+
+
+def test_each_error_of_a_study_file_has_its_line(run: Run) -> None:
+    run("studies", "quickstart")
+    text = Path("quickstart.toml").read_text().replace("num_ctx = 2048", "num_ctx = 2")
+    Path("quickstart.toml").write_text(text.replace("\ntrials =", "\ntrails ="))
+    code, out, err = run("plan", "quickstart.toml")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 2
+    assert "workload.num_ctx: 2" in err
+    assert 'budget.trails: unknown key; did you mean "trials"?' in err
+
+
+# the shipped studies
+
+
+def test_studies_lists_what_comes_with_autotune(run: Run) -> None:
+    code, out, err = run("studies")
+    assert (code, err) == (0, "")
+    first, *rows = out.splitlines()
+    assert first.endswith("copies one into this folder:")
+    assert [row.split()[0] for row in rows] == list(SHIPPED)
+    assert all(len(row.split(maxsplit=1)[1]) > 20 for row in rows)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, "quickstart.toml"])
+def test_studies_copies_one(run: Run, name: str) -> None:
+    code, out, _ = run("studies", name)
+    path = Path(f"{name.removesuffix('.toml')}.toml")
+    assert (code, out) == (0, f"wrote {path}; next: autotune plan {path}\n")
+    from autotune.spec import load  # noqa: PLC0415 - what is copied can be read
+
+    assert load(path).study.name == path.stem
+
+
+def test_studies_never_overwrites(run: Run) -> None:
+    Path("quickstart.toml").write_text("mine")
+    Path("local-cpu.toml").symlink_to("nowhere")
+    for name in ("quickstart", "local-cpu"):
+        assert run.refused(2, "studies", name) == f"{name}.toml is there already; nothing was written"
+    assert Path("quickstart.toml").read_text() == "mine"
+    assert not Path("nowhere").exists()
+
+
+def test_a_study_that_does_not_exist_is_refused(run: Run) -> None:
+    assert run.refused(2, "studies", "../x") == "no study '../x'; there are four-gpus, local-cpu, quickstart"
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_storage_error(run: Run, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    assert run.refused(4, "studies", "quickstart").startswith("quickstart.toml: ")
+
+
+# compare
+
+
+def test_compare_shows_the_change_of_each_load(run: Run) -> None:
+    before = written(Path("before.json"), {"5 users": metrics(100.0, 0.5), "10 users": metrics(110.0)})
+    after = written(Path("after.json"), {"5 users": metrics(150.0, 0.4), "20 users": metrics(120.0)})
+    code, out, err = run("compare", before, after)
+    assert (code, err) == (0, "")
+    rows = [[cell.strip() for cell in row.strip("│").split("│")] for row in out.splitlines() if row.startswith("│")]
+    assert rows == [
+        ["5 users", "0.50", "0.50", "0.50", "100.00", "before"],
+        ["", "0.40", "0.40", "0.40", "150.00", "after"],
+        ["", "-20.0%", "-20.0%", "-20.0%", "+50.0%", "change"],
+    ]
+    assert "10 users: only in before.json" in out
+    assert "20 users: only in after.json" in out
+
+
+def test_nothing_to_compare_is_refused(run: Run) -> None:
+    before = written(Path("before.json"), {"5 users": metrics()})
+    after = written(Path("after.json"), {"20 users": metrics()})
+    said = run.refused(2, "compare", before, after)
+    assert said == "no load is in both files: before.json: 5 users; after.json: 20 users"
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff", b"[]", b"{}", b"3", b'{"format": "x"}', b'{"format": 1, "levels": {"5": {"n": 1}}}']
+)
+def test_a_damaged_result_file_is_refused(run: Run, damage: bytes) -> None:
+    good = written(Path("good.json"), {"5 users": metrics()})
+    Path("bad.json").write_bytes(damage)
+    assert run.refused(2, "compare", good, "bad.json") == "bad.json: not a result file of `autotune bench --json`"
+
+
+def test_a_newer_result_file_is_refused(run: Run) -> None:
+    Path("new.json").write_text(json.dumps({"format": bench.FORMAT + 1}))
+    said = run.refused(2, "compare", "new.json", "new.json")
+    assert said == "new.json: format 2 is of a newer autotune; this one knows 1"
+
+
+def test_a_result_file_that_is_not_there_is_refused(run: Run, tmp_path: Path) -> None:
+    assert run.refused(2, "compare", "none.json", "none.json") == "none.json: No such file or directory"
+    assert run.refused(2, "compare", tmp_path, tmp_path).endswith("Is a directory")
+
+
+# bench
+
+
+def test_bench_prints_and_keeps_the_figures_of_each_load(run: Run, tmp_path: Path) -> None:
+    with stand_in(tmp_path / "played") as url:
+        asked = ("bench", url, "--model", "tiny", *QUICK, "--concurrency", "1,3", "--json", "figures.json")
+        code, out, _ = run(*asked)
+        assert code == 0
+        assert [row.split("│")[1].strip() for row in out.splitlines() if row.startswith("│")] == ["1 users", "3 users"]
+        found = bench.read(Path("figures.json"))
+        assert list(found) == ["1 users", "3 users"]
+        for label, one in found.items():
+            assert one.window_s == pytest.approx(0.4, abs=0.1)
+            assert one.success_rate == 1.0
+            assert one.output_tps > 0
+            assert one.in_flight == pytest.approx(int(label.split()[0]), rel=0.3)
+            assert (one.cold, one.connected) == (0, 0)
+        kept = json.loads(Path("figures.json").read_text())
+        assert kept["load"]["url"] == url
+        code, out, _ = run("compare", "figures.json", "figures.json")
+        assert (code, out.count("+0.0%")) == (0, 8)
+
+
+@pytest.mark.parametrize("endpoint", ["generate", "chat", "openai"])
+def test_bench_speaks_each_endpoint_and_arrivals_at_random(run: Run, tmp_path: Path, endpoint: str) -> None:
+    with stand_in(tmp_path / "played") as url:
+        asked = (*QUICK, "--endpoint", endpoint, "--rate", "20", "--json", "figures.json")
+        code, out, _ = run("bench", url, "--model", "tiny", *asked)
+    assert code == 0
+    assert "20 requests/s" in out
+    assert bench.read(Path("figures.json"))["20 requests/s"].success_rate == 1.0
+
+
+def test_bench_takes_prompts_from_a_file(run: Run) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "why is the sky blue"}\n')
+    with elsewhere(serving(ANSWER)) as server:
+        code, _, _ = run("bench", server.url, "--model", "tiny", *QUICK, "--prompts", "prompts.jsonl")
+    assert code == 0
+    assert all(body["prompt"].endswith(" why is the sky blue") for body in server.bodies)
+
+
+def test_a_header_comes_from_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "Bearer geheim")
+    with elsewhere(serving(ANSWER)) as server:
+        asked = (*QUICK, "--header", "Authorization=TOKEN", "--json", "figures.json")
+        code, out, err = run("bench", server.url, "--model", "tiny", *asked)
+    assert code == 0
+    assert all("authorization: bearer geheim\r\n" in head.lower() for head in server.heads if head.startswith("POST"))
+    assert "geheim" not in out + err + Path("figures.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "given", ["Authorization=Bearer geheim", "Authorization=", "Authorization", "Authorization=NO"]
+)
+def test_a_header_whose_variable_is_missing_is_refused_and_never_repeated(run: Run, given: str) -> None:
+    said = run.refused(2, "bench", "http://127.0.0.1:1", "--model", "m", "--header", given)
+    assert said.startswith("--header Authorization=…: no environment variable has that name")
+    assert "geheim" not in said
+
+
+def test_a_header_that_no_server_would_understand_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "geheim\r\nX: y")
+    said = run.refused(2, "bench", "http://127.0.0.1:1", "--model", "m", "--header", "Authorization=TOKEN")
+    assert said == "--header Authorization=…: the variable's value has characters that no header may have"
+    assert "write NAME=VARIABLE" in run.refused(2, "bench", "http://x", "--model", "m", "--header", "=TOKEN")
+    assert "write NAME=VARIABLE" in run.refused(2, "bench", "http://x", "--model", "m", "--header", "A B=TOKEN")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--concurrency", "0"), "--concurrency 0: allowed are numbers above 0"),
+        (("--concurrency", "5,,10"), "--concurrency 5,,10: allowed"),
+        (("--concurrency", "2.5"), "--concurrency 2.5: allowed"),
+        (("--rate", "-1"), "--rate -1: allowed"),
+        (("--rate", "nan"), "--rate nan: allowed"),
+        (("--rate", "1,inf"), "--rate 1,inf: allowed"),
+        (("--prompts", "none.jsonl"), "none.jsonl: the file of prompts cannot be read"),
+        (("--json", "."), "--json .: is a folder"),
+        (("--json", "none/figures.json"), "--json none/figures.json: none is no folder that can be written to"),
+    ],
+)
+def test_what_bench_cannot_do_is_refused_before_anything_is_asked(
+    run: Run, arguments: Sequence[str], words: str
+) -> None:
+    with elsewhere(serving(ANSWER)) as server:
+        assert words in run.refused(2, "bench", server.url, "--model", "tiny", *QUICK, *arguments)
+    assert server.connections == 0
+
+
+def test_an_address_that_is_no_url_is_refused(run: Run) -> None:
+    said = run.refused(2, "bench", "127.0.0.1:11434", "--model", "tiny")
+    assert said == "127.0.0.1:11434: not a URL; as in http://127.0.0.1:11434"
+
+
+def quickly(run: Run, *arguments: object) -> str:
+    """Refused with exit code 3, at the loads that bench has by itself, within seconds."""
+    began = time.monotonic()
+    said = run.refused(3, "bench", *arguments)
+    assert time.monotonic() - began < 10
+    return said
+
+
+def test_a_url_that_refuses_is_one_clear_line(run: Run) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    said = quickly(run, url, "--model", "tiny")
+    assert said.startswith(f"{url} does not answer: ")
+    assert "127.0.0.1" in said.removeprefix(url)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://127.0.0.1:99999", "http://nowhere.invalid"])
+def test_a_url_that_leads_nowhere_is_one_clear_line(run: Run, url: str) -> None:
+    assert quickly(run, url, "--model", "tiny").startswith(f"{url} does not answer: ")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ([status(404, b"<html>no such page</html>")], "status 404, <html>no such page</html>"),
+        ([status(200, b"<html>welcome</html>")], "status 200"),
+        ([status(401, b'{"error": "who are you?"}')], "status 401, who are you?"),
+        ([HEAD + b"\r\n" + line(error="out of memory") + END], "status 200, out of memory"),
+    ],
+)
+def test_a_server_that_is_no_ollama_or_refuses_is_one_clear_line(run: Run, script: list[Say], words: str) -> None:
+    with elsewhere(serving(*script)) as server:
+        said = quickly(run, server.url, "--model", "tiny")
+    assert said.startswith(f"{server.url} gives no answer from 'tiny' at its generate endpoint: ")
+    assert words in said
+
+
+def test_a_model_that_is_not_there_is_one_clear_line(run: Run, tmp_path: Path) -> None:
+    with stand_in(tmp_path / "played") as url:
+        said = quickly(run, url, "--model", "nosuch")
+    assert said.startswith(f"{url} gives no answer from 'nosuch'")
+    assert "status 404, model 'nosuch' not found" in said
+
+
+class Dying(Server):
+    """Answers a few, and then breaks each off."""
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        self.script = [ANSWER] if len(self.bodies) < 12 else [None]
+        return await super()._answer(reader, writer)
+
+
+@asynccontextmanager
+async def dying() -> AsyncIterator[str]:
+    async with listening(Dying().serve) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_a_server_that_dies_in_the_load_is_one_clear_line(run: Run) -> None:
+    with elsewhere(dying()) as url:
+        said = quickly(run, url, "--model", "tiny", *QUICK, "--concurrency", "8")
+    assert said.startswith(f"{url} answers nothing but failures: ")
+    assert len(said) > len(f"{url} answers nothing but failures: ")
