@@ -8,6 +8,7 @@ import signal
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,10 +158,13 @@ def spent(path: Path) -> dict[str, float]:
     if not events:
         return {"night": 0.0, "measured": 0.0, "own": 0.0}
     measured = sum(event["seconds"] for event in events if event["what"] == "window")
-    ends = [event["t"] for event in events if event["what"] == "loaded"]
-    starts = [event["t"] - event["seconds"] for event in events if event["what"] == "start"][1:]
-    own = max((start - end for end, start in zip(ends, starts, strict=False)), default=0.0)
-    return {"night": events[-1]["t"] - events[0]["t"], "measured": measured, "own": own}
+    turns = [event for event in events if event["what"] in {"loaded", "start begins"}]
+    pauses = [
+        then["t"] - now["t"]
+        for now, then in pairwise(turns)
+        if (now["what"], then["what"]) == ("loaded", "start begins")
+    ]
+    return {"night": events[-1]["t"] - events[0]["t"], "measured": measured, "own": max(pauses, default=0.0)}
 
 
 def _same_ground(store: Store, ground: Ground) -> None:

@@ -76,12 +76,14 @@ class Store:
             least = LEAST_FREE_BYTES // 2**20
             raise StorageError(f"{self.folder}: {free // 2**20} MiB are free on this disk, a night needs {least}")
         known = self.header()
-        if known is not None and not self._begun():
-            known = None  # nothing has been measured yet that a change could spoil
-        if known is not None:
-            _same(self.folder, known["measured"], spec.measured())
-        self.write_header({**(known or {"measured": spec.measured()}), "file": source})
-        return known is not None
+        if not self._begun():  # nothing has been measured yet that a change could spoil
+            self.write_header({"measured": spec.measured(), "file": source})
+            return False
+        if known is None:
+            raise StorageError(f"{self.folder}: trials without a study.json; nobody can say what they measured")
+        _same(self.folder, known["measured"], spec.measured())
+        self.write_header({**known, "file": source})
+        return True
 
     def header(self) -> dict[str, Any] | None:
         """What study.json says; None when there is none. Raises `StorageError`."""
