@@ -84,5 +84,5 @@ def test_the_store_is_the_one_that_has_the_model(tmp_path: Path, monkeypatch: py
 def test_without_any_store_it_is_said_where_one_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ModelMissing, match="set cluster.models_dir"):
+    with pytest.raises(ModelMissing, match=r"set cluster\.models_dir"):
         store_of(study(cluster={"driver": "process"}), tmp_path)
