@@ -51,7 +51,8 @@ async def load(
     found: dict[str, Metrics] = {}
     async with _client(chosen, headers) as client:
         await _knock(client, asked, chosen)
-        asked = await calibrated(client, asked)
+        if isinstance(asked, SeededWorkload):
+            asked = await calibrated(client, asked)
         for level in levels:
             loaded = await run(client, asked, level, phases, secrets.token_hex(8), partial(show, level.label))
             if loaded.gave_up:

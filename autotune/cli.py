@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,7 +156,8 @@ def _run(chosen: argparse.Namespace) -> int:
         screen = Console(force_terminal=False, width=_LOG_COLUMNS)
     with console.Night(spec, screen, Store(folder).earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
-    console.morning(screen, spec, ending, night.spent(folder / "events.jsonl"), chosen.study)
+    with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
+        console.morning(screen, spec, ending, night.spent(folder / "events.jsonl"), chosen.study)
     if ending.error is not None:
         raise ending.error
     return 0 if any(result.score.feasible for result in ending.results) else NothingFeasible.exit_code
@@ -237,6 +239,11 @@ def _located(error: SpecError, chosen: argparse.Namespace) -> SpecError:
 
 
 def _complain(error: AutotuneError) -> None:
+    with suppress(OSError):
+        _print(error)
+
+
+def _print(error: AutotuneError) -> None:
     print(f"autotune: {error.message}", file=sys.stderr)
     for line in error.details.splitlines():
         print(f"    {line}", file=sys.stderr)

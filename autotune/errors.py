@@ -21,7 +21,8 @@ AutotuneError                      exit code
 │   │   └── OnCpu                  3    none of them: the CPU serves the model although a GPU was asked for
 │   ├── ParallelIgnored            3    the server serves another number of slots than asked for
 │   ├── ContextChanged             3    the server serves another context length than asked for
-│   └── InstanceDied               3    an Ollama that died under load
+│   ├── InstanceDied               3    an Ollama that died under load
+│   └── NoAnswer                   3    nothing but failures came back from a load
 └── Interrupted                    130  Ctrl-C, SIGTERM or SIGHUP
 """
 
@@ -145,6 +146,12 @@ class InstanceDied(TrialFailure):
     """An Ollama that died while it was under load."""
 
     reason = "died_under_load"
+
+
+class NoAnswer(TrialFailure):
+    """Nothing but failures came back from a load."""
+
+    reason = "no_answer"
 
 
 class Interrupted(AutotuneError):

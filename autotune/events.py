@@ -39,8 +39,12 @@ class Events:
 
     def show(self, event: dict[str, Any]) -> None:
         """Tell the listener without writing anything: progress that nobody wants to read later."""
-        if self._listener is not None:
+        if self._listener is None:
+            return
+        try:
             self._listener(event)
+        except (OSError, SystemExit):  # the terminal, or the pipe, is gone (rich exits then): the night goes on unseen
+            self._listener = None
 
     @contextmanager
     def span(self, what: str, **fields: Any) -> Iterator[None]:

@@ -10,14 +10,17 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
+
+import aiohttp
 
 from autotune import plan as plans
 from autotune.cluster import host
 from autotune.cluster.cluster import Cluster
 from autotune.cluster.nginx import Nginx
 from autotune.cluster.process import ProcessDriver
-from autotune.errors import BinaryMissing, DeviceBusy, ModelMissing, PortTaken, SpecError
+from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, ModelMissing, PortTaken, SpecError
 from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
 from autotune.ollama.api import Ollama, ServerFacts, facts
 from autotune.plan import GIB, LOOPBACK, InstancePlan
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from autotune.space import Layout
     from autotune.spec import StudySpec
 
+DERIVED = "derived.txt"
+"""Names of derived models that are in the user's store while a night runs."""
 SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
 """Where the service that Ollama's installer makes keeps its models."""
 
@@ -135,24 +140,29 @@ def command(spec: StudySpec) -> tuple[list[str], dict[str, str]]:
 def store_of(spec: StudySpec, run: Path) -> Path:
     """The model store: the one that is written, or the first of the usual ones that has the model."""
     if spec.cluster.models_dir is not None:
-        if not spec.cluster.models_dir.is_dir() and spec.cluster.driver != "simulated":
-            raise SpecError(f"cluster.models_dir = {str(spec.cluster.models_dir)!r}: no such folder")
+        if spec.cluster.driver != "simulated" and (why := _unusable(spec.cluster.models_dir)):
+            raise SpecError(f"cluster.models_dir = {str(spec.cluster.models_dir)!r}: {why}")
         return spec.cluster.models_dir
     if spec.cluster.driver == "simulated":
         return run / "models"
     usual = [Path(os.environ["OLLAMA_MODELS"])] if os.environ.get("OLLAMA_MODELS") else []
     usual += [SERVICE_STORE, Path.home() / ".ollama" / "models"]
-    there = [store for store in usual if _readable(store)]
+    there = [store for store in usual if not _unusable(store)]
     if not there:
-        raise ModelMissing(f"no model store found; looked at {', '.join(map(str, usual))}: set cluster.models_dir")
+        looked = ", ".join(f"{store} ({_unusable(store)})" for store in usual)
+        raise ModelMissing(f"no model store found; looked at {looked}: set cluster.models_dir")
     return next((store for store in there if _manifest(store, spec.cluster.model).exists()), there[0])
 
 
-def _readable(store: Path) -> bool:
+def _unusable(store: Path) -> str:
+    """Why a store cannot be used; empty if it can."""
     try:
-        return (store / "manifests").is_dir()
+        next((store / "manifests").iterdir(), None)
     except PermissionError:
-        return False
+        return "not readable for this user: run as its owner or as root"
+    except OSError:
+        return "not a model store: it has no folder `manifests`"
+    return ""
 
 
 def _manifest(store: Path, model: str) -> Path:
@@ -167,7 +177,10 @@ async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> S
     """Start one server that sees no GPU, ask it about itself and the model, end it. Raises `ModelMissing`, …"""
     started, extra = command(spec)
     home = spec.cluster.home or run / "home"
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"cluster.home = {str(home)!r}: {error.strerror}") from error
     env = {
         "HOME": str(home),
         "OLLAMA_MODELS": str(models),
@@ -182,17 +195,32 @@ async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> S
         await cluster.start(asked)
         async with Ollama(asked.url) as server:
             try:
+                await _forget(server, run / DERIVED)
                 return await facts(server, spec.cluster.model)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise ClusterError(f"Ollama does not tell its models (store {models}): {error}") from error
             except ModelMissing as error:
                 raise ModelMissing(f"{models}: {error.message}{_pull(spec, models)}") from error
+
+
+async def _forget(server: Ollama, ledger: Path) -> None:
+    """Names that an earlier run added to the store, and was killed before it could take them back."""
+    for name in _recorded(ledger):
+        await server.delete(name)
+
+
+def _recorded(ledger: Path) -> list[str]:
+    names = ledger.read_text(encoding="utf-8").split() if ledger.exists() else []
+    ledger.unlink(missing_ok=True)
+    return names
 
 
 def _pull(spec: StudySpec, models: Path) -> str:
     if spec.cluster.driver == "simulated":
         return ""
-    address, binary = f"{LOOPBACK}:{spec.cluster.first_port}", spec.cluster.binary
+    address, store, binary = f"{LOOPBACK}:{spec.cluster.first_port}", quote(str(models)), quote(spec.cluster.binary)
     return (
-        f". To get it: OLLAMA_MODELS={models} OLLAMA_HOST={address} {binary} serve & sleep 3; "
+        f". To get it: OLLAMA_MODELS={store} OLLAMA_HOST={address} {binary} serve & sleep 3; "
         f"OLLAMA_HOST={address} {binary} pull {spec.cluster.model}; kill %1"
     )
 
@@ -286,6 +314,9 @@ async def ground(spec: StudySpec, found: Inventory, children: Children, run: Pat
     check_ports(plans.ports(spec, 1))
     models = store_of(spec, run)
     known = await ask(spec, children, run, models)
+    trained = known.model.context_length
+    if 0 < trained < spec.workload.num_ctx:
+        raise SpecError(f"workload.num_ctx = {spec.workload.num_ctx}: {spec.cluster.model} was trained for {trained}")
     room = space(spec, found, known)
     most = max(len(parse_layout(str(params["layout"]), found).instances) for params in (*room.configurations(), first))
     check_ports(plans.ports(spec, most))
@@ -298,5 +329,9 @@ def cluster(spec: StudySpec, children: Children, run: Path) -> Cluster:
     driver = ProcessDriver(started, children, run / "logs", env=extra, stop_timeout_s=spec.cluster.stop_timeout_s)
     nginx = Nginx(children, run / "nginx") if spec.cluster.balancer == "nginx" else None
     return Cluster(
-        driver, nginx, start_timeout_s=spec.cluster.start_timeout_s, load_timeout_s=spec.cluster.load_timeout_s
+        driver,
+        nginx,
+        start_timeout_s=spec.cluster.start_timeout_s,
+        load_timeout_s=spec.cluster.load_timeout_s,
+        ledger=run / DERIVED,
     )

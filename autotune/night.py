@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from autotune.benchmark.spread import Spread
 from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload
 from autotune.cluster.children import Children
 from autotune.cluster.lock import Lock
-from autotune.errors import AutotuneError, Interrupted, SpecError
+from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
 from autotune.events import Events, read
 from autotune.sampler import Sampler
 from autotune.store import Store
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from autotune.plan import Plan
     from autotune.spec import StudySpec
     from autotune.trial import TrialResult
+
+
+_SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +62,13 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
     with Lock(grounds.locks(spec, found, folder)):
         store = Store(folder)
         store.open(spec, source)
+        events = Events(store.events, listener)
         results = store.results()
         async with Children(folder) as children:
             with _signals(children):
                 for process in await children.sweep():
-                    listener({"what": "swept", "process": process})
-                return await _night(spec, found, store, children, results, listener)
+                    events.show({"what": "swept", "process": process})
+                return await _night(spec, found, store, children, results, events)
 
 
 async def _night(
@@ -72,9 +77,8 @@ async def _night(
     store: Store,
     children: Children,
     results: list[TrialResult],
-    listener: Callable[[dict[str, Any]], None],
+    events: Events,
 ) -> Ending:
-    events = Events(store.events, listener)
     try:
         grounds.check_host(spec, found)
         ground = await grounds.ground(spec, found, children, store.run)
@@ -83,11 +87,13 @@ async def _night(
             store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, ground.rule_of_thumb()
         )
         sampler.open(results)
-        listener({"what": "ground", "ground": ground})
+        events.show({"what": "ground", "ground": ground})
         async with grounds.cluster(spec, children, store.run) as cluster:
-            bench = Bench(spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan))
+            bench = Bench(
+                spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan), store.keep_logs
+            )
             _calibration(bench, store)
-            clock = Clock.start(spec.budget)
+            clock = Clock.start(spec.budget, elapsed(read(store.events)))
             night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
             with events.span("night"):
                 why = await night.run()
@@ -95,10 +101,16 @@ async def _night(
         _uncancel()
         return Ending("interrupted", tuple(results), Interrupted("interrupted"))
     except AutotuneError as error:
-        if not results:
-            raise
-        return Ending("broken off", tuple(results), error)
+        return _broken(results, error)
+    except OSError as error:  # a folder that is a file, a right that is missing: whatever the system says
+        return _broken(results, StorageError(f"{error.filename or store.folder}: {error.strerror or error}"))
     return Ending(why, tuple(results))
+
+
+def _broken(results: list[TrialResult], error: AutotuneError) -> Ending:
+    if not results:
+        raise error
+    return Ending("broken off", tuple(results), error)
 
 
 async def look(spec: StudySpec) -> Ground:
@@ -152,11 +164,10 @@ def workload(spec: StudySpec) -> Workload:
 def spent(path: Path) -> dict[str, float]:
     """Seconds of the last night in an event log: `night`, `measured` (windows), `own` (the longest pause of our own
     between a load and the next start)."""
-    events = read(path)
-    nights = [index for index, event in enumerate(events) if event["what"] == "night begins"]
-    events = events[nights[-1] :] if nights else []
-    if not events:
+    nights = _nights(read(path))
+    if not nights:
         return {"night": 0.0, "measured": 0.0, "own": 0.0}
+    events = nights[-1]
     measured = sum(event["seconds"] for event in events if event["what"] == "window")
     turns = [event for event in events if event["what"] in {"loaded", "start begins"}]
     pauses = [
@@ -165,6 +176,17 @@ def spent(path: Path) -> dict[str, float]:
         if (now["what"], then["what"]) == ("loaded", "start begins")
     ]
     return {"night": events[-1]["t"] - events[0]["t"], "measured": measured, "own": max(pauses, default=0.0)}
+
+
+def elapsed(events: list[dict[str, Any]]) -> float:
+    """Seconds that all nights of an event log lasted, each to its last event."""
+    return float(sum(night[-1]["t"] - night[0]["t"] for night in _nights(events)))
+
+
+def _nights(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The events night by night; the clock of one says nothing about that of another."""
+    begins = [index for index, event in enumerate(events) if event["what"] == "night begins"]
+    return [events[begin:end] for begin, end in pairwise([*begins, len(events)])]
 
 
 def _same_ground(store: Store, ground: Ground) -> None:
@@ -192,6 +214,8 @@ def _signals(children: Children) -> Iterator[None]:
     def on_signal(number: int) -> None:
         if seen:
             children.kill_all()
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), _SHOW_CURSOR)
             os._exit(130)
         seen.append(number)
         task.cancel()

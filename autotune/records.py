@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
+UPSTREAM_HEADER = "X-Autotune-Upstream"
+"""The response header by which nginx says which instance served a request."""
+
 
 class Outcome(StrEnum):
     """How a request ended."""

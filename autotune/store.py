@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from autotune.spec import StudySpec
 
 FORMAT = 1
+_MOST_LOG_CHARS = 2**18
 LEAST_FREE_BYTES = 256 * 2**20
 """A night needs some room on the disk."""
 
@@ -70,6 +71,7 @@ class Store:
         """
         with _storage(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
             self.run.mkdir(exist_ok=True)
             free = shutil.disk_usage(self.folder).free
         if free < LEAST_FREE_BYTES:
@@ -118,6 +120,11 @@ class Store:
             lines = "".join(json.dumps(encode(record), separators=(",", ":")) + "\n" for record in level)
             write(folder / f"records-{index}.jsonl.gz", gzip.compress(lines.encode(), compresslevel=1))
         write(folder / "result.json", _RESULT.dump_json(result, indent=1))
+
+    def keep_logs(self, number: int, logs: dict[str, str]) -> None:
+        """The logs of a trial that failed: their ends, by instance."""
+        for name, text in logs.items():
+            write(self._trial(number) / f"{name}.log", text[-_MOST_LOG_CHARS:])
 
     def results(self) -> list[TrialResult]:
         """All finished trials, in order. Raises `StorageError` for a damaged one, or one that is missing in between."""
@@ -206,5 +213,5 @@ def _same(folder: Path, known: dict[str, Any], now: dict[str, Any]) -> None:
     if changed:
         raise SpecError(
             f"{folder} holds trials that measured something else: {'; '.join(changed)}. "
-            "Put the study file back as it was, or give the study another name",
+            "Put the study file (or --balancer) back as it was, or give the study another name",
         )

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from autotune.errors import BaselineFailed, ClusterError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from autotune.events import Events
     from autotune.plan import Plan
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from autotune.store import Store
     from autotune.trial import Bench, TrialResult
 
+T = TypeVar("T")
+
 MOST_FAULTS = 3
 """Faults of the machine in a row that end a night."""
 FAULT_PAUSE_S = 2.0
-_NOT_RUNNABLE = frozenset({"start_failed", "never_ready", "load_failed", "on_cpu"})
+_NOT_RUNNABLE = frozenset({"start_failed", "never_ready", "load_failed", "on_cpu", "no_answer"})
 
 
 def wall() -> datetime:
@@ -40,10 +42,12 @@ class Clock:
     budget: Budget
     began_s: float
     until: datetime | None
+    spent_s: float = 0.0
+    """What earlier runs of the study have used of its hours."""
     wall: Callable[[], datetime] = wall
 
     @classmethod
-    def start(cls, budget: Budget, wall: Callable[[], datetime] = wall) -> Clock:
+    def start(cls, budget: Budget, spent_s: float = 0.0, wall: Callable[[], datetime] = wall) -> Clock:
         """Begin to count now. A time of day is its next occurrence."""
         until = None
         if budget.until is not None:
@@ -52,13 +56,13 @@ class Clock:
             until = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
             until += timedelta(days=1) if until <= now else timedelta()
             until = until.astimezone()  # the clocks may be put forward or back in this night
-        return cls(budget, asyncio.get_running_loop().time(), until, wall)
+        return cls(budget, asyncio.get_running_loop().time(), until, spent_s, wall)
 
     @property
     def total_s(self) -> float | None:
         """The whole length of the night; None when only trials bound it."""
         elapsed = asyncio.get_running_loop().time() - self.began_s
-        ends = [self.budget.hours * 3600] if self.budget.hours is not None else []
+        ends = [self.budget.hours * 3600 - self.spent_s] if self.budget.hours is not None else []
         if self.until is not None:  # the wall clock may be set, so it is read anew
             ends.append(elapsed + (self.until - self.wall()).total_seconds())
         return min(ends) if ends else None
@@ -114,26 +118,35 @@ class Night:
         return max(min(known), 0.0) if known else None
 
     async def _trial(self, number: int, params: dict[str, Any]) -> TrialResult:
-        """One trial, tried again after faults that are not its own."""
+        """One trial: measured, then kept; each of it is tried again after faults that are not its own."""
         plan = self.plan(params)
         self.store.write_plan(number, params, plan)
         self.events.show({"what": "trial begins", "number": number, "params": params, "plan": plan})
         trial = self.sampler.begin(params)
-        for fault in range(1, MOST_FAULTS + 1):
+        result, records = await self._insist(lambda: self._measure(number, params, plan), self.bench.cluster.clear)
+
+        async def keep() -> None:
+            with self.events.span("collect", number=number):
+                self.store.save(result, records)
+                self.sampler.tell(trial, result)
+
+        await self._insist(keep)
+        return result
+
+    async def _insist(
+        self, work: Callable[[], Awaitable[T]], before_another: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """Do something, and again after a fault of the machine; the third in a row is passed on."""
+        for left in reversed(range(MOST_FAULTS)):
             try:
-                if fault > 1:
-                    await self.bench.cluster.clear()
-                    await asyncio.sleep(FAULT_PAUSE_S)
-                result, records = await self._measure(number, params, plan)
-                with self.events.span("collect", number=number):
-                    self.store.save(result, records)
-                    self.sampler.tell(trial, result)
+                if before_another is not None and left < MOST_FAULTS - 1:
+                    await before_another()
+                return await work()
             except (ClusterError, StorageError) as error:
-                self.events.show({"what": "fault", "error": error, "left": MOST_FAULTS - fault})
-                if fault == MOST_FAULTS:
+                self.events.show({"what": "fault", "error": error, "left": left})
+                if not left:
                     raise
-            else:
-                return result
+                await asyncio.sleep(FAULT_PAUSE_S)
         raise AssertionError("unreachable")
 
     async def _measure(

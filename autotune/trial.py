@@ -16,7 +16,7 @@ from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import SeededWorkload
 from autotune.cluster import verify
 from autotune.cluster.verify import Placement  # noqa: TC001 - the store reads the fields of TrialResult
-from autotune.errors import TrialFailure
+from autotune.errors import NoAnswer, TrialFailure
 from autotune.metrics import COLD_S, Metrics, measure
 from autotune.score import Score, failed, judge
 from autotune.stats import enough
@@ -93,6 +93,8 @@ class Bench:
     events: Events
     workload: Workload
     client: Callable[[Plan], AbstractAsyncContextManager[Client]]
+    keep: Callable[[int, dict[str, str]], None]
+    """Keeps the logs of a trial that failed, by instance."""
     remember: Callable[[float], None] | None = None
     """Called with the characters a token that the server's own counts gave; None when the workload is calibrated."""
     alone: dict[tuple[str, ...], Placement] = field(default_factory=dict)
@@ -126,6 +128,7 @@ class Bench:
                 message=failure.message,
                 details=failure.details,
             )
+            self.keep(blank.number, self.cluster.logs())
             await self.cluster.clear()
             telemetry.snapshot(self.inventory)  # a GPU that is gone is the fault behind the fault
         return replace(result, seconds=now() - began), records
@@ -148,6 +151,8 @@ class Bench:
                 before = telemetry.snapshot(self.inventory)
                 loaded = await self._load(client, plan, level, number)
                 self.cluster.check()
+                if loaded.gave_up:
+                    raise NoAnswer(f"{level.label}: nothing but failures came back: {_last_error(loaded)}")
                 samples[level.label] = Samples(before, telemetry.snapshot(self.inventory))
                 records.append(loaded.records)
                 windows[level.label] = loaded.window_start, loaded.window_end
@@ -164,7 +169,7 @@ class Bench:
             windows=windows,
             placements=placements,
             samples=samples,
-            cautions=(*cautions, *score.cautions),
+            cautions=(*verify.unproved(placements), *cautions, *score.cautions),
         )
 
     async def _verify(self, plan: Plan) -> tuple[Placement, ...]:
@@ -187,12 +192,13 @@ class Bench:
 
     async def _calibrate(self, client: Client) -> None:
         """Once a study: all its trials get the same prompts."""
-        if self.remember is None:
+        if self.remember is None or not isinstance(self.workload, SeededWorkload):
             return
-        self.workload = await calibrated(client, self.workload)
-        if isinstance(self.workload, SeededWorkload):
-            self.remember(self.workload.chars_per_token)
-        self.remember = None
+        better = await calibrated(client, self.workload)
+        if better is not self.workload:
+            self.workload = better
+            self.remember(better.chars_per_token)
+            self.remember = None
 
     async def _load(self, client: Client, plan: Plan, level: Level, number: int) -> LoadResult:
         """One load, in seconds of the played host where there is one."""
@@ -259,6 +265,10 @@ def _doubts(spec: StudySpec, loaded: LoadResult, metrics: Metrics, samples: Samp
     if asked is not None and metrics.input_tokens is not None and abs(metrics.input_tokens / asked.mean - 1) > 0.3:
         found.append(f"prompts have {metrics.input_tokens:.0f} tokens in the mean, not {asked.mean}")
     return found
+
+
+def _last_error(loaded: LoadResult) -> str:
+    return next((record.error for record in reversed(loaded.records) if record.error), "no reason was given")
 
 
 def _heat(samples: Sequence[DeviceSample]) -> list[str]:

@@ -113,6 +113,15 @@ def test_each_of_few_cores_is_a_device_with_its_siblings(four_cores: Tree) -> No
     assert {device.kind for device in rest} == {first.kind}
 
 
+def test_a_quota_of_cpu_time_bounds_the_cores(two_nodes: Tree) -> None:
+    two_nodes.write("sys/fs/cgroup/cpu.max", "300000 100000\n")
+    assert ids(two_nodes.discover("cores:1", range(8))) == ["cpu:0", "cpu:1", "cpu:2"]
+    two_nodes.write("sys/fs/cgroup/cpu.max", "50000 100000\n")
+    assert ids(two_nodes.discover("cores:1", range(8))) == ["cpu:0"]
+    two_nodes.write("sys/fs/cgroup/cpu.max", "max 100000\n")
+    assert len(ids(two_nodes.discover("cores:1", range(8)))) == 8
+
+
 def test_only_cpus_that_this_process_may_use_count(four_cores: Tree) -> None:
     inventory = four_cores.discover("cpu", {0, 1, 5})
     assert ids(inventory) == ["cpu:0", "cpu:1,5"]

@@ -123,12 +123,12 @@ def test_threads_that_are_asked_for_replace_the_cores() -> None:
 
 
 def test_variables_of_the_study_and_of_the_trial_reach_every_instance() -> None:
-    spec = study(cluster={"env": {"OLLAMA_DEBUG": "1", "LLAMA_ARG_CACHE_RAM": "0", "OLLAMA_KEEP_ALIVE": "1h"}})
+    spec = study(cluster={"env": {"OLLAMA_DEBUG": "1", "LLAMA_ARG_CACHE_RAM": "0", "OLLAMA_MAX_QUEUE": "9"}})
     chosen: dict[str, Any] = {"env:LLAMA_ARG_CACHE_RAM": "8192"}
     plan = make("0 | 1", spec=spec, **chosen)
     for number in (0, 1):
         told = env(plan, number)
-        assert (told["OLLAMA_DEBUG"], told["LLAMA_ARG_CACHE_RAM"], told["OLLAMA_KEEP_ALIVE"]) == ("1", "8192", "1h")
+        assert (told["OLLAMA_DEBUG"], told["LLAMA_ARG_CACHE_RAM"], told["OLLAMA_MAX_QUEUE"]) == ("1", "8192", "9")
 
 
 def test_requests_and_probes_go_to_an_address_not_to_a_name() -> None:
@@ -168,7 +168,7 @@ def spaces(draw: st.DrawFn) -> tuple[Inventory, dict[str, Any]]:
         "kv_cache_type": st.just({"f16"}) | st.just({"f16", "q8_0"}),
         "threads": st.none() | st.just({1}) | st.just({1, 2}),
         "num_batch": st.none() | st.sets(st.sampled_from([256, 512]), min_size=1),
-        "env": st.none() | st.just({"LLAMA_ARG_CACHE_RAM": ["0", "8192"], "OLLAMA_KEEP_ALIVE": ["-1", "1h"]}),
+        "env": st.none() | st.just({"LLAMA_ARG_CACHE_RAM": ["0", "8192"], "OLLAMA_MAX_QUEUE": ["8", "512"]}),
     }
     chosen = {name: draw(values) for name, values in several.items()}
     return inventory, {name: sorted(value) if isinstance(value, set) else value for name, value in chosen.items()}

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import aiohttp
 
 from autotune.benchmark.parse import Parsed, digest, error_text, parse_ndjson, parse_sse
-from autotune.cluster.nginx import UPSTREAM_HEADER
-from autotune.records import Outcome, RequestRecord
+from autotune.records import UPSTREAM_HEADER, Outcome, RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -121,7 +121,7 @@ class Children:
     def _recorded(self) -> list[host.Identity]:
         if not self._ledger.exists():
             return []
-        lines = self._ledger.read_text(encoding="utf-8").splitlines()
+        lines = self._ledger.read_text(encoding="utf-8", errors="replace").splitlines()
         return [entry for line in lines if (entry := _entry(line))]
 
 

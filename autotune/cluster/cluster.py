@@ -15,6 +15,7 @@ from autotune.ollama.log import last_words
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
+    from pathlib import Path
 
     from autotune.cluster.driver import Driver, Handle
     from autotune.cluster.nginx import Nginx
@@ -28,11 +29,21 @@ _FORGET_S = 15.0
 class Cluster:
     """Instances by a driver, and nginx in front of them (None: the client spreads the requests)."""
 
-    def __init__(self, driver: Driver, nginx: Nginx | None, *, start_timeout_s: float, load_timeout_s: float) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        nginx: Nginx | None,
+        *,
+        start_timeout_s: float,
+        load_timeout_s: float,
+        ledger: Path | None = None,
+    ) -> None:
+        """`ledger` is where names of derived models are kept while they are in the user's store."""
         self._driver = driver
         self._nginx = nginx
         self._start_timeout_s = start_timeout_s
         self._load_timeout_s = load_timeout_s
+        self._ledger = ledger
         self._handles: dict[InstancePlan, Handle] = {}
         self._derived: dict[DerivedModel, InstancePlan] = {}
         """Names that we added to the user's store, and an instance on that store."""
@@ -81,6 +92,10 @@ class Cluster:
         for handle in self._handles.values():
             if not self._driver.alive(handle):
                 raise self._with_log(InstanceDied, f"{handle.instance.name} has died", handle)
+
+    def logs(self) -> dict[str, str]:
+        """What every instance has written since it was started, by its name."""
+        return {handle.instance.name: self._driver.logs(handle) for handle in self._handles.values()}
 
     async def clear(self) -> None:
         """End everything that runs."""
@@ -146,6 +161,8 @@ class Cluster:
         """Made anew each time: it costs milliseconds, and the name may have gone with a server that died."""
         first = self._handles[plan.instances[0]]
         self._derived[derived] = first.instance
+        if self._ledger is not None:
+            self._ledger.write_text("".join(f"{one.name}\n" for one in self._derived), encoding="utf-8")
         async with Ollama(first.instance.url) as server:
             try:
                 await server.create(derived.name, derived.parent, dict(derived.parameters))
@@ -163,6 +180,8 @@ class Cluster:
                 for derived in list(self._derived):
                     await server.delete(derived.name)
                     del self._derived[derived]
+            if self._ledger is not None:
+                self._ledger.unlink(missing_ok=True)
 
     async def _forget_orphans(self) -> None:
         """No server was left that could forget them: one is started for that."""

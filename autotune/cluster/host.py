@@ -6,12 +6,13 @@ A process is known by its pid together with its start time: a pid alone may belo
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from autotune.errors import ClusterError
 
 if TYPE_CHECKING:
     import signal
@@ -97,6 +98,8 @@ def argv(pid: int) -> list[str]:
 
 def describe(pid: int) -> str:
     """A process as people know it: pid, user, command."""
+    import pwd  # noqa: PLC0415 - Windows, where `bench` runs, has no such module
+
     try:
         user = pwd.getpwuid((PROC / str(pid)).stat().st_uid).pw_name
     except (OSError, KeyError):
@@ -113,11 +116,13 @@ def send(pid: int, what: signal.Signals) -> None:
 
 
 def port_free(port: int) -> bool:
-    """Whether 127.0.0.1:port can be listened on now."""
+    """Whether 127.0.0.1:port can be listened on now. Raises `ClusterError` where this user may not."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+        except PermissionError as error:
+            raise ClusterError(f"port {port}: only root may listen below 1024") from error
         except OSError:
             return False
     return True

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import grp
 import os
-import pwd
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ import aiohttp
 from autotune.cluster import host
 from autotune.cluster.children import program
 from autotune.errors import BalancerError, BinaryMissing, PortTaken
+from autotune.records import UPSTREAM_HEADER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from autotune.plan import BalancerPlan, Plan
 
 PLAN_HEADER = "X-Autotune-Plan"
-UPSTREAM_HEADER = "X-Autotune-Upstream"
 INSTALL = "sudo apt-get install nginx-light"
 _POLICIES = {"round_robin": "", "least_conn": "    least_conn;\n", "random_two": "    random two least_conn;\n"}
 _START_S = 10.0
@@ -161,7 +159,10 @@ class Nginx:
         path = self._prefix / "nginx.conf"
         path.write_text(configuration(plan, self._prefix, _user()), encoding="utf-8")
         command = [self.check(self._binary), "-t", "-q", "-p", str(self._prefix), "-c", str(path), "-e", "stderr"]
-        tested = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, check=False)
+        try:
+            tested = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise BalancerError(f"`nginx -t` did not end in {_START_S:g} s") from error
         if tested.returncode != 0:
             raise BalancerError("nginx refuses its configuration", details=tested.stderr.strip())
 
@@ -174,6 +175,9 @@ def _user() -> str:
     """Started by root, nginx would give its workers to `nobody`, who may not enter the study folder."""
     if os.geteuid() != 0:
         return ""
+    import grp  # noqa: PLC0415 - Windows, where `bench` runs, has no such modules
+    import pwd  # noqa: PLC0415
+
     return f"{pwd.getpwuid(0).pw_name} {grp.getgrgid(0).gr_name}"
 
 

@@ -10,6 +10,8 @@ from autotune.errors import ContextChanged, LoadFailed, Offloaded, OnCpu, Parall
 from autotune.ollama.log import argv_parallel, read_load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from autotune.cluster.driver import Handle
     from autotune.ollama.api import Loaded
     from autotune.plan import InstancePlan, Plan
@@ -86,6 +88,19 @@ def check(plan: Plan, found: Placement, alone: Placement | None) -> None:
         raise ParallelIgnored(f"{found.instance} serves {found.num_parallel} slots, not {plan.num_parallel}")
     if found.context_length not in {0, plan.num_ctx}:
         raise ContextChanged(f"{found.instance} serves a context of {found.context_length}, not {plan.num_ctx} tokens")
+
+
+def unproved(placements: Iterable[Placement]) -> list[str]:
+    """Cautions about what Ollama did not say, so that nothing proves it."""
+    found = []
+    for one in placements:
+        if one.num_parallel is None:
+            found.append(f"{one.instance}: neither its processes nor its log say how many slots it has")
+        if one.context_length == 0:
+            found.append(f"{one.instance}: it does not say its context length")
+        if one.on_gpu and one.layers is None:
+            found.append(f"{one.instance}: its log does not say which layers are on the GPU; their size says so")
+    return found
 
 
 def alone(plan: Plan, instance: InstancePlan) -> Plan:

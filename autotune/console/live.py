@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,8 @@ class Night:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            with suppress(OSError, SystemExit):  # the terminal may be gone
+                self._live.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event."""

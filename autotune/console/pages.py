@@ -79,7 +79,7 @@ def morning(console: Console, spec: StudySpec, ending: Ending, spent: Mapping[st
     if spec.cluster.simulated:
         say(SIMULATED)
     if results:
-        console.print(ranking(results))
+        console.print(ranking(results, spec.level(None).label))
         best = standings(results)[0].results[-1]
         if best.levels and results[0].levels and best.fingerprint != results[0].fingerprint:
             console.print(before_after(results[0], best))

@@ -65,8 +65,8 @@ def cells(metrics: Metrics) -> tuple[str, ...]:
     return (*("–" if value is None else f"{value:.2f}" for value in numbers), f"{metrics.output_tps:.2f}")
 
 
-def ranking(results: Sequence[TrialResult], most: int = 10) -> Table:
-    """The best configurations, each with its verdict."""
+def ranking(results: Sequence[TrialResult], at: str = "", most: int = 10) -> Table:
+    """The best configurations, each with its verdict, and with the TTFT of level `at` (without it the last one)."""
     every = standings(results)
     title = f"The best {most} of {len(every)} configurations"
     if len(every) <= most:
@@ -79,8 +79,8 @@ def ranking(results: Sequence[TrialResult], most: int = 10) -> Table:
     for place, standing in enumerate(every[:most], 1):
         last = standing.results[-1]
         objective = "–" if standing.objective is None else f"{standing.objective:.2f}"
-        metrics = list(last.levels.values())
-        ttft = "–" if not metrics or metrics[-1].ttft_s.mean is None else f"{metrics[-1].ttft_s.mean:.2f}"
+        mean = next((last.levels[level].ttft_s.mean for level in reversed(last.levels) if at in ("", level)), None)
+        ttft = "–" if mean is None else f"{mean:.2f}"
         name = configuration(standing.params) + ("  (baseline)" if results[0] in standing.results else "")
         table.add_row(str(place), objective, ttft, Text(name), Text(verdict(last)[:100]))
     return table

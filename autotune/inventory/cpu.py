@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from autotune.errors import ClusterError, SpecError
@@ -53,6 +54,20 @@ def write_list(cpus: Iterable[int]) -> str:
         else:
             spans.append([cpu])
     return ",".join("-".join(map(str, span)) for span in spans)
+
+
+def within_quota(cores: Sequence[Core], sysfs: Path) -> list[Core]:
+    """As many of the cores, from the first on, as the container's quota of CPU time can keep busy; at least one.
+
+    A container that may use 2 CPUs of 64 (`docker run --cpus=2`) still sees all 64 (cgroup v2: `cpu.max`).
+    """
+    try:
+        quota, period = (sysfs / "fs/cgroup/cpu.max").read_text().split()
+        budget = int(quota) / int(period)
+    except (OSError, ValueError):  # no such file outside a container; "max" where there is no limit
+        return list(cores)
+    busy = accumulate(len(core.cpus) for core in cores)
+    return list(cores[: max(1, sum(cpus <= budget for cpus in busy))])
 
 
 def physical_cores(sysfs: Path, allowed: Iterable[int]) -> list[Core]:

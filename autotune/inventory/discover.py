@@ -44,7 +44,7 @@ class _Host:
         return nvml.find(self.sysfs)
 
     def cores(self) -> list[cpu.Core]:
-        return cpu.physical_cores(self.sysfs, self.allowed)
+        return cpu.within_quota(cpu.physical_cores(self.sysfs, self.allowed), self.sysfs)
 
     def groups(self, choice: str) -> list[Device]:
         cores, host = self.cores(), cpu.host(self.procfs, self.sysfs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +93,8 @@ def _home(cgroup: str) -> tuple[str, str]:
 
 
 def _user(uid: int) -> str:
+    import pwd  # noqa: PLC0415 - Windows, where `bench` runs, has no such module
+
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

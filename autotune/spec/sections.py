@@ -96,7 +96,7 @@ class Cluster(Section):
     """The model store; without it the first of $OLLAMA_MODELS, the service's and the user's that has the model."""
     home: Path | None = None
     """HOME of the instances; without it a private folder of the study."""
-    model: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}", "a name as `ollama list` shows it")]
     first_port: Port = 9000
     """Instance i listens on 127.0.0.1, first_port + i."""
     balancer: Literal["nginx", "direct"] = "nginx"
@@ -285,10 +285,11 @@ class StudySpec(Section):
         levels = self.workload.levels
         if at is None:
             return self.level(self.objective.at) if self.objective.at is not None else levels[-1]
-        for level in levels:
-            if at in (level.users, level.rate, level.label):
-                return level
-        raise ValueError(f"{at!r}: no such level; there are {', '.join(repr(level.label) for level in levels)}")
+        meant = [level for level in levels if at in (level.users, level.rate, level.label)]
+        if len(meant) == 1:
+            return meant[0]
+        found = "means several levels; write one of" if meant else "no such level; there are"
+        raise ValueError(f"{at!r}: {found} {', '.join(repr(level.label) for level in levels)}")
 
     def measured(self) -> dict[str, Any]:
         """All that decides what a trial measures, as flat `section.key` pairs: while they stay a study goes on."""

@@ -17,6 +17,18 @@ OWN_VARIABLES = {
     "OLLAMA_KV_CACHE_TYPE": "search.kv_cache_type",
     "LLAMA_ARG_THREADS": "search.threads",
     "OLLAMA_VULKAN": "cluster.devices",
+    "OLLAMA_SCHED_SPREAD": "search.layouts",
+    "OLLAMA_KEEP_ALIVE": "autotune (-1: the model stays loaded)",
+    "OLLAMA_MAX_LOADED_MODELS": "autotune (1)",
+    "OLLAMA_NOPRUNE": "autotune (1: instances share a store)",
+    "OLLAMA_NO_CLOUD": "autotune (1)",
+    "OLLAMA_GPU_OVERHEAD": "cluster.vram_free_gib",
+    "LLAMA_ARG_FIT_TARGET": "cluster.vram_free_gib",
+    "LLAMA_ARG_CTX_SIZE": "workload.num_ctx",
+    "LLAMA_ARG_N_PARALLEL": "search.num_parallel",
+    "LLAMA_ARG_FLASH_ATTN": "search.flash_attention",
+    "LLAMA_ARG_CACHE_TYPE_K": "search.kv_cache_type",
+    "LLAMA_ARG_CACHE_TYPE_V": "search.kv_cache_type",
 }
 """Variables that have a key of their own."""
 

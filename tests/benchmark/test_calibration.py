@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from autotune.benchmark.calibration import calibrated
-from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload
+from autotune.benchmark.workload import Lengths, SeededWorkload
 from autotune.records import Outcome, RequestRecord
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from autotune.benchmark.flight import Flight
 
 
@@ -50,13 +48,4 @@ async def test_the_prompts_that_were_counted_never_come_again() -> None:
 
 
 async def test_without_counts_lengths_stay() -> None:
-    assert await calibrated(Counting(None), SEEDED) == SEEDED
-
-
-async def test_prompts_of_a_file_are_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "Why is the sky blue?"}\n')
-    server = Counting(4.0)
-    workload = JsonlWorkload(path, Lengths("fixed", 10))
-    assert await calibrated(server, workload) is workload
-    assert not server.texts
+    assert await calibrated(Counting(None), SEEDED) is SEEDED

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from autotune.cluster import host
 from autotune.cluster.children import program
-from autotune.cluster.nginx import PLAN_HEADER, UPSTREAM_HEADER, Nginx, configuration
+from autotune.cluster.nginx import PLAN_HEADER, Nginx, configuration
 from autotune.errors import BalancerError, PortTaken
+from autotune.records import UPSTREAM_HEADER
 from autotune.simulator import environment
 from autotune.simulator.profiles import load_profile
 from autotune.simulator.server import serving

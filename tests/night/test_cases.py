@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,10 +65,7 @@ def test_a_derived_model_is_used_and_gone_afterwards(tmp_path: Path) -> None:
     plan = json.loads((folder.study / "trials/0001/plan.json").read_text())["plan"]
     assert plan["model"] == "autotune-tiny-batch256"
     assert plan["derived"]["parameters"] == [["num_batch", 256]]
-    kept = [path for path in folder.study.rglob("*") if path.is_file() and "batch256" in path.name]
-    assert not kept
-    derived = list((folder.study / "run").rglob("*.json"))
-    assert not any("autotune-tiny-batch256" in path.read_text() for path in derived)
+    assert not in_store(folder)
 
 
 def test_figures_computed_from_the_stored_records_are_those_of_the_result(tmp_path: Path) -> None:
@@ -75,3 +75,40 @@ def test_figures_computed_from_the_stored_records_are_those_of_the_result(tmp_pa
     records = Store(folder.study).records(0, 0)
     start, end = result.windows["4 users"]
     assert measure(records, window_start=start, window_end=end) == result.levels["4 users"]
+
+
+def test_a_reader_that_goes_away_does_not_end_the_night(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"trials": 2})
+    command = f"{sys.executable} -m autotune run {folder.file} --plain | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(folder.results()) == 2
+
+
+def test_a_derived_model_of_a_night_that_was_killed_is_taken_back_by_the_next(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"trials": 3, "num_parallel": "[1]"})
+    edit(folder, policy='policy = ["least_conn"]\nnum_batch = [64, 128]')
+    with folder.begin() as running:
+        running.reaches("load begins", 1)
+        assert in_store(folder)
+        running.send(signal.SIGKILL)
+        running.wait()
+    assert in_store(folder)
+    assert folder.run().code == 0
+    assert not in_store(folder)
+
+
+def in_store(folder: Folder) -> list[str]:
+    """Where the played store still speaks of a derived model."""
+    texts = {path: path.read_text(errors="replace") for path in folder.study.glob("run/**/*") if path.suffix == ".json"}
+    return [str(path) for path, text in texts.items() if "autotune-tiny-batch" in text]
+
+
+def test_the_log_of_a_trial_that_failed_is_kept(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"trials": 2, "num_parallel": "[190]"})
+    text = folder.file.read_text().replace('layouts = ["0", "0 | 1"]', 'layouts = ["0"]')
+    folder.file.write_text(text.replace("num_ctx = 512", "num_ctx = 1024"))
+    done = folder.run()
+    assert done.code == 0, done.output
+    assert folder.results()[1].reason == "offloaded"
+    assert "offloaded" in (folder.study / "trials/0001/ollama-0.log").read_text()

@@ -12,7 +12,7 @@ from tests.night.harness import Folder, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.nginx
+pytestmark = [pytest.mark.nginx, pytest.mark.slow]
 
 STAGES = [
     ("start", "start begins", 0.0),

@@ -8,7 +8,7 @@ import pytest
 
 from tests.night.harness import Folder
 
-pytestmark = pytest.mark.nginx
+pytestmark = [pytest.mark.nginx, pytest.mark.slow]
 
 TRIALS = 50
 MOST_GROWTH_BYTES = 6 * 2**20

@@ -24,6 +24,7 @@ CARD = "GPU-5a110000-0000-4000-8000-000000000000"
 
 def real(binary: Path, **more: object) -> str:
     """The cluster keys of a study on the driver of real processes, on this host's cores."""
+    (binary.parent / "manifests").mkdir(exist_ok=True)
     keys = {"binary": f'"{binary}"', "models_dir": f'"{binary.parent}"', "devices": '"groups:1"', **more}
     return "\n".join(f"{key} = {value}" for key, value in keys.items())
 
@@ -186,3 +187,23 @@ def test_what_another_process_listens_on_is_never_ended(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def test_requests_that_all_fail_are_a_reason_and_no_number(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.file.write_text(folder.file.read_text().replace("num_ctx = 512", "num_ctx = 512\nthink = true"))
+    refused(folder.run(), 3, "the baseline does not run", "does not support thinking")
+    folder.is_clean()
+
+
+def test_a_context_beyond_what_the_model_was_trained_for(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.file.write_text(folder.file.read_text().replace("num_ctx = 512", "num_ctx = 9000"))
+    refused(folder.run(), 2, "workload.num_ctx = 9000: tiny was trained for 8192")
+
+
+def test_a_model_store_that_is_none(tmp_path: Path) -> None:
+    ollama = stand_in(tmp_path / "bin/ollama", AUTOTUNE_SIM_PROFILE="2x-small")
+    (tmp_path / "store").mkdir()
+    keys = real(ollama).replace(f'models_dir = "{ollama.parent}"', f'models_dir = "{tmp_path}/store"')
+    refused(of_processes(Folder(tmp_path, {"cluster": keys})).run(), 2, "cluster.models_dir", "not a model store")

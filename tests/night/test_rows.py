@@ -16,7 +16,7 @@ from tests.night.harness import Folder
 if TYPE_CHECKING:
     from autotune.metrics import Metrics
 
-pytestmark = pytest.mark.nginx
+pytestmark = [pytest.mark.nginx, pytest.mark.slow]
 
 ROWS = {
     # layout, num_parallel, users: TTFT in s, tokens/s
