@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from autotune.cluster.cluster import Cluster
     from autotune.events import Events
     from autotune.inventory import Inventory
-    from autotune.plan import Plan
+    from autotune.plan import InstancePlan, Plan
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
 
@@ -98,7 +98,7 @@ class Bench:
     remember: Callable[[float], None] | None = None
     """Called with the characters a token that the server's own counts gave; None when the workload is calibrated."""
     alone: dict[tuple[str, ...], Placement] = field(default_factory=dict)
-    """Placements of the model alone, by the devices of the instance; filled where a placement is in doubt."""
+    """Placements of the model alone, by the kinds of its devices; filled where a placement is in doubt."""
 
     async def trial(
         self, number: int, params: dict[str, Any], plan: Plan
@@ -173,22 +173,27 @@ class Bench:
         )
 
     async def _verify(self, plan: Plan) -> tuple[Placement, ...]:
-        """Hold what runs against the plan; where layers are missing, against the model alone on the same devices."""
+        """Hold what runs against the plan; where layers are missing, against the model alone on such devices."""
         found = await self.cluster.placements(plan)
-        devices = {instance.name: instance.devices for instance in plan.instances}
-        doubtful = [one for one in found if verify.short(one) and devices[one.instance] not in self.alone]
-        for one in doubtful:
-            instance = next(instance for instance in plan.instances if instance.name == one.instance)
+        pairs = list(zip(plan.instances, found, strict=True))
+        doubtful = {self._kinds(instance): instance for instance, one in pairs if verify.short(one)}
+        unknown = {kinds: instance for kinds, instance in doubtful.items() if kinds not in self.alone}
+        for kinds, instance in unknown.items():
             only = verify.alone(plan, instance)
             await self.cluster.become(only)
             await self.cluster.load(only)
-            self.alone[instance.devices] = (await self.cluster.placements(only))[0]
-        for one in found:
-            verify.check(plan, one, self.alone.get(devices[one.instance]))
-        if doubtful:  # nothing is missing after all: bring the plan back
+            self.alone[kinds] = (await self.cluster.placements(only))[0]
+        for instance, one in pairs:
+            verify.check(plan, one, self.alone.get(self._kinds(instance)))
+        if unknown:  # nothing is missing after all: bring the plan back
             await self.cluster.become(plan)
             await self.cluster.load(plan)
         return found
+
+    def _kinds(self, instance: InstancePlan) -> tuple[str, ...]:
+        """What its devices are, whichever of their kind they are."""
+        kinds = {device.id: device.kind for device in self.inventory.devices}
+        return tuple(sorted(kinds[device] for device in instance.devices))
 
     async def _calibrate(self, client: Client) -> None:
         """Once a study: all its trials get the same prompts."""

@@ -247,6 +247,7 @@ class Budget(Section):
 
     trials: Count | None = None
     hours: Positive | None = None
+    """Of all runs of the study together."""
     until: Annotated[str, like(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time of day, as in "07:00"')] | None = None
     """A time of day, "07:00": its next occurrence after the start."""
     proof_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.2
