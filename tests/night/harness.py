@@ -104,7 +104,9 @@ class Folder:
 
     def begin(self, *arguments: str) -> Running:
         """Start `autotune run`."""
-        return Running(self, [sys.executable, "-m", "autotune", "run", str(self.file), "--plain", *arguments])
+        # under nohup SIGHUP is ignored, and a night that was started so rightly keeps to that
+        awake = ["env", "--default-signal=HUP"]
+        return Running(self, [*awake, sys.executable, "-m", "autotune", "run", str(self.file), "--plain", *arguments])
 
     def run(self, *arguments: str, timeout_s: float = 120) -> Running:
         """`autotune run` to its end."""
