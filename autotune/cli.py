@@ -17,6 +17,8 @@ from autotune.errors import AutotuneError, Interrupted, NothingFeasible, SpecErr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+
     from autotune.spec import StudySpec
 
 _LOG_COLUMNS = 140
@@ -144,16 +146,12 @@ def _load(chosen: argparse.Namespace) -> StudySpec:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from autotune import console, night
     from autotune.store import Store
 
     spec = _load(chosen)
     folder = (chosen.study.parent / spec.study.name).resolve()
-    screen = Console(force_terminal=False if chosen.plain else None)
-    if not screen.is_terminal:
-        screen = Console(force_terminal=False, width=_LOG_COLUMNS)
+    screen = _screen(plain=chosen.plain)
     with console.Night(spec, screen, Store(folder).earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
     with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
@@ -163,22 +161,26 @@ def _run(chosen: argparse.Namespace) -> int:
     return 0 if any(result.score.feasible for result in ending.results) else NothingFeasible.exit_code
 
 
-def _plan(chosen: argparse.Namespace) -> int:
+def _screen(*, plain: bool = False) -> Console:
+    """The terminal; where there is none, lines that are long enough for a table."""
     from rich.console import Console
 
+    screen = Console(force_terminal=False if plain else None)
+    return screen if screen.is_terminal else Console(force_terminal=False, width=_LOG_COLUMNS)
+
+
+def _plan(chosen: argparse.Namespace) -> int:
     from autotune import console, night
 
     spec = _load(chosen)
-    console.outlook(Console(), asyncio.run(night.look(spec)))
+    console.outlook(_screen(), asyncio.run(night.look(spec)))
     return 0
 
 
 def _bench(chosen: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from autotune import bench, console
 
-    with console.Bench(Console()) as view:
+    with console.Bench(_screen()) as view:
         found = asyncio.run(bench.load(chosen, view.progress, view.level))
     if chosen.json is not None:
         bench.save(chosen.json, chosen, found)
@@ -186,15 +188,13 @@ def _bench(chosen: argparse.Namespace) -> int:
 
 
 def _compare(chosen: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from autotune import bench, console
 
     before, after = bench.read(chosen.before), bench.read(chosen.after)
     if not before.keys() & after.keys():
         has = f"{', '.join(before) or 'none'}; {chosen.after}: {', '.join(after) or 'none'}"
         raise UsageError(f"no load is in both files: {chosen.before}: {has}")
-    screen = Console()
+    screen = _screen()
     screen.print(console.comparison(before, after))
     for label in before.keys() ^ after.keys():
         only = chosen.before if label in before else chosen.after
