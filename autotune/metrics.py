@@ -91,7 +91,7 @@ class Metrics:
     ttft_s: Summary
     """With those that still waited, at what they had waited by then: it is never less than this."""
     ttft_waiting_s: tuple[float, ...]
-    """How long those without a first text had waited when they were cut off or timed out."""
+    """How long those without a first text had waited when they were cut off or timed out, shortest first."""
     tpot_s: Summary
     chunk_gap_s: Summary
     e2e_s: Summary
@@ -261,11 +261,13 @@ def _ttfts(asked: Iterable[RequestRecord], window: _Window) -> list[float]:
 
 def _waiting(asked: Iterable[RequestRecord], window: _Window) -> tuple[float, ...]:
     return tuple(
-        record.finished_at - window.asked_at(record)
-        for record in asked
-        if record.outcome in (Outcome.CUT_OFF, Outcome.TIMEOUT)
-        and record.first_content_at is None
-        and record.finished_at is not None
+        sorted(
+            record.finished_at - window.asked_at(record)
+            for record in asked
+            if record.outcome in (Outcome.CUT_OFF, Outcome.TIMEOUT)
+            and record.first_content_at is None
+            and record.finished_at is not None
+        )
     )
 
 

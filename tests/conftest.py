@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from autotune.cluster.driver import Handle
     from autotune.plan import InstancePlan, Plan
 
-settings.register_profile("patient", deadline=None)  # how fast a machine is says nothing about the code
-settings.load_profile("patient")
+# how fast a machine is says nothing about the code; and what a commit changes must not depend on chance
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 GIB = 2**30
 STAND_IN = (sys.executable, "-m", "autotune.simulator", "serve")

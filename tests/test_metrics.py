@@ -88,10 +88,17 @@ def test_censored_waits_are_kept_and_counted() -> None:
     waiting = RequestRecord(1, 1.0, Outcome.CUT_OFF, written_at=2.0, finished_at=20.0)
     late = RequestRecord(2, 1.0, Outcome.TIMEOUT, written_at=3.0, finished_at=7.0)
     metrics = of(ok(written=0, first=1), waiting, late)
-    assert metrics.ttft_waiting_s == (18.0, 4.0)
+    assert metrics.ttft_waiting_s == (4.0, 18.0)
     assert (metrics.ttft_s.n, metrics.ttft_s.max) == (3, 18.0)
     assert metrics.success_rate == 0.5
     assert metrics.statistic("ttft_s", "mean") == pytest.approx(23 / 3)
+
+
+def test_waits_do_not_depend_on_the_order_of_the_records() -> None:
+    cut = replace(ok(0), outcome=Outcome.CUT_OFF, first_content_at=None, chunk_times=(), eval_count=None)
+    short, long = replace(cut, finished_at=2.0), replace(cut, finished_at=9.0)
+    assert of(short, long) == of(long, short)
+    assert of(long, short).ttft_waiting_s == (2.0, 9.0)
 
 
 def test_success_and_outcomes() -> None:

@@ -42,6 +42,7 @@ def study(tmp_path: Path) -> Path:
     for pattern, line in changes.items():
         text, found = re.subn(pattern, line, text, flags=re.MULTILINE)
         assert found == 1, pattern
+    (tmp_path / "manifests").mkdir()
     path = tmp_path / "four-gpus.toml"
     path.write_text(text)
     return path
