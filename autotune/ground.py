@@ -22,7 +22,7 @@ from autotune.cluster.nginx import Nginx
 from autotune.cluster.process import ProcessDriver
 from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, ModelMissing, PortTaken, SpecError
 from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
-from autotune.ollama.api import Ollama, ServerFacts, facts
+from autotune.ollama.api import Ollama, ServerFacts, facts, full_name
 from autotune.plan import GIB, LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
 from autotune.space import Space, build, canonical, parse_layout
@@ -166,17 +166,14 @@ def _unusable(store: Path) -> str:
 
 
 def _manifest(store: Path, model: str) -> Path:
-    """Where a store keeps a model's manifest (Ollama's `types/model/name.go`)."""
-    name, _, tag = model.rpartition(":") if ":" in model.rsplit("/", 1)[-1] else (model, "", "latest")
-    parts = name.split("/")
-    defaults = ["registry.ollama.ai", "library"]
-    return store.joinpath("manifests", *defaults[: max(0, 3 - len(parts))], *parts, tag)
+    """Where a store keeps a model's manifest."""
+    name, _, tag = full_name(model).rpartition(":")
+    return store / "manifests" / name / tag
 
 
 async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> ServerFacts:
     """Start one server that sees no GPU, ask it about itself and the model, end it. Raises `ModelMissing`, …"""
-    started, extra = command(spec)
-    home = spec.cluster.home or run / "home"
+    home = _home(spec, run)
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -190,7 +187,7 @@ async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> S
         **visible_devices(()),
     }
     asked = InstancePlan("ollama-asked", spec.cluster.first_port, (), tuple(sorted(env.items())))
-    driver = ProcessDriver(started, children, run / "logs", env=extra, stop_timeout_s=spec.cluster.stop_timeout_s)
+    driver = _driver(spec, children, run)
     async with Cluster(driver, None, start_timeout_s=spec.cluster.start_timeout_s, load_timeout_s=1) as cluster:
         await cluster.start(asked)
         async with Ollama(asked.url) as server:
@@ -320,13 +317,12 @@ async def ground(spec: StudySpec, found: Inventory, children: Children, run: Pat
     room = space(spec, found, known)
     most = max(len(parse_layout(str(params["layout"]), found).instances) for params in (*room.configurations(), first))
     check_ports(plans.ports(spec, most))
-    return Ground(spec, found, known, models, spec.cluster.home or run / "home", room, first)
+    return Ground(spec, found, known, models, _home(spec, run), room, first)
 
 
 def cluster(spec: StudySpec, children: Children, run: Path) -> Cluster:
     """The cluster of a night, with nothing running yet."""
-    started, extra = command(spec)
-    driver = ProcessDriver(started, children, run / "logs", env=extra, stop_timeout_s=spec.cluster.stop_timeout_s)
+    driver = _driver(spec, children, run)
     nginx = Nginx(children, run / "nginx") if spec.cluster.balancer == "nginx" else None
     return Cluster(
         driver,
@@ -335,3 +331,12 @@ def cluster(spec: StudySpec, children: Children, run: Path) -> Cluster:
         load_timeout_s=spec.cluster.load_timeout_s,
         ledger=run / DERIVED,
     )
+
+
+def _driver(spec: StudySpec, children: Children, run: Path) -> ProcessDriver:
+    started, extra = command(spec)
+    return ProcessDriver(started, children, run / "logs", env=extra, stop_timeout_s=spec.cluster.stop_timeout_s)
+
+
+def _home(spec: StudySpec, run: Path) -> Path:
+    return spec.cluster.home or run / "home"

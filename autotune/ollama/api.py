@@ -154,7 +154,7 @@ async def wait_ready(server: Ollama, poll_s: float = 0.05) -> str:
 async def facts(server: Ollama, model: str) -> ServerFacts:
     """Ask a server about itself and `model`. Raises `ModelMissing`, also for a model that cannot generate text."""
     version, models = await server.version(), await server.models()
-    entry = next((entry for entry in models if _full_name(entry["name"]) == _full_name(model)), None)
+    entry = next((entry for entry in models if full_name(entry["name"]) == full_name(model)), None)
     if entry is None:
         there = ", ".join(sorted(str(entry["name"]) for entry in models)) or "none"
         raise ModelMissing(f"no model {model!r} in the store; it has: {there}")
@@ -165,7 +165,7 @@ async def facts(server: Ollama, model: str) -> ServerFacts:
     return ServerFacts(version, _model_facts(model, entry, shown, capabilities))
 
 
-def _full_name(model: str) -> str:
+def full_name(model: str) -> str:
     """A model's name with all that may be left out (Ollama's `types/model/name.go`)."""
     tagged = model if ":" in model.rsplit("/", 1)[-1] else f"{model}:latest"
     left_out = ("registry.ollama.ai", "library")[: max(0, 2 - tagged.count("/"))]
