@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 
-.PHONY: demo test check nginx format clean
+.PHONY: demo test check nginx format reference picture clean
 
 demo: $(VENV)/installed nginx
 	@if PATH="$$PATH:/usr/sbin:/sbin" command -v nginx >/dev/null; then balancer=nginx; else balancer=direct; fi; \
@@ -34,6 +34,15 @@ format: $(VENV)/developed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What the tables of autotune/spec say, for people and for editors; a test compares.
+reference: $(VENV)/installed
+	$(BIN)/autotune reference > $(VENV)/reference && cp $(VENV)/reference studies/README.md
+	$(BIN)/autotune reference --schema > $(VENV)/reference && cp $(VENV)/reference studies/study.schema.json
+
+# The live view, as it is in the middle of a real run of the demo.
+picture: $(VENV)/installed nginx
+	$(BIN)/python -m autotune.console.picture studies/quickstart.toml notebooks/pictures/live.svg
+
 # nginx is the one program that pip cannot bring. Where it cannot be installed either, the client spreads the requests.
 # The unit is masked meanwhile: Debian's package would start a server on port 80 that nobody asked for.
 APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y
@@ -57,4 +66,4 @@ $(VENV)/developed: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* studies/quickstart
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage* studies/quickstart studies/reference-deployment

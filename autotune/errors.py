@@ -39,6 +39,10 @@ class AutotuneError(Exception):
         self.message = message
         self.details = details
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython asks for this: in a notebook, too, it is one clear line."""
+        return [f"autotune: {self.message}", *self.details.splitlines()]
+
 
 class UsageError(AutotuneError):
     """A bad command line or a bad file."""

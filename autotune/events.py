@@ -11,12 +11,13 @@ import json
 import os
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any
 
 from autotune.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -70,6 +71,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     return [event for event in map(_event, lines) if event is not None]
+
+
+def by_night(events: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
+    """The events night by night; the clock of one says nothing about that of another."""
+    begins = [index for index, event in enumerate(events) if event["what"] == "night begins"]
+    return [events[begin:end] for begin, end in pairwise([*begins, len(events)])]
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ Nothing is changed, but that one Ollama server, which sees no GPU, is started to
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from autotune.cluster.nginx import Nginx
 from autotune.cluster.process import ProcessDriver
 from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, ModelMissing, PortTaken, SpecError
 from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
-from autotune.ollama.api import Ollama, ServerFacts, facts, full_name
+from autotune.ollama.api import Ollama, ServerFacts, facts
+from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import GIB, LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
 from autotune.space import Space, build, canonical, parse_layout
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 DERIVED = "derived.txt"
 """Names of derived models that are in the user's store while a night runs."""
-SERVICE_STORE = Path("/usr/share/ollama/.ollama/models")
-"""Where the service that Ollama's installer makes keeps its models."""
 
 
 @dataclass(frozen=True)
@@ -140,35 +138,16 @@ def command(spec: StudySpec) -> tuple[list[str], dict[str, str]]:
 def store_of(spec: StudySpec, run: Path) -> Path:
     """The model store: the one that is written, or the first of the usual ones that has the model."""
     if spec.cluster.models_dir is not None:
-        if spec.cluster.driver != "simulated" and (why := _unusable(spec.cluster.models_dir)):
+        if spec.cluster.driver != "simulated" and (why := unusable(spec.cluster.models_dir)):
             raise SpecError(f"cluster.models_dir = {str(spec.cluster.models_dir)!r}: {why}")
         return spec.cluster.models_dir
     if spec.cluster.driver == "simulated":
         return run / "models"
-    usual = [Path(os.environ["OLLAMA_MODELS"])] if os.environ.get("OLLAMA_MODELS") else []
-    usual += [SERVICE_STORE, Path.home() / ".ollama" / "models"]
-    there = [store for store in usual if not _unusable(store)]
+    there = [store for store in stores() if not unusable(store)]
     if not there:
-        looked = ", ".join(f"{store} ({_unusable(store)})" for store in usual)
+        looked = ", ".join(f"{store} ({unusable(store)})" for store in stores())
         raise ModelMissing(f"no model store found; looked at {looked}: set cluster.models_dir")
-    return next((store for store in there if _manifest(store, spec.cluster.model).exists()), there[0])
-
-
-def _unusable(store: Path) -> str:
-    """Why a store cannot be used; empty if it can."""
-    try:
-        next((store / "manifests").iterdir(), None)
-    except PermissionError:
-        return "not readable for this user: run as its owner or as root"
-    except OSError:
-        return "not a model store: it has no folder `manifests`"
-    return ""
-
-
-def _manifest(store: Path, model: str) -> Path:
-    """Where a store keeps a model's manifest."""
-    name, _, tag = full_name(model).rpartition(":")
-    return store / "manifests" / name / tag
+    return next((store for store in there if manifest(store, spec.cluster.model).exists()), there[0])
 
 
 async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> ServerFacts:
@@ -197,7 +176,7 @@ async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> S
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise ClusterError(f"Ollama does not tell its models (store {models}): {error}") from error
             except ModelMissing as error:
-                raise ModelMissing(f"{models}: {error.message}{_pull(spec, models)}") from error
+                raise ModelMissing(f"{models}: {error.message}{_how_to(spec, models)}") from error
 
 
 async def _forget(server: Ollama, ledger: Path) -> None:
@@ -212,12 +191,15 @@ def _recorded(ledger: Path) -> list[str]:
     return names
 
 
-def _pull(spec: StudySpec, models: Path) -> str:
-    if spec.cluster.driver == "simulated":
-        return ""
+def _how_to(spec: StudySpec, models: Path) -> str:
+    return "" if spec.cluster.driver == "simulated" else f". To get it: {pull(spec, models)}"
+
+
+def pull(spec: StudySpec, models: Path) -> str:
+    """The command that brings the model into a store that no server has open."""
     address, store, binary = f"{LOOPBACK}:{spec.cluster.first_port}", quote(str(models)), quote(spec.cluster.binary)
     return (
-        f". To get it: OLLAMA_MODELS={store} OLLAMA_HOST={address} {binary} serve & sleep 3; "
+        f"OLLAMA_MODELS={store} OLLAMA_HOST={address} {binary} serve & sleep 3; "
         f"OLLAMA_HOST={address} {binary} pull {spec.cluster.model}; kill %1"
     )
 
@@ -259,6 +241,13 @@ def baseline(spec: StudySpec, found: Inventory) -> dict[str, Any]:
     return params | {f"env:{name}": value for name, value in written.env.items()}
 
 
+def layouts(spec: StudySpec, found: Inventory) -> list[Layout]:
+    """The layouts that the study file writes out, the baseline's first. Raises `SpecError`."""
+    listed = spec.search.layouts if spec.search.layouts != "auto" else ()
+    first = parse_layout(str(baseline(spec, found)["layout"]), found)
+    return [first, *(_layout(f"search.layouts[{index}]", text, found) for index, text in enumerate(listed))]
+
+
 def _layout(key: str, text: str, found: Inventory) -> Layout:
     try:
         return parse_layout(text, found)
@@ -275,15 +264,20 @@ def check_host(spec: StudySpec, found: Inventory) -> None:
         return
     busy = holders(found)
     if busy:
-        raise DeviceBusy("\n".join(_held(one) for one in busy))
+        raise DeviceBusy("\n".join(map(_held, busy)))
 
 
 def _held(holder: Holder) -> str:
-    size = "" if holder.memory_bytes is None else f" {holder.memory_bytes / GIB:.1f} GiB"
-    unit = f", unit {holder.unit}" if holder.unit else ""
     free = f": free it with `{holder.free_with}`" if holder.free_with else ""
+    return f"{holder.device.name} {holder.device.id} is in use: {held_by(holder)}{free}"
+
+
+def held_by(holder: Holder) -> str:
+    """How much of a device is held, and by whom."""
+    size = "" if holder.memory_bytes is None else f"{holder.memory_bytes / GIB:.1f} GiB "
+    unit = f", unit {holder.unit}" if holder.unit else ""
     who = f"pid {holder.pid} of {holder.user} ({holder.command[:80]}{unit})" if holder.pid else holder.command
-    return f"{holder.device.name} {holder.device.id} is in use:{size} held by {who}{free}"
+    return f"{size}held by {who}"
 
 
 def check_ports(ports: Sequence[int]) -> None:
@@ -293,10 +287,15 @@ def check_ports(ports: Sequence[int]) -> None:
             raise PortTaken(f"port {port} is taken by {host.port_holder(port)}: end it, or choose another port")
 
 
+def lock_of(folder: Path) -> str:
+    """The name of the lock that a night on a study folder holds."""
+    return f"study folder {folder}"
+
+
 def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
     """What a night needs for itself: its folder, its ports, and every device, core by core."""
     cores = sorted({cpu for device in found.devices for cpu in device.cpus})
-    own = [f"study folder {folder}", f"port {spec.cluster.first_port}"]
+    own = [lock_of(folder), f"port {spec.cluster.first_port}"]
     if found.simulated:
         return own
     cards = [f"device {device.id}" for device in found.devices if not device.cpus]
@@ -305,9 +304,8 @@ def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
 
 async def ground(spec: StudySpec, found: Inventory, children: Children, run: Path) -> Ground:
     """Find out what the study stands on. Raises `SpecError`, `ModelMissing`, `PortTaken`, …"""
-    first = baseline(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
-    for index, text in enumerate(spec.search.layouts if spec.search.layouts != "auto" else ()):
-        _layout(f"search.layouts[{index}]", text, found)
+    first = baseline(spec, found)
+    layouts(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
     check_ports(plans.ports(spec, 1))
     models = store_of(spec, run)
     known = await ask(spec, children, run, models)

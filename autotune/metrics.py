@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from autotune.records import Outcome, RequestRecord
@@ -73,6 +74,8 @@ class InstanceMetrics:
     output_tps: float
     ttft_mean_s: float | None
     ttft_p95_s: float | None
+    slots_used: int = 0
+    """The most requests that were between their first and their last text at one moment of the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class Window:
     """The measurement window, and which moment of a request puts it inside."""
 
     start: float
@@ -136,9 +139,11 @@ class _Window:
 
     @property
     def length_s(self) -> float:
+        """Of the window, s."""
         return self.end - self.start
 
     def has(self, at: float | None) -> bool:
+        """Whether a moment is inside: [start, end)."""
         return at is not None and self.start <= at < self.end
 
     def cold(self, record: RequestRecord) -> bool:
@@ -154,11 +159,13 @@ class _Window:
         return range(bisect_left(times, self.start), bisect_left(times, self.end))
 
     def overlap_s(self, begin: float | None, end: float | None) -> float:
+        """How much of a span is inside, s."""
         if begin is None or end is None:
             return 0.0
         return max(0.0, min(end, self.end) - max(begin, self.start))
 
     def per_second(self, amount: float) -> float:
+        """An amount of the whole window as a rate."""
         return amount / self.length_s if self.length_s > 0 else 0.0
 
 
@@ -171,7 +178,7 @@ def measure(
     cold_s: float = COLD_S,
 ) -> Metrics:
     """All figures of a load, from all its records (also those of the warm-up) and its window."""
-    window = _Window(window_start, window_end, open_loop, cold_s)
+    window = Window(window_start, window_end, open_loop, cold_s)
     asked = [record for record in records if window.has(window.asked_at(record))]
     complete = [r for r in records if r.outcome in COMPLETE and window.has(r.finished_at)]
     warm = [record for record in complete if not window.cold(record)]
@@ -231,11 +238,11 @@ def tokens_per_chunk(records: Iterable[RequestRecord]) -> float | None:
     return sum(record.eval_count or 0 for record in counted) / chunks if chunks else None
 
 
-def _output_tps(records: Iterable[RequestRecord], window: _Window, per_chunk: float | None) -> float:
+def _output_tps(records: Iterable[RequestRecord], window: Window, per_chunk: float | None) -> float:
     return window.per_second(math.fsum(_tokens_inside(record, window, per_chunk) for record in records))
 
 
-def _tokens_inside(record: RequestRecord, window: _Window, per_chunk: float | None) -> float:
+def _tokens_inside(record: RequestRecord, window: Window, per_chunk: float | None) -> float:
     times = record.chunk_times
     if not times:
         return 0.0
@@ -251,7 +258,7 @@ def _success_rate(outcomes: dict[str, int]) -> float:
     return sum(outcomes[outcome.value] for outcome in COMPLETE) / ended if ended else 0.0
 
 
-def _ttfts(asked: Iterable[RequestRecord], window: _Window) -> list[float]:
+def _ttfts(asked: Iterable[RequestRecord], window: Window) -> list[float]:
     return [
         record.first_content_at - window.asked_at(record)
         for record in asked
@@ -259,7 +266,7 @@ def _ttfts(asked: Iterable[RequestRecord], window: _Window) -> list[float]:
     ]
 
 
-def _waiting(asked: Iterable[RequestRecord], window: _Window) -> tuple[float, ...]:
+def _waiting(asked: Iterable[RequestRecord], window: Window) -> tuple[float, ...]:
     return tuple(
         sorted(
             record.finished_at - window.asked_at(record)
@@ -271,7 +278,7 @@ def _waiting(asked: Iterable[RequestRecord], window: _Window) -> tuple[float, ..
     )
 
 
-def _gaps(records: Iterable[RequestRecord], window: _Window) -> list[float]:
+def _gaps(records: Iterable[RequestRecord], window: Window) -> list[float]:
     gaps: list[float] = []
     for record in records:
         times, inside = record.chunk_times, window.inside(record.chunk_times)
@@ -280,12 +287,12 @@ def _gaps(records: Iterable[RequestRecord], window: _Window) -> list[float]:
     return gaps
 
 
-def _generating_s(record: RequestRecord, window: _Window) -> float:
+def _generating_s(record: RequestRecord, window: Window) -> float:
     return window.overlap_s(record.first_content_at, record.chunk_times[-1] if record.chunk_times else None)
 
 
 def _instances(
-    records: Sequence[RequestRecord], asked: Sequence[RequestRecord], window: _Window, per_chunk: float | None
+    records: Sequence[RequestRecord], asked: Sequence[RequestRecord], window: Window, per_chunk: float | None
 ) -> dict[str, InstanceMetrics]:
     known = sum(bool(record.upstream) for record in asked)
     found: dict[str, InstanceMetrics] = {}
@@ -298,8 +305,17 @@ def _instances(
             output_tps=_output_tps((r for r in records if r.upstream == upstream), window, per_chunk),
             ttft_mean_s=ttft.mean,
             ttft_p95_s=ttft.p95,
+            slots_used=_slots_used((r for r in records if r.upstream == upstream), window),
         )
     return found
+
+
+def _slots_used(records: Iterable[RequestRecord], window: Window) -> int:
+    """The most at one moment; one that ends as another begins has made room for it."""
+    spans = [(r.chunk_times[0], r.chunk_times[-1]) for r in records if r.chunk_times]
+    inside = [span for span in spans if span[0] < window.end and span[1] > window.start]
+    turns = sorted([(begin, 1) for begin, _ in inside] + [(end, -1) for _, end in inside])
+    return max(accumulate(turn for _, turn in turns), default=0)
 
 
 def _summary(values: Iterable[float | None]) -> Summary:

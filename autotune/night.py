@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune import __version__, confirm
 from autotune import ground as grounds
 from autotune.benchmark.client import HttpClient
 from autotune.benchmark.spread import Spread
 from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload
 from autotune.cluster.children import Children
-from autotune.cluster.lock import Lock
+from autotune.cluster.lock import Lock, holder
 from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
-from autotune.events import Events, read
+from autotune.events import Events, by_night, read
+from autotune.ollama.env import LIBRARIES
 from autotune.sampler import Sampler
 from autotune.store import Store
 from autotune.study import Clock, Night
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from autotune.benchmark.flight import Client
     from autotune.benchmark.workload import Workload
+    from autotune.confirm import Verdict
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.plan import Plan
@@ -50,6 +54,9 @@ class Ending:
     results: tuple[TrialResult, ...]
     error: AutotuneError | None = None
     """What broke it off, if anything did."""
+    proof: Verdict | None = None
+    unproved: str = ""
+    """Why there is no proof, where there was something to prove."""
 
 
 async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[dict[str, Any]], None]) -> Ending:
@@ -63,7 +70,7 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
         store = Store(folder)
         store.open(spec, source)
         events = Events(store.events, listener)
-        results = store.results()
+        results = store.trials.results()
         async with Children(folder) as children:
             with _signals(children):
                 for process in await children.sweep():
@@ -83,6 +90,7 @@ async def _night(
         grounds.check_host(spec, found)
         ground = await grounds.ground(spec, found, children, store.run)
         _same_ground(store, ground)
+        _provenance(store, ground)
         sampler = Sampler(
             store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, ground.rule_of_thumb()
         )
@@ -90,27 +98,58 @@ async def _night(
         events.show({"what": "ground", "ground": ground})
         async with grounds.cluster(spec, children, store.run) as cluster:
             bench = Bench(
-                spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan), store.keep_logs
+                spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan), store.trials.keep_logs
             )
             _calibration(bench, store)
             clock = Clock.start(spec.budget, elapsed(read(store.events)))
             night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
             with events.span("night"):
                 why = await night.run()
+                proved = await prove(night)
     except asyncio.CancelledError:
         _uncancel()
-        return Ending("interrupted", tuple(results), Interrupted("interrupted"))
+        return _cut_short(spec, store, results, "interrupted", Interrupted("interrupted"))
     except AutotuneError as error:
-        return _broken(results, error)
+        return _broken(spec, store, results, error)
     except OSError as error:  # a folder that is a file, a right that is missing: whatever the system says
-        return _broken(results, StorageError(f"{error.filename or store.folder}: {error.strerror or error}"))
-    return Ending(why, tuple(results))
+        said = f"{error.filename or store.folder}: {error.strerror or error}"
+        return _broken(spec, store, results, StorageError(said))
+    return replace(proved, why=f"{why}; {proved.why}" if proved.why else why)
 
 
-def _broken(results: list[TrialResult], error: AutotuneError) -> Ending:
+async def prove(night: Night) -> Ending:
+    """What the search found runs against the baseline, for as long as it takes or time is left."""
+    results = tuple(night.results)
+    candidates, unproved = confirm.chosen(night.store, night.bench.spec, results, night.clock.left_s())
+    if not candidates:
+        return Ending("", results, unproved=unproved)
+    number = night.store.begin_proof(candidates)
+    proof = confirm.Proof(
+        bench=night.bench,
+        number=number,
+        shelf=night.store.proof(number),
+        events=night.events,
+        clock=night.clock,
+        plan=night.plan,
+        candidates=candidates,
+        run_s=confirm.expected_s(results),
+    )
+    why = await proof.run()
+    return Ending(f"the proof: {why}", results, proof=proof.verdict)
+
+
+def _broken(spec: StudySpec, store: Store, results: list[TrialResult], error: AutotuneError) -> Ending:
     if not results:
         raise error
-    return Ending("broken off", tuple(results), error)
+    return _cut_short(spec, store, results, "broken off", error)
+
+
+def _cut_short(spec: StudySpec, store: Store, results: list[TrialResult], why: str, error: AutotuneError) -> Ending:
+    """With what the proof had said by then."""
+    proof = None
+    with suppress(StorageError):  # the first error is the one that counts
+        proof = confirm.verdict(store, spec.proof)
+    return Ending(why, tuple(results), error, proof)
 
 
 async def look(spec: StudySpec) -> Ground:
@@ -161,10 +200,20 @@ def workload(spec: StudySpec) -> Workload:
     return SeededWorkload(spec.study.seed, prompts, answers)
 
 
+def now(store: Store) -> str:
+    """Whether a night runs on a study at this moment, for people."""
+    process = holder(grounds.lock_of(store.folder))
+    if not process:
+        return "no night runs on it now"
+    nights = by_night(read(store.events))
+    what = nights[-1][-1]["what"] if nights else "it begins"
+    return f"a night runs on it now ({process}; last: {what})"
+
+
 def spent(path: Path) -> dict[str, float]:
     """Seconds of the last night in an event log: `night`, `measured` (windows), `own` (the longest pause of our own
     between a load and the next start)."""
-    nights = _nights(read(path))
+    nights = by_night(read(path))
     if not nights:
         return {"night": 0.0, "measured": 0.0, "own": 0.0}
     events = nights[-1]
@@ -180,13 +229,7 @@ def spent(path: Path) -> dict[str, float]:
 
 def elapsed(events: list[dict[str, Any]]) -> float:
     """Seconds that all nights of an event log lasted, each to its last event."""
-    return float(sum(night[-1]["t"] - night[0]["t"] for night in _nights(events)))
-
-
-def _nights(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The events night by night; the clock of one says nothing about that of another."""
-    begins = [index for index, event in enumerate(events) if event["what"] == "night begins"]
-    return [events[begin:end] for begin, end in pairwise([*begins, len(events)])]
+    return float(sum(night[-1]["t"] - night[0]["t"] for night in by_night(events)))
 
 
 def _same_ground(store: Store, ground: Ground) -> None:
@@ -199,6 +242,30 @@ def _same_ground(store: Store, ground: Ground) -> None:
         raise SpecError(
             f"{store.folder} holds trials of another ground: {'; '.join(changed)}. Give the study another name"
         )
+
+
+def _provenance(store: Store, ground: Ground) -> None:
+    """What ran where, for whoever wants to repeat it."""
+    command, extra = grounds.command(ground.spec)
+    libraries = {LIBRARIES: os.environ[LIBRARIES]} if LIBRARIES in os.environ else {}
+    found = {
+        "autotune": __version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "kernel": platform.release(),
+        "ollama": ground.facts.version,
+        "command": command,
+        "environment": {**libraries, **extra},
+        "models_dir": str(ground.models),
+        "model": ground.facts.model.name,
+        "model_digest": ground.facts.model.digest,
+        "driver": ground.inventory.driver,
+        "devices": [
+            {"index": one.index, "id": one.id, "name": one.name, "memory_bytes": one.memory_bytes}
+            for one in ground.inventory.devices
+        ],
+    }
+    store.write_header({**(store.header() or {}), "provenance": found})
 
 
 @contextmanager

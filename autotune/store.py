@@ -1,12 +1,14 @@
 """The study folder: paths, formats, versions, atomic writes. Our store is the truth; Optuna's study follows it.
 
 <name>/                      mode 0700, beside the study file
-    study.json               format, what is measured, host, facts, the file itself
+    study.json               format, the study file and what it was read as, host, provenance
     optuna.db                Optuna's storage (SQLite; optuna-dashboard opens it)
     events.jsonl             what happened when
     trials/0007/plan.json    written before the trial starts
     trials/0007/records-0.jsonl.gz   every request of the first level
     trials/0007/result.json  written last: a trial without it is run again
+    proofs/0000/proof.json   the candidates of the first proof; a later one has others
+    proofs/0000/0003/        one run of it, with the files of a trial
     run/                     logs, nginx, HOME of the instances; nothing to keep
 """
 
@@ -26,17 +28,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import SpecError, StorageError
+from autotune.plan import Plan
 from autotune.records import decode, encode
+from autotune.spec import StudySpec
 from autotune.trial import TrialResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from autotune.plan import Plan
     from autotune.records import RequestRecord
-    from autotune.spec import StudySpec
 
-FORMAT = 1
+FORMAT = 2
 _MOST_LOG_CHARS = 2**18
 LEAST_FREE_BYTES = 256 * 2**20
 """A night needs some room on the disk."""
@@ -47,6 +49,15 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def trials(self) -> Shelf:
+        """The trials of the search."""
+        return Shelf(self.folder / "trials")
+
+    def proof(self, number: int) -> Shelf:
+        """The runs of a proof."""
+        return Shelf(self.folder / "proofs" / f"{number:04}")
 
     @property
     def run(self) -> Path:
@@ -77,15 +88,29 @@ class Store:
         if free < LEAST_FREE_BYTES:
             least = LEAST_FREE_BYTES // 2**20
             raise StorageError(f"{self.folder}: {free // 2**20} MiB are free on this disk, a night needs {least}")
-        known = self.header()
+        known, written = self.header(), {"spec": spec.model_dump(mode="json"), "file": source}
         if not self._begun():  # nothing has been measured yet that a change could spoil
-            self.write_header({"measured": spec.measured(), "file": source})
+            self.write_header(written)
             return False
         if known is None:
             raise StorageError(f"{self.folder}: trials without a study.json; nobody can say what they measured")
-        _same(self.folder, known["measured"], spec.measured())
-        self.write_header({**known, "file": source})
+        _same(self.folder, self._spec(known).measured(), spec.measured())
+        self.write_header({**known, **written})
         return True
+
+    def spec(self) -> StudySpec:
+        """The study as it was read, with its paths and what the command line changed. Raises `StorageError`."""
+        header = self.header()
+        if header is None:
+            raise StorageError(f"{self.folder}: no study (there is no study.json in this folder)")
+        return self._spec(header)
+
+    def _spec(self, header: dict[str, Any]) -> StudySpec:
+        """Keys that this version has added have their default: that is how the study ran."""
+        try:
+            return StudySpec.model_validate(header["spec"])
+        except ValidationError as error:
+            raise StorageError(f"{self.folder / 'study.json'}: damaged ({str(error).splitlines()[0]})") from error
 
     def header(self) -> dict[str, Any] | None:
         """What study.json says; None when there is none. Raises `StorageError`."""
@@ -100,13 +125,49 @@ class Store:
                 f"{path}: format {found} is of a newer autotune, this one knows {FORMAT}:"
                 " pip install -U ollama-autotune"
             )
-        if found != FORMAT or not isinstance(header.get("measured"), dict):
-            raise StorageError(f"{path}: damaged (no format, or not what is measured)")
+        if found == 1:
+            raise StorageError(f"{path}: format 1 is of an autotune before 0.1.0: give the study another name")
+        if found != FORMAT or not isinstance(header.get("spec"), dict):
+            raise StorageError(f"{path}: damaged (not format {FORMAT}, or no study)")
         return header
 
     def write_header(self, header: dict[str, Any]) -> None:
         """Replace study.json."""
         write(self.folder / "study.json", json.dumps({**header, "format": FORMAT}, indent=1))
+
+    def earlier(self) -> list[TrialResult]:
+        """All finished trials of a study that may not have begun. Raises `StorageError`."""
+        return [] if self.header() is None else self.trials.results()
+
+    def _begun(self) -> bool:
+        return any((self.folder / "trials").glob("*/result.json"))
+
+    def begin_proof(self, candidates: Sequence[Mapping[str, Any]]) -> int:
+        """The number of the proof of these candidates: of the last one, if it had the same, or of a new one."""
+        last = self.proofs() - 1
+        if last >= 0 and self.candidates(last) == list(candidates):
+            return last
+        write(self.proof(last + 1).folder / "proof.json", json.dumps({"candidates": list(candidates)}, indent=1))
+        return last + 1
+
+    def proofs(self) -> int:
+        """How many proofs were begun."""
+        return sum(1 for _ in self.folder.glob("proofs/*/proof.json"))
+
+    def candidates(self, number: int) -> list[dict[str, Any]]:
+        """The parameters of a proof's candidates, the baseline first. Raises `StorageError`."""
+        path = self.proof(number).folder / "proof.json"
+        found = _read_json(path).get("candidates")
+        if not isinstance(found, list) or len(found) < 2 or not all(isinstance(one, dict) for one in found):
+            raise StorageError(f"{path}: damaged (no candidates)")
+        return found
+
+
+class Shelf:
+    """Numbered trials in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def write_plan(self, number: int, params: dict[str, Any], plan: Plan) -> None:
         """Before a trial starts."""
@@ -128,7 +189,7 @@ class Store:
 
     def results(self) -> list[TrialResult]:
         """All finished trials, in order. Raises `StorageError` for a damaged one, or one that is missing in between."""
-        found = [self._result(path) for path in (self.folder / "trials").glob("*/result.json")]
+        found = [self._result(path) for path in self.folder.glob("*/result.json")]
         found.sort(key=lambda result: result.number)
         for number, result in enumerate(found):
             if result.number != number:
@@ -136,10 +197,6 @@ class Store:
                     f"{self._trial(number)}: has no result, but later trials have: put it back, or remove those too"
                 )
         return found
-
-    def earlier(self) -> list[TrialResult]:
-        """All finished trials of a study that may not have begun. Raises `StorageError`."""
-        return [] if self.header() is None else self.results()
 
     def records(self, number: int, level: int) -> list[RequestRecord]:
         """The records of one level of a finished trial."""
@@ -151,8 +208,15 @@ class Store:
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise StorageError(f"{path}: damaged ({error})") from error
 
-    def _begun(self) -> bool:
-        return any((self.folder / "trials").glob("*/result.json"))
+    def plan(self, number: int) -> Plan:
+        """What a trial ran. Raises `StorageError`."""
+        path = self._trial(number) / "plan.json"
+        with _storage(path):
+            content = path.read_bytes()
+        try:
+            return _PLAN.validate_python(json.loads(content)["plan"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{path}: damaged ({str(error).splitlines()[0]})") from error
 
     def _result(self, path: Path) -> TrialResult:
         try:
@@ -161,7 +225,7 @@ class Store:
             raise StorageError(f"{path}: damaged ({str(error).splitlines()[0]})") from error
 
     def _trial(self, number: int) -> Path:
-        return self.folder / "trials" / f"{number:04}"
+        return self.folder / f"{number:04}"
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -182,6 +246,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 _RESULT = TypeAdapter(TrialResult)
+_PLAN = TypeAdapter(Plan)
 
 
 @contextlib.contextmanager

@@ -61,18 +61,51 @@ class Clock:
     @property
     def total_s(self) -> float | None:
         """The whole length of the night; None when only trials bound it."""
-        elapsed = asyncio.get_running_loop().time() - self.began_s
         ends = [self.budget.hours * 3600 - self.spent_s] if self.budget.hours is not None else []
         if self.until is not None:  # the wall clock may be set, so it is read anew
-            ends.append(elapsed + (self.until - self.wall()).total_seconds())
+            ends.append(self.elapsed_s + (self.until - self.wall()).total_seconds())
         return min(ends) if ends else None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this night began."""
+        return asyncio.get_running_loop().time() - self.began_s
+
+    def left_s(self) -> float | None:
+        """Seconds until the night must end; None when only trials bound it."""
+        total = self.total_s
+        return None if total is None else total - self.elapsed_s
 
     def search_left_s(self) -> float | None:
         """Seconds until the search must end to leave time for the proof; None when only trials bound it."""
         total = self.total_s
-        if total is None:
-            return None
-        return total * (1 - self.budget.proof_share) - (asyncio.get_running_loop().time() - self.began_s)
+        return None if total is None else total * (1 - self.budget.proof_share) - self.elapsed_s
+
+    def event(self) -> dict[str, Any]:
+        """How far the night is, for whoever watches."""
+        return {
+            "what": "time",
+            "elapsed_s": self.elapsed_s,
+            "search_left_s": self.search_left_s(),
+            "total_s": self.total_s,
+        }
+
+
+async def insist(
+    events: Events, work: Callable[[], Awaitable[T]], before_another: Callable[[], Awaitable[None]] | None = None
+) -> T:
+    """Do something, and again after a fault of the machine; the third in a row is passed on."""
+    for left in reversed(range(MOST_FAULTS)):
+        try:
+            if before_another is not None and left < MOST_FAULTS - 1:
+                await before_another()
+            return await work()
+        except (ClusterError, StorageError) as error:
+            events.show({"what": "fault", "error": error, "left": left})
+            if not left:
+                raise
+            await asyncio.sleep(FAULT_PAUSE_S)
+    raise AssertionError("unreachable")
 
 
 @dataclass
@@ -103,6 +136,7 @@ class Night:
             self.results.append(result)
             self.events.note("trial", number=result.number, reason=result.reason, objective=result.score.objective)
             self.events.show({"what": "result", "result": result, "left_s": self.left_s()})
+            self.events.show(self.clock.event())
             self._narrow()
         return over
 
@@ -120,34 +154,21 @@ class Night:
     async def _trial(self, number: int, params: dict[str, Any]) -> TrialResult:
         """One trial: measured, then kept; each of it is tried again after faults that are not its own."""
         plan = self.plan(params)
-        self.store.write_plan(number, params, plan)
+        self.store.trials.write_plan(number, params, plan)
+        self.events.show(self.clock.event())
         self.events.show({"what": "trial begins", "number": number, "params": params, "plan": plan})
         trial = self.sampler.begin(params)
-        result, records = await self._insist(lambda: self._measure(number, params, plan), self.bench.cluster.clear)
+        result, records = await insist(
+            self.events, lambda: self._measure(number, params, plan), self.bench.cluster.clear
+        )
 
         async def keep() -> None:
             with self.events.span("collect", number=number):
-                self.store.save(result, records)
+                self.store.trials.save(result, records)
                 self.sampler.tell(trial, result)
 
-        await self._insist(keep)
+        await insist(self.events, keep)
         return result
-
-    async def _insist(
-        self, work: Callable[[], Awaitable[T]], before_another: Callable[[], Awaitable[None]] | None = None
-    ) -> T:
-        """Do something, and again after a fault of the machine; the third in a row is passed on."""
-        for left in reversed(range(MOST_FAULTS)):
-            try:
-                if before_another is not None and left < MOST_FAULTS - 1:
-                    await before_another()
-                return await work()
-            except (ClusterError, StorageError) as error:
-                self.events.show({"what": "fault", "error": error, "left": left})
-                if not left:
-                    raise
-                await asyncio.sleep(FAULT_PAUSE_S)
-        raise AssertionError("unreachable")
 
     async def _measure(
         self, number: int, params: dict[str, Any], plan: Plan

@@ -24,7 +24,7 @@ from autotune.telemetry import DeviceSample  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from autotune.benchmark.flight import Client
     from autotune.benchmark.phases import LoadResult, Progress
@@ -99,6 +99,14 @@ class Bench:
     """Called with the characters a token that the server's own counts gave; None when the workload is calibrated."""
     alone: dict[tuple[str, ...], Placement] = field(default_factory=dict)
     """Placements of the model alone, by the kinds of its devices; filled where a placement is in doubt."""
+    fresh: bool = False
+    """Whether every instance is started anew for each trial, also one that could go on."""
+    mark: dict[str, Any] = field(default_factory=dict)
+    """Fields of every event."""
+
+    def prove(self, proof: int, keep: Callable[[int, dict[str, str]], None]) -> None:
+        """From now on trials are the runs of that proof: on fresh starts, and with logs in a place of their own."""
+        self.keep, self.fresh, self.mark = keep, True, {"proof": proof}
 
     async def trial(
         self, number: int, params: dict[str, Any], plan: Plan
@@ -135,11 +143,13 @@ class Bench:
 
     async def _measure(self, blank: TrialResult, plan: Plan, records: list[Sequence[RequestRecord]]) -> TrialResult:
         number = blank.number
-        with self.events.span("start", number=number):
+        with self._span("start", number):
+            if self.fresh:
+                await self.cluster.clear()
             await self.cluster.become(plan)
-        with self.events.span("preload", number=number):
+        with self._span("preload", number):
             await self.cluster.load(plan)
-        with self.events.span("verify", number=number):
+        with self._span("verify", number):
             placements = await self._verify(plan)
         levels: dict[str, Metrics] = {}
         windows: dict[str, tuple[float, float]] = {}
@@ -160,7 +170,8 @@ class Bench:
                 doubts = _doubts(self.spec, loaded, metrics, samples[level.label])
                 cautions += [f"{level.label}: {doubt}" for doubt in doubts]
                 self.events.show({"what": "level", "label": level.label, "metrics": metrics})
-        self.events.note("loaded", number=number)
+                self.events.show({"what": "devices", "samples": samples[level.label].after})
+        self.events.note("loaded", number=number, **self.mark)
         score = judge(self.spec, levels)
         return replace(
             blank,
@@ -171,6 +182,9 @@ class Bench:
             samples=samples,
             cautions=(*verify.unproved(placements), *cautions, *score.cautions),
         )
+
+    def _span(self, what: str, number: int, **fields: Any) -> AbstractContextManager[None]:
+        return self.events.span(what, number=number, **self.mark, **fields)
 
     async def _verify(self, plan: Plan) -> tuple[Placement, ...]:
         """Hold what runs against the plan; where layers are missing, against the model alone on such devices."""
@@ -212,7 +226,7 @@ class Bench:
         def progress(seen: Progress) -> None:
             self.events.show({"what": "progress", "label": level.label, "progress": seen.scaled(scale)})
 
-        with self.events.span("load", number=number, label=level.label):
+        with self._span("load", number, label=level.label):
             loaded = await run(
                 client,
                 self.workload,
@@ -222,9 +236,8 @@ class Bench:
                 progress,
                 len(plan.instances),
             )
-        self.events.note(
-            "window", number=number, label=level.label, seconds=max(loaded.window_end - loaded.window_start, 0.0)
-        )
+        seconds = max(loaded.window_end - loaded.window_start, 0.0)
+        self.events.note("window", number=number, **self.mark, label=level.label, seconds=seconds)
         return loaded.scaled(scale)
 
     def _pacer(self, level: Level, scale: float) -> ClosedLoop | OpenLoop:

@@ -50,7 +50,7 @@ def left(folder: Path) -> dict[str, Any]:
     """What can be read."""
     return {
         "file": (folder / "file").read_text(),
-        "results": len(Store(folder).results()),
+        "results": len(Store(folder).trials.results()),
         "events": [event["what"] for event in read(folder / "events.jsonl")],
         "temporary": [path.name for path in folder.rglob(".*-*")],
     }
@@ -63,25 +63,25 @@ async def main(folder: Path) -> dict[str, Any]:
     store, events = Store(folder), Events(folder / "events.jsonl")
     store.open(SPEC, "")
     write(folder / "file", "old")
-    store.save(result(0), [])
+    store.trials.save(result(0), [])
     events.note("first")
     sampler = Sampler(store.optuna, "full", 1, space(), BASELINE)
-    sampler.open(store.results())
+    sampler.open(store.trials.results())
     trial = sampler.begin(params())
 
     fill(folder / "ballast")
     found["write"] = said(lambda: write(folder / "file", "new" * 10_000))
-    found["save"] = said(lambda: store.save(result(1, params()), [[]]))
+    found["save"] = said(lambda: store.trials.save(result(1, params()), [[]]))
     found["event"] = said(lambda: events.note("lost", padding="x" * 8000))
     found["optuna"] = said(lambda: sampler.tell(trial, result(1, params())))
     found["kept"] = left(folder)
 
     (folder / "ballast").unlink()
     write(folder / "file", "new")
-    store.save(result(1, params()), [[]])
+    store.trials.save(result(1, params()), [[]])
     events.note("last")
     again = Sampler(store.optuna, "full", 1, space(), BASELINE)
-    again.open(store.results())
+    again.open(store.trials.results())
     found["after"] = {**left(folder), "optuna": again.begin(params(8)).number}
     return found
 

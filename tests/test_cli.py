@@ -12,6 +12,7 @@ import time
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 import pytest
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUICK = ("--concurrency", "2", "--warmup", "0.1", "--window", "0.4", "--num-predict", "8", "--input-tokens", "20")
-SHIPPED = ("four-gpus", "local-cpu", "quickstart")
+SHIPPED = ("four-gpus", "local-cpu", "quickstart", "reference-deployment")
 STAND_INS_LOG = ("time=", "[GIN] ")
 """How lines of a stand-in begin that runs in this process."""
 ANSWER = HEAD + b"\r\n" + line(response="x", done=False) + DONE + END
@@ -129,7 +130,7 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "bench", "compare", "studies"])
+@pytest.mark.parametrize("command", ["run", "plan", "bench", "compare", "studies", "reference", "doctor"])
 def test_every_command_has_its_help(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -224,6 +225,16 @@ def test_studies_copies_one(run: Run, name: str) -> None:
     assert load(path).study.name == path.stem
 
 
+def test_a_copy_names_the_schema_that_came_with_autotune(run: Run) -> None:
+    run("studies", "quickstart")
+    first, second, *_ = Path("quickstart.toml").read_text().splitlines()
+    assert first.startswith("# A short night on four simulated GPUs")
+    scheme, _, path = second.removeprefix("#:schema ").partition("://")
+    assert scheme == "file"
+    assert Path(unquote(path)).name == "study.schema.json"
+    assert json.loads(Path(unquote(path)).read_text())["title"] == "Study file of autotune"
+
+
 def test_studies_never_overwrites(run: Run) -> None:
     Path("quickstart.toml").write_text("mine")
     Path("local-cpu.toml").symlink_to("nowhere")
@@ -234,7 +245,7 @@ def test_studies_never_overwrites(run: Run) -> None:
 
 
 def test_a_study_that_does_not_exist_is_refused(run: Run) -> None:
-    assert run.refused(2, "studies", "../x") == "no study '../x'; there are four-gpus, local-cpu, quickstart"
+    assert run.refused(2, "studies", "../x") == f"no study '../x'; there are {', '.join(SHIPPED)}"
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_storage_error(run: Run, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from rich.console import Console
 
 from autotune import console as view
+from autotune import report
 from autotune.benchmark.pacer import ClosedLoop
 from autotune.benchmark.phases import LoadResult, Progress
-from autotune.console import SIMULATED, comparison, conclusion, configuration, morning, outlook, span, verdict
+from autotune.console import SIMULATED, comparison, configuration, morning, outlook, span, verdict
+from autotune.console.live import REFRESH_S
 from autotune.errors import DeviceBusy, Interrupted, PortTaken
 from autotune.ground import Ground
 from autotune.night import Ending
@@ -23,14 +24,15 @@ from autotune.score import Score
 from autotune.study import standings
 from tests.conftest import TINY, gpus
 from tests.factories import BASELINE, SPEC, metrics, params, result, space
+from tests.screens import ANSI, COLOUR, Clock, screen, text, words
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from autotune.spec import StudySpec
     from autotune.trial import TrialResult
 
 WIDTHS = (60, 140)
-ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-8]|4[0-8]|9[0-7])[0-9;]*m")
 REAL = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"driver": "process"})})
 FASTER = params(4, "0 | 1", policy="least_conn")
 BASE = result(0, tps=100.0)
@@ -58,25 +60,12 @@ STORY: list[dict[str, Any]] = [
 ]
 
 
-def screen(width: int = 140, *, terminal: bool = False) -> Console:
-    return Console(file=io.StringIO(), width=width, force_terminal=terminal)
-
-
-def text(on: Console) -> str:
-    """All that was written, with its control sequences."""
-    assert isinstance(on.file, io.StringIO)
-    return on.file.getvalue()
-
-
-def words(on: Console) -> str:
-    """The same as one line of words."""
-    return " ".join(ANSI.sub("", text(on)).replace("│", " ").split())
-
-
 def told(spec: StudySpec, on: Console, story: list[dict[str, Any]], earlier: tuple[TrialResult, ...] = ()) -> str:
-    with view.Night(spec, on, earlier) as night:
+    clock = Clock()
+    with view.Night(spec, on, earlier, clock) as night:
         for event in story:
             night(event)
+            clock.now_s += REFRESH_S
     return words(on)
 
 
@@ -84,7 +73,9 @@ def dawn(*results: TrialResult, why: str = "7 trials are done", width: int = 140
     """The last words of a night."""
     on, spec = screen(width), more.pop("spec", SPEC)
     spent = more.pop("spent", {"night": 3725.0, "measured": 2980.0, "own": 0.5})
-    morning(on, spec, Ending(why, results, **more), spent, Path("nights/study.toml"))
+    ending = Ending(why, results, **more)
+    found = report.findings(spec, results, ending.proof, ending.unproved)
+    morning(on, found, spent, ending, Path("nights/study.toml"))
     return words(on)
 
 
@@ -171,8 +162,10 @@ def test_a_terminal_shows_what_goes_on_now(width: int) -> None:
     for piece in (
         "test: tiny",
         "baseline: 0 NUM_PARALLEL 1",
-        "2 users: window 12 s",
-        "158.2 tokens/s, TTFT 0.75 s, 42 requests",
+        "2 users: window, 42 requests",
+        "12 of 60 s",
+        "158.2 tokens/s",
+        "0.75 s limit 2 s",
         "loading the model",
         "restarting what differs",
         "nothing measured yet",
@@ -190,9 +183,9 @@ def test_the_moving_part_never_is_wider_than_the_terminal(width: int) -> None:
         for event in STORY:
             night(event)
     on.file = io.StringIO()
-    on.print(night._render())
+    on.print(night.frame())
     lines = ANSI.sub("", text(on)).splitlines()
-    assert SIMULATED[: width // 2] in lines[1]
+    assert SIMULATED in "".join(lines[:2])
     assert all(len(line) <= width for line in lines)
 
 
@@ -279,7 +272,7 @@ def test_a_winner() -> None:
         "Best: 0 | 1 NUM_PARALLEL 4, least_conn: 161.7 tokens/s (+62% against the baseline)."
         " This is one measurement, not yet a proof." in said
     )
-    assert "The best against the baseline: 0 | 1 NUM_PARALLEL 4, least_conn" in said
+    assert "The best of the search against the baseline, one run each: 0 | 1 NUM_PARALLEL 4, least_conn" in said
     assert "1 h 02 min, of which 80% was measurement; autotune itself took at most 0.50 s between two trials" in said
     assert "Results are in nights/test; look at them with: optuna-dashboard sqlite:///nights/test/optuna.db" in said
 
@@ -292,7 +285,7 @@ def test_a_winner_that_was_measured_more_than_once() -> None:
 def test_a_baseline_that_is_the_best() -> None:
     said = dawn(BASE, result(1, FASTER, tps=90.0))
     assert "Best: 0 NUM_PARALLEL 1: 100.0 tokens/s (the baseline)." in said
-    assert "The best against the baseline" not in said
+    assert "against the baseline, " not in said
 
 
 def test_a_winner_over_a_baseline_that_is_no_measure() -> None:
@@ -327,7 +320,6 @@ def test_a_night_that_was_cut_short_says_how_to_go_on(why: str, error: Any) -> N
 def test_a_night_without_a_trial() -> None:
     said = dawn(why="interrupted", error=Interrupted("x"), spent={"night": 0.0, "measured": 0.0, "own": 0.0})
     assert "Ended: interrupted. Nothing was measured. Everything was put away" in said
-    assert conclusion([]) == "Nothing was measured."
 
 
 @pytest.mark.parametrize(
@@ -342,7 +334,7 @@ def test_a_night_without_a_trial() -> None:
 def test_the_ranking_says_how_many_it_shows(count: int, title: str) -> None:
     every = [result(number, params(number + 1), tps=100.0 + number) for number in range(count)]
     on = screen()
-    on.print(view.ranking(every))
+    on.print(view.ranking(report.findings(SPEC, every)))
     assert words(on).startswith(title + " ")
     assert ("(baseline)" in words(on)) == (count <= 10)
     assert text(on).count("feasible") == min(count, 10)
@@ -352,8 +344,9 @@ def test_the_ranking_says_how_many_it_shows(count: int, title: str) -> None:
 def test_tables_fit_the_terminal_and_no_number_is_broken(width: int) -> None:
     on = screen(width)
     results = [BASE, BEST, LATE, BROKEN]
-    on.print(view.ranking(results))
-    on.print(view.before_after(BASE, BEST))
+    found = report.findings(SPEC, results)
+    on.print(view.ranking(found))
+    on.print(view.before_after(found))
     on.print(comparison({"20 users": metrics(12345.67, 123.45)}, {"20 users": metrics(9.0)}))
     assert all(len(line) <= width for line in text(on).splitlines())
     for number in ("161.70", "100.00", "500.00", "4.50", "+62%", "12345.67", "123.45", "-99.9%"):
@@ -369,7 +362,7 @@ def test_what_a_program_said_is_never_taken_for_markup() -> None:
 
 def test_the_order_of_the_ranking_is_that_of_the_study() -> None:
     on = screen()
-    on.print(view.ranking([LATE, BROKEN, BASE, BEST]))
+    on.print(view.ranking(report.findings(SPEC, [LATE, BROKEN, BASE, BEST])))
     places = [words(on).index(configuration(one.params).replace("  ", " ")) for one in standings([LATE, BASE, BEST])]
     assert places == sorted(places)
 

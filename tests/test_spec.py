@@ -110,7 +110,7 @@ def test_shipped_studies_load(path: Path) -> None:
 
 
 def test_there_are_three_shipped_studies() -> None:
-    assert [path.stem for path in SHIPPED] == ["four-gpus", "local-cpu", "quickstart"]
+    assert [path.stem for path in SHIPPED] == ["four-gpus", "local-cpu", "quickstart", "reference-deployment"]
 
 
 def test_short_forms_mean_the_long_ones(tmp_path: Path) -> None:
@@ -200,6 +200,7 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ("endpoint", "endpont", 'workload.endpont: unknown key; did you mean "endpoint"?'),
         ("min_success_rate", "min_sucess", 'objective.min_sucess: unknown key; did you mean "min_success_rate"?'),
         ("trials = 7", "trails = 7", 'budget.trails: unknown key; did you mean "trials"?'),
+        ("[budget]", "[proof]\npiars = 4\n[budget]", 'proof.piars: unknown key; did you mean "pairs"?'),
         ("[budget]", "[budgets]", 'budgets: unknown key; did you mean "budget"? Allowed here: baseline, budget,'),
         ("{ users = 10 }", "{ user = 10 }", 'workload.levels[1].user: unknown key; did you mean "users"?'),
         ('{ id = "0" }', '{ idd = "0" }', 'cluster.devices[0].idd: unknown key; did you mean "id"?'),
@@ -245,6 +246,7 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ('[{ id = "0" }, { cores = "0-1" }]', '"cores:0"', "cluster.devices: 'cores:0': allowed are \"auto\""),
         # contradictions
         ("window_s = 60", "window_s = 600", "workload: window_s 600 is more than window_max_s 120"),
+        ("[budget]", "[proof]\npairs = 13\n[budget]", "proof: pairs 13 is more than pairs_max 12"),
         ("warmup_s = 30", "warmup_s = 200", "workload: warmup_s 200 is more than warmup_max_s 180"),
         ("input_tokens = 60", 'input_tokens = 60\nprompts = "x.jsonl"', "input_tokens (there is no default) or a file"),
         ("{ users = 10 }", "{ users = 10, rate = 1 }", "workload.levels[1]: a level has either users or a rate"),

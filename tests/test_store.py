@@ -31,7 +31,7 @@ from autotune.telemetry import DeviceSample
 from autotune.trial import Samples
 from tests import full_disk
 from tests.conftest import gpus, study
-from tests.factories import BASELINE, SPEC, metrics, params, result
+from tests.factories import BASELINE, LIMIT, SPEC, metrics, params, result
 from tests.strategies import records
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def test_a_study_stays_private_whatever_the_umask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", [full(), result(), result(reason="load_failed")])
 def test_results_come_back_equal(store: Store, written: TrialResult) -> None:
-    store.save(written, [])
-    assert store.results() == [written]
+    store.trials.save(written, [])
+    assert store.trials.results() == [written]
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=4, max_size=4))
@@ -144,8 +144,8 @@ def test_every_number_comes_back_to_the_last_bit(numbers: list[float]) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        store.save(written, [])
-        (found,) = store.results()
+        store.trials.save(written, [])
+        (found,) = store.trials.results()
     assert found == written
     assert repr(found) == repr(written)  # also −0.0
 
@@ -158,43 +158,43 @@ def test_metrics_of_stored_records_are_equal_to_the_last_bit(asked: list[Request
         store = Store(Path(folder))
         bounds = (window["window_start"], window["window_end"])
         written = result(levels={"2 users": measure(asked, **window)}, windows={"2 users": bounds})
-        store.save(written, [[], asked])
-        assert store.records(0, 0) == []
-        assert store.records(0, 1) == asked
-        (found,) = store.results()
+        store.trials.save(written, [[], asked])
+        assert store.trials.records(0, 0) == []
+        assert store.trials.records(0, 1) == asked
+        (found,) = store.trials.results()
         start, end = found.windows["2 users"]
-        again = measure(store.records(0, 1), window_start=start, window_end=end, open_loop=open_loop)
+        again = measure(store.trials.records(0, 1), window_start=start, window_end=end, open_loop=open_loop)
         assert again == found.levels["2 users"] == written.levels["2 users"]
 
 
 def test_results_are_in_the_order_of_their_trials(store: Store) -> None:
     for number in (2, 0, 1):
-        store.save(result(number), [])
-    assert [one.number for one in store.results()] == [0, 1, 2]
+        store.trials.save(result(number), [])
+    assert [one.number for one in store.trials.results()] == [0, 1, 2]
 
 
 def test_a_plan_is_written_before_its_trial(store: Store) -> None:
     plan = make(SPEC, gpus(), full_disk.FACTS, params(), (Path("/models"), Path("/home")))
-    store.write_plan(3, params(), plan)
+    store.trials.write_plan(3, params(), plan)
     written = json.loads((store.folder / "trials" / "0003" / "plan.json").read_text())
     assert (written["params"], written["fingerprint"]) == (params(), plan.fingerprint)
     assert written["plan"]["instances"][0]["name"] == "ollama-0"
 
 
 def test_a_trial_without_a_result_does_not_count(store: Store) -> None:
-    store.save(result(0), [])
+    store.trials.save(result(0), [])
     plan = make(SPEC, gpus(), full_disk.FACTS, params(), (Path("/models"), Path("/home")))
-    store.write_plan(1, params(), plan)
+    store.trials.write_plan(1, params(), plan)
     (store.folder / "trials" / "0001" / ".result.json-x").write_text("{")  # what a killed writer leaves
-    assert [one.number for one in store.results()] == [0]
+    assert [one.number for one in store.trials.results()] == [0]
 
 
 def test_a_trial_that_is_missing_in_between_is_refused_before_anything_is_overwritten(store: Store) -> None:
     for number in range(3):
-        store.save(result(number), [])
+        store.trials.save(result(number), [])
     (store.folder / "trials" / "0001" / "result.json").unlink()
     with pytest.raises(StorageError, match="0001: has no result, but later trials have: put it back"):
-        store.results()
+        store.trials.results()
 
 
 # going on with a study
@@ -203,7 +203,7 @@ def test_a_trial_that_is_missing_in_between_is_refused_before_anything_is_overwr
 @pytest.fixture
 def begun(store: Store) -> Store:
     """With a trial."""
-    store.save(result(0), [])
+    store.trials.save(result(0), [])
     return store
 
 
@@ -211,7 +211,7 @@ def test_a_study_is_begun_once_and_gone_on_with_after(tmp_path: Path) -> None:
     store = Store(tmp_path / "night")
     assert store.earlier() == []
     assert store.open(SPEC, "one") is False
-    store.save(result(0), [])
+    store.trials.save(result(0), [])
     assert store.open(SPEC, "two") is True
     assert store.earlier() == [result(0)]
     header = store.header()
@@ -257,7 +257,7 @@ def test_budget_name_and_timeouts_may_change(begun: Store) -> None:
 
 def test_before_the_first_trial_everything_may_change(store: Store) -> None:
     assert store.open(study(workload={"num_ctx": 2048}), "") is False
-    store.save(result(0), [])
+    store.trials.save(result(0), [])
     assert store.open(study(workload={"num_ctx": 2048}), "") is True
 
 
@@ -267,20 +267,44 @@ def test_before_the_first_trial_everything_may_change(store: Store) -> None:
 def test_a_newer_format_is_refused_and_says_what_to_do(store: Store) -> None:
     path = store.folder / "study.json"
     path.write_text(json.dumps({"format": FORMAT + 1}))
-    with pytest.raises(StorageError, match=r"format 2 is of a newer autotune.*pip install -U") as raised:
+    with pytest.raises(StorageError, match=rf"format {FORMAT + 1} is of a newer autotune.*pip install -U") as raised:
         store.open(SPEC, "")
     assert raised.value.exit_code == 4
     assert json.loads(path.read_text()) == {"format": FORMAT + 1}
 
 
+def test_a_format_from_before_the_first_version_says_what_to_do(store: Store) -> None:
+    (store.folder / "study.json").write_text('{"format": 1, "measured": {}, "file": ""}')
+    with pytest.raises(StorageError, match=r"format 1 is of an autotune before 0\.1\.0: give the study another name"):
+        store.header()
+
+
+def test_a_key_that_a_later_version_has_added_had_its_default(store: Store) -> None:
+    store.trials.save(result(0), [])
+    header = store.header() or {}
+    del header["spec"]["workload"]["raw"], header["spec"]["proof"]
+    store.write_header(header)
+    assert store.spec() == SPEC
+    assert store.open(SPEC, "") is True
+    with pytest.raises(SpecError, match=r"workload\.raw: was false, is true"):
+        store.open(study(workload={"raw": True}, objective={"limits": [LIMIT]}), "")
+
+
+def test_what_a_study_was_read_as_comes_back(store: Store) -> None:
+    assert store.spec() == SPEC
+    with pytest.raises(StorageError, match="no study"):
+        Store(store.folder / "nowhere").spec()
+
+
 NO_JSON = [b"", b"{", b"\xff\xfe\x00", b"[1]", b"{}"]
-NO_STUDY = [b'{"format": "x"}', b'{"format": 1}', b'{"format": 1, "measured": 3}']
+NO_STUDY = [b'{"format": "x"}', b'{"format": 2}', b'{"format": 2, "spec": 3}', b'{"format": 2, "spec": {}}']
 
 
 @pytest.mark.parametrize("damage", NO_JSON + NO_STUDY)
 def test_a_damaged_study_is_one_clear_line(store: Store, damage: bytes) -> None:
+    store.trials.save(result(0), [])
     (store.folder / "study.json").write_bytes(damage)
-    for reading in (store.header, store.earlier, lambda: store.open(SPEC, "")):
+    for reading in (store.spec, lambda: store.open(SPEC, "")):
         with pytest.raises(StorageError, match=r"study\.json: damaged \(") as raised:
             reading()
         assert "\n" not in raised.value.message
@@ -288,25 +312,25 @@ def test_a_damaged_study_is_one_clear_line(store: Store, damage: bytes) -> None:
 
 @pytest.mark.parametrize("damage", NO_JSON)
 def test_a_damaged_result_is_one_clear_line(store: Store, damage: bytes) -> None:
-    store.save(result(0), [])
+    store.trials.save(result(0), [])
     (store.folder / "trials" / "0000" / "result.json").write_bytes(damage)
     with pytest.raises(StorageError, match=r"0000/result\.json: damaged \(") as raised:
-        store.results()
+        store.trials.results()
     assert "\n" not in raised.value.message
 
 
 def test_damaged_records_are_one_clear_line(store: Store) -> None:
-    store.save(result(0), [[RequestRecord(0, 1.0, Outcome.OK, chunk_times=(2.0, 3.0))]])
+    store.trials.save(result(0), [[RequestRecord(0, 1.0, Outcome.OK, chunk_times=(2.0, 3.0))]])
     path = store.folder / "trials" / "0000" / "records-0.jsonl.gz"
     whole = path.read_bytes()
     for damage in (b"", whole[: len(whole) // 2], b"nonsense", whole[:-12] + b"x" * 12):
         path.write_bytes(damage)
         if damage:
             with pytest.raises(StorageError, match=r"records-0\.jsonl\.gz: damaged"):
-                store.records(0, 0)
+                store.trials.records(0, 0)
     path.unlink()
     with pytest.raises(StorageError, match="No such file"):
-        store.records(0, 0)
+        store.trials.records(0, 0)
 
 
 def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:

@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune import plan as plans
 from autotune.cluster.verify import Placement
 from autotune.errors import AutotuneError, BaselineFailed, DeviceBusy, DeviceLost, PortTaken, StorageError
-from autotune.events import Events, read
-from autotune.ollama.api import ServerFacts
-from autotune.records import Outcome, RequestRecord
+from autotune.events import read
 from autotune.sampler import Sampler
 from autotune.simulator.clock import run_virtual
 from autotune.spec import Budget
-from autotune.store import Store
-from autotune.study import FAULT_PAUSE_S, MOST_FAULTS, Clock, Night, Standing, standings
-from tests.conftest import TINY, gpus
-from tests.factories import BASELINE, SPEC, params, result, space
+from autotune.study import FAULT_PAUSE_S, MOST_FAULTS, Clock, Standing, standings
+from tests.factories import BASELINE, params, result, space
+from tests.virtual import NARROW, RECORD, TRIAL_S, Ended, Played, Studies, by_slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from autotune.plan import Plan
-    from autotune.space import Space
-    from autotune.trial import Bench, TrialResult
+    from autotune.trial import TrialResult
+    from tests.virtual import Law
 
-    Law = Callable[[int, Mapping[str, Any]], TrialResult]
-
-TRIAL_S = 600.0
-EVENING = datetime.fromisoformat("2026-11-20 23:00").astimezone()
-RECORD = RequestRecord(0, 1.0, Outcome.OK, chunk_times=(1.5, 2.0))
-NARROW = space((1,))
 ONE_SLOT = Placement(
     instance="ollama-0",
     on_gpu=True,
@@ -53,110 +42,6 @@ ONE_SLOT = Placement(
     parallel_unsupported=True,
     context_length=1024,
 )
-
-
-def by_slots(number: int, chosen: Mapping[str, Any]) -> TrialResult:
-    return result(number, chosen, tps=10.0 * chosen["num_parallel"])
-
-
-@dataclass
-class Played:
-    """A bench, and its cluster: each trial takes its time and then goes by the law, or by the next fault."""
-
-    law: Law = by_slots
-    faults: list[Exception | None] = field(default_factory=list)
-    """What is raised by one call after the other; None is none."""
-    clearing: list[Exception | None] = field(default_factory=list)
-    trial_s: float = TRIAL_S
-    calls: list[tuple[int, float]] = field(default_factory=list)
-    """Number and time of each."""
-    cleared: int = 0
-
-    @property
-    def cluster(self) -> Played:
-        return self
-
-    async def clear(self) -> None:
-        self.cleared += 1
-        if self.clearing and (error := self.clearing.pop(0)) is not None:
-            raise error
-
-    async def trial(
-        self, number: int, chosen: dict[str, Any], plan: Plan
-    ) -> tuple[TrialResult, list[Sequence[RequestRecord]]]:
-        now = asyncio.get_running_loop().time
-        self.calls.append((number, now()))
-        await asyncio.sleep(self.trial_s)
-        if self.faults and (error := self.faults.pop(0)) is not None:
-            raise error
-        found = self.law(number, chosen)
-        return replace(found, fingerprint=plan.fingerprint, seconds=self.trial_s), [[RECORD]]
-
-
-@dataclass
-class Ended:
-    """How a night went."""
-
-    why: str
-    results: list[TrialResult]
-    shown: list[dict[str, Any]]
-    bench: Played
-    store: Store
-    took_s: float
-
-    def seen(self, what: str) -> list[dict[str, Any]]:
-        return [event for event in self.shown if event["what"] == what]
-
-    @property
-    def numbers(self) -> list[int]:
-        """Of every measurement that was begun."""
-        return [number for number, _ in self.bench.calls]
-
-
-@dataclass
-class Studies:
-    """Nights on one study folder."""
-
-    folder: Path
-    where: Space = field(default_factory=space)
-    last: Ended | None = None
-    """Also of a night that an error has ended."""
-
-    def night(self, bench: Played | None = None, began: datetime = EVENING, **budget: Any) -> Ended:
-        """One night to its end."""
-        return run_virtual(self._night(bench or Played(), began, Budget(**budget)))
-
-    async def _night(self, bench: Played, began: datetime, budget: Budget) -> Ended:
-        now = asyncio.get_running_loop().time
-        store, shown = Store(self.folder), list[dict[str, Any]]()
-        store.open(SPEC, "")
-        results = store.results()
-        sampler = Sampler(store.optuna, "test", 1, self.where, BASELINE)
-        sampler.open(results)
-        night = Night(
-            bench=cast("Bench", bench),
-            store=store,
-            sampler=sampler,
-            events=Events(store.events, shown.append),
-            clock=Clock.start(budget, wall=lambda: began + timedelta(seconds=now())),
-            baseline=BASELINE,
-            plan=lambda chosen: plans.make(
-                SPEC, gpus(), ServerFacts("0.32.15", TINY), chosen, (Path("/m"), Path("/h"))
-            ),
-            narrow=lambda: NARROW,
-            results=results,
-        )
-        self.last = Ended("", results, shown, bench, store, 0.0)
-        self.last.why = await night.run()
-        self.last.took_s = now()
-        return self.last
-
-    def broken(self, error: type[Exception], bench: Played, **budget: Any) -> tuple[Ended, Any]:
-        """A night that ends by an error."""
-        with pytest.raises(error) as raised:
-            self.night(bench, **budget)
-        assert self.last is not None
-        return self.last, raised.value
 
 
 @pytest.fixture
@@ -172,8 +57,8 @@ def test_the_first_trial_is_the_baseline_and_then_the_space_is_searched(studies:
     assert ended.results[0].params == BASELINE
     assert not studies.where.allows(BASELINE)
     assert all(studies.where.allows(one.params) for one in ended.results[1:])
-    assert ended.store.results() == ended.results
-    assert ended.store.records(2, 0) == [RECORD]
+    assert ended.store.trials.results() == ended.results
+    assert ended.store.trials.records(2, 0) == [RECORD]
     assert [event["number"] for event in ended.seen("trial begins")] == [0, 1, 2, 3]
     assert [event["result"] for event in ended.seen("result")] == ended.results
     assert [event["objective"] for event in read(ended.store.events) if event["what"] == "trial"] == [
@@ -185,7 +70,7 @@ def test_a_plan_is_written_before_its_trial(studies: Studies) -> None:
     bench = Played(faults=[None, RuntimeError("the power is gone")])
     ended, _ = studies.broken(RuntimeError, bench, trials=3)
     assert (ended.store.folder / "trials" / "0001" / "plan.json").exists()
-    assert len(ended.store.results()) == 1
+    assert len(ended.store.trials.results()) == 1
 
 
 # when it ends
@@ -329,7 +214,7 @@ def test_two_faults_are_forgiven_and_the_trial_is_recorded_once(studies: Studies
     ended = studies.night(bench, trials=3)
     assert ended.numbers == [0, 1, 1, 1, 2]
     assert [one.number for one in ended.results] == [0, 1, 2]
-    assert ended.store.results() == ended.results
+    assert ended.store.trials.results() == ended.results
     assert [(str(event["error"]), event["left"]) for event in ended.seen("fault")] == [("first", 2), ("second", 1)]
     assert bench.cleared == 2
     assert bench.calls[2][1] - bench.calls[1][1] == TRIAL_S + FAULT_PAUSE_S
@@ -375,7 +260,7 @@ def test_a_result_that_could_not_be_saved_is_saved_again_and_not_measured_again(
 
     ended = studies.night(Played(law), trials=3)
     assert ended.numbers == [0, 1, 2]
-    assert ended.store.results() == ended.results
+    assert ended.store.trials.results() == ended.results
     assert len(ended.seen("fault")) == 1
 
 
@@ -388,7 +273,7 @@ def test_a_configuration_that_fails_is_recorded_and_not_tried_again(studies: Stu
 
     ended = studies.night(Played(law), trials=4)
     assert ended.numbers == [0, 1, 2, 3]
-    assert [one.reason for one in ended.store.results()] == ["", *["load_failed"] * 3]
+    assert [one.reason for one in ended.store.trials.results()] == ["", *["load_failed"] * 3]
     assert [one.score.objective for one in ended.results[1:]] == [None] * 3
 
 
@@ -418,7 +303,7 @@ def test_a_baseline_that_does_not_run_at_all_ends_the_night(studies: Studies) ->
     assert raised.message == "the baseline does not run: it was told to: load_failed"
     assert raised.details == "the last words\nof its log"
     assert ended.numbers == [0, 0]
-    assert ended.store.results() == []
+    assert ended.store.trials.results() == []
 
 
 def test_a_baseline_that_runs_badly_is_a_baseline_all_the_same(studies: Studies) -> None:
@@ -469,11 +354,11 @@ def test_an_error_leaves_what_was_found_and_the_trial_that_broke_is_run_again(st
     bench = Played(faults=[None, None, RuntimeError("a defect of ours")])
     ended, _ = studies.broken(RuntimeError, bench, trials=4)
     assert [one.number for one in ended.results] == [0, 1]
-    assert ended.store.results() == ended.results
+    assert ended.store.trials.results() == ended.results
     assert standings(ended.results)[0].feasible
     resumed = studies.night(trials=4)
     assert resumed.numbers == [2, 3]
-    assert [one.number for one in resumed.store.results()] == [0, 1, 2, 3]
+    assert [one.number for one in resumed.store.trials.results()] == [0, 1, 2, 3]
 
 
 # the order of configurations

@@ -45,7 +45,8 @@ class Lock:
             taken.listen()
         except OSError as error:
             taken.close()
-            raise DeviceBusy(f"{name} is in use by another night: {_holder(name)}") from error
+            who = holder(name) or "it has just ended; try again"
+            raise DeviceBusy(f"{name} is in use by another night: {who}") from error
         self._sockets.append(taken)
 
 
@@ -53,12 +54,13 @@ def _address(name: str) -> str:
     return f"\0autotune-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-def _holder(name: str) -> str:
+def holder(name: str) -> str:
+    """The process that holds a lock, as people know it; empty if nobody does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(1)
         try:
             asking.connect(_address(name))
         except OSError:
-            return "it has just ended; try again"
+            return ""
         pid = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     return host.describe(pid) if pid else "a process in another container"

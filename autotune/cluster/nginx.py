@@ -12,6 +12,7 @@ import aiohttp
 from autotune.cluster import host
 from autotune.cluster.children import program
 from autotune.errors import BalancerError, BinaryMissing, PortTaken
+from autotune.plan import LOOPBACK
 from autotune.records import UPSTREAM_HEADER
 
 if TYPE_CHECKING:
@@ -55,13 +56,13 @@ location / {{
 """
 
 
-def site(plan: Plan) -> str:
+def site(plan: Plan, name: str = "ollama", listen: str = LOOPBACK) -> str:
     """The server block, with the headers by which a client knows the plan and the instance."""
     body = (
-        f"listen 127.0.0.1:{plan.balancer.port};\n"
+        f"listen {listen}:{plan.balancer.port};\n"
         f"add_header {PLAN_HEADER} {plan.fingerprint} always;\n"
         f"add_header {UPSTREAM_HEADER} $upstream_addr always;\n"
-        "keepalive_requests 1000000;\nkeepalive_timeout 3600s;\n" + location()
+        "keepalive_requests 1000000;\nkeepalive_timeout 3600s;\n" + location(name)
     )
     return f"server {{\n{_indent(body)}}}\n"
 

@@ -2,61 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
 from rich.live import Live
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
-from rich.text import Text
 
+from autotune.console.panel import Panel
+from autotune.console.scene import Scene, candidate_name
 from autotune.console.tables import cells, levels_table
-from autotune.console.words import SIMULATED, configuration, figures, gain, seconds, span, verdict
-from autotune.study import standings
+from autotune.report.words import SIMULATED, configuration, figures, proved, seconds, span, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console
 
     from autotune.benchmark.phases import LoadResult, Progress
     from autotune.metrics import Metrics
     from autotune.spec import StudySpec
     from autotune.trial import TrialResult
 
-_STAGES = {
-    "start": "restarting what differs",
-    "preload": "loading the model",
-    "verify": "checking placement and slots",
-    "collect": "saving",
-}
+REFRESH_S = 0.25
+"""The view is drawn at most so often: it shares the event loop with the measurement."""
+TICK_S = 1.0
+"""And at least so often, so that a long stage is seen to go on."""
 
 
 class Night:
-    """Shows a night as it goes: feed it the events."""
+    """Shows a night as it goes: feed it the events.
 
-    def __init__(self, spec: StudySpec, console: Console, earlier: Sequence[TrialResult] = ()) -> None:
+    `clock` is the time that a person waits, also where the night's own is virtual.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        console: Console,
+        earlier: Sequence[TrialResult] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._spec = spec
         self._console = console
-        self._results = list(earlier)
-        self._stage = "getting ready"
-        self._trial = ""
-        self._numbers = ""
-        self._left_s: float | None = None
-        self._began = datetime.now().astimezone()
-        live = Live(console=console, auto_refresh=False, get_renderable=self._render)
-        self._live = live if console.is_terminal else None
-        self._show: dict[str, Callable[[dict[str, Any]], None]] = {
-            "trial begins": self._on_trial,
-            "progress": self._on_progress,
+        self._clock = clock
+        self._now_s = clock()
+        self._scene = Scene(spec, earlier, self._now_s)
+        moves = console.is_terminal and not console.is_dumb_terminal
+        live = Live(console=console, auto_refresh=False, get_renderable=self.frame, vertical_overflow="crop")
+        self._live = live if moves else None
+        self._drawn_s = self._now_s - REFRESH_S
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsaid: list[str] = []
+        self._tell: dict[str, Callable[[dict[str, Any]], None]] = {
+            "trial begins": self._on_begin,
             "level": self._on_level,
             "result": self._on_result,
             "fault": self._on_fault,
             "retry": self._on_retry,
             "single": self._on_single,
             "swept": self._on_swept,
+            "proof begins": self._on_proof,
+            "run begins": self._on_begin,
+            "run": self._on_run,
+            "proof look": self._on_look,
         }
 
     def __enter__(self) -> Night:
@@ -67,48 +77,90 @@ class Night:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._wake_in(None)
         if self._live:
             with suppress(OSError, SystemExit):  # the terminal may be gone
+                self._draw()
                 self._live.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event."""
-        what = str(event["what"])
-        if what in self._show:
-            self._show[what](event)
-        elif what.removesuffix(" begins") in _STAGES:
-            self._stage = _STAGES[what.removesuffix(" begins")]
+        self._now_s = self._clock()
+        self._scene.see(event, self._now_s)
+        if tell := self._tell.get(str(event["what"])):
+            tell(event)
         if self._live:
+            self._refresh()
+
+    def frame(self) -> Panel:
+        """What the live view shows now."""
+        return Panel(self._scene, self._clock())
+
+    # the terminal
+
+    def _refresh(self) -> None:
+        """Draw now, or as soon as it may be."""
+        wait_s = self._drawn_s + REFRESH_S - self._clock()
+        if wait_s <= 0:
+            self._draw()
+            wait_s = TICK_S
+        self._wake_in(wait_s)
+
+    def _draw(self) -> None:
+        assert self._live is not None
+        self._drawn_s = self._clock()
+        with self._console:  # what is said and the view below it reach the terminal in one piece
+            if self._unsaid:
+                self._print("\n".join(self._unsaid))
+                self._unsaid.clear()
             self._live.refresh()
+
+    def _wake_in(self, wait_s: float | None) -> None:
+        """Draw again by then, whatever happens; None: never."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if wait_s is not None:
+            with suppress(RuntimeError):  # without an event loop there is nothing to wait for
+                self._timer = asyncio.get_running_loop().call_later(wait_s, self._tick)
+
+    def _tick(self) -> None:
+        with suppress(OSError, SystemExit):  # the terminal is gone: the next event finds out, see `Events.show`
+            self._draw()
+            self._wake_in(TICK_S)
+
+    # what stays
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        stamp = "" if self._live else f"{datetime.now().astimezone():%H:%M:%S} "
-        self._console.print(f"{stamp}{text}", markup=False, highlight=False, soft_wrap=True)
+        if self._live:
+            self._unsaid.append(text)
+        else:
+            self._print(f"{datetime.now().astimezone():%H:%M:%S} {text}")
 
-    def _on_trial(self, event: dict[str, Any]) -> None:
-        name = "baseline" if event["number"] == 0 else f"trial {event['number']}"
-        self._trial, self._numbers = f"{name}: {configuration(event['params'])}", ""
+    def _print(self, text: str) -> None:
+        encoding = self._console.encoding  # a letter that the terminal cannot show is no reason to end a night
+        text = text.encode(encoding, "replace").decode(encoding)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _on_begin(self, _: dict[str, Any]) -> None:
+        proof = self._scene.proof
         if not self._live:
-            self.say(self._trial)
-
-    def _on_progress(self, event: dict[str, Any]) -> None:
-        now = event["progress"]
-        self._stage = f"{event['label']}: {now.stage} {now.elapsed_s:.0f} s"
-        self._numbers = f"{now.output_tps:.1f} tokens/s, TTFT {seconds(now.ttft_s)}, {now.requests_done} requests"
+            self.say(f"{proof.title}: {self._scene.subject}" if proof is not None else self._scene.subject)
 
     def _on_level(self, event: dict[str, Any]) -> None:
         self.say(f"  {event['label']}: {figures(event['metrics'])}")
 
     def _on_result(self, event: dict[str, Any]) -> None:
+        self._on_run(event)
+        if not self._live:
+            self.say(f"  {self._scene.best()}; {self._scene.progress(self._now_s)}")
+
+    def _on_run(self, event: dict[str, Any]) -> None:
         result: TrialResult = event["result"]
-        self._results.append(result)
-        self._left_s = event["left_s"]
         self.say(f"  {verdict(result)} ({span(result.seconds)})")
         for caution in result.cautions:
             self.say(f"  caution: {caution}")
-        if not self._live:
-            self.say(f"  {self._best()}; {self._progress()}")
 
     def _on_fault(self, event: dict[str, Any]) -> None:
         again = "the trial is tried again" if event["left"] else "that was the last try"
@@ -123,35 +175,12 @@ class Night:
     def _on_swept(self, event: dict[str, Any]) -> None:
         self.say(f"ended what an earlier run left behind: {event['process']}")
 
-    def _progress(self) -> str:
-        """How far the night is."""
-        trials = self._spec.budget.trials
-        done = f"{len(self._results)} of {trials} trials" if trials else f"{len(self._results)} trials"
-        if self._left_s is None:
-            return done
-        ready = datetime.now().astimezone() + timedelta(seconds=self._left_s)
-        return f"{done}, search ends in about {span(self._left_s)} ({ready:%H:%M})"
+    def _on_proof(self, event: dict[str, Any]) -> None:
+        for candidate, params in enumerate(event["candidates"]):
+            self.say(f"proof: {candidate_name(candidate)}: {configuration(params)}")
 
-    def _best(self) -> str:
-        if not self._results:
-            return "nothing measured yet"
-        best = standings(self._results)[0]
-        if not best.feasible:
-            return "nothing feasible so far"
-        return f"best so far {best.objective:.1f} tokens/s{gain(best, self._results)}: {configuration(best.params)}"
-
-    def _render(self) -> RenderableType:
-        lines: list[RenderableType] = [Text(f"{self._spec.study.name}: {self._spec.cluster.model}", style="bold")]
-        if self._spec.cluster.simulated:
-            lines.append(Text(SIMULATED, style="bold magenta"))
-        total = self._spec.budget.trials or len(self._results) + 1
-        bar = ProgressBar(total=total, completed=min(len(self._results), total), width=60)
-        lines.append(Padding(bar, 0))  # a bar does not end its line
-        elapsed = datetime.now().astimezone() - self._began
-        lines.append(Text(f"{self._progress()}; {span(elapsed.total_seconds())} so far"))
-        lines.append(Text(f"{self._trial}\n  {self._stage}\n  {self._numbers}", style="cyan"))
-        lines.append(Text(self._best(), style="green"))
-        return Group(*lines)
+    def _on_look(self, event: dict[str, Any]) -> None:
+        self.say(f"proof, after {event['blocks']} blocks: {proved(event['verdict'])}")
 
 
 class Bench:

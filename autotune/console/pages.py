@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from autotune.console.scene import estimate_s
 from autotune.console.tables import before_after, ranking
-from autotune.console.words import SIMULATED, configuration, gain, span, verdict
 from autotune.plan import GIB
-from autotune.study import standings
+from autotune.report.words import SIMULATED, configuration, span
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from rich.console import Console
 
     from autotune.ground import Ground
     from autotune.night import Ending
+    from autotune.report import Findings
     from autotune.spec import StudySpec
-    from autotune.trial import TrialResult
 
 _MOST_VALUES = 12
+_MOST_CAUTIONS = 8
 
 
 def outlook(console: Console, ground: Ground) -> None:
@@ -56,9 +56,8 @@ def outlook(console: Console, ground: Ground) -> None:
 
 
 def _length(spec: StudySpec, configurations: int) -> str:
-    """How long it would take: what a trial does for certain, and half a minute to restart and load."""
-    work = spec.workload
-    trial_s = (30 + len(work.levels) * (work.warmup_s + work.window_s + work.drain_s / 4)) / spec.cluster.time_scale
+    """How long it would take."""
+    trial_s = estimate_s(spec)
     trials = min(spec.budget.trials or configurations, configurations + 1)
     bounds = [
         f"{spec.budget.hours:g} hours" if spec.budget.hours else "",
@@ -71,48 +70,55 @@ def _length(spec: StudySpec, configurations: int) -> str:
     )
 
 
-def morning(console: Console, spec: StudySpec, ending: Ending, spent: Mapping[str, float], study: Path) -> None:
+def morning(console: Console, found: Findings, spent: Mapping[str, float], ending: Ending, study: Path) -> None:
     """The last lines of a night: why it ended, what was found, how to go on."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    results = ending.results
     say("")
-    if spec.cluster.simulated:
-        say(SIMULATED)
-    if results:
-        console.print(ranking(results, spec.level(None).label))
-        best = standings(results)[0].results[-1]
-        if best.levels and results[0].levels and best.fingerprint != results[0].fingerprint:
-            console.print(before_after(results[0], best))
-        for reason, count in Counter(result.reason for result in results if result.reason).items():
-            say(f"{count} configuration{'s' if count > 1 else ''} could not be measured: {reason}")
+    _tables(console, found)
     if spent["night"]:
         say(
             f"{span(spent['night'])}, of which {spent['measured'] / spent['night']:.0%} was measurement;"
             f" autotune itself took at most {spent['own']:.2f} s between two trials"
         )
     say(f"Ended: {ending.why}.")
-    say(conclusion(results))
-    say(_onward(spec, ending, study))
-
-
-def _onward(spec: StudySpec, ending: Ending, study: Path) -> str:
-    folder = study.parent / spec.study.name
+    say(found.answer)
+    folder = study.parent / found.spec.study.name
     if ending.error is not None:
-        return f"Everything was put away; results are in {folder}. Go on with: autotune run {study}"
-    return f"Results are in {folder}; look at them with: optuna-dashboard sqlite:///{folder}/optuna.db"
+        say(f"Everything was put away; results are in {folder}. Go on with: autotune run {study}")
+    else:
+        _onward(say, found, folder)
 
 
-def conclusion(results: Sequence[TrialResult]) -> str:
-    """The last word of a night, in a sentence."""
-    if not results:
-        return "Nothing was measured."
-    best = standings(results)[0]
-    if best.feasible:
-        twice = len(best.results)
-        times = "one measurement" if twice == 1 else f"the mean of {twice} measurements"
-        return (
-            f"Best: {configuration(best.params)}: {best.objective:.1f} tokens/s{gain(best, results)}. "
-            f"This is {times}, not yet a proof."
-        )
-    nearest = configuration(best.params)
-    return f"No configuration met the limits. The nearest: {nearest}: {verdict(best.results[-1])}."
+def status(console: Console, found: Findings, folder: Path, night: str) -> None:
+    """How a study stands: `autotune status`. `night` says whether one runs now."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say(f"{found.spec.study.name}: {found.spec.cluster.model}; {len(found.results)} trials; {night}")
+    _tables(console, found)
+    say(found.answer)
+    _onward(say, found, folder)
+
+
+def _tables(console: Console, found: Findings) -> None:
+    """What was found, but for the answer: that comes last, where the eye falls."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    if found.spec.cluster.simulated:
+        say(SIMULATED)
+    if found.ranking:
+        console.print(ranking(found))
+    if found.changes:
+        console.print(before_after(found))
+    for line in found.infeasible:
+        say(f"not feasible: {line}")
+    for caution in found.cautions[:_MOST_CAUTIONS]:
+        say(f"caution: {caution}")
+    if len(found.cautions) > _MOST_CAUTIONS:
+        say(f"{len(found.cautions) - _MOST_CAUTIONS} more cautions are in the report")
+
+
+def _onward(say: Callable[[str], None], found: Findings, folder: Path) -> None:
+    """What to do with it."""
+    if found.chosen is not None:
+        say(f"To install it: autotune export {folder} --to DIRECTORY")
+    if found.results:
+        say(f"The whole report: autotune report {folder}")
+    say(f"Results are in {folder}; look at them with: optuna-dashboard sqlite:///{folder}/optuna.db")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from autotune.console.words import configuration, verdict
 from autotune.metrics import compare
-from autotune.study import standings
+from autotune.report import Figures
+from autotune.report.words import figure, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from autotune.metrics import Metrics
-    from autotune.trial import TrialResult
+    from autotune.report import Findings
 
 _COMPARED = ("ttft_s.mean", "ttft_s.p50", "ttft_s.p95", "output_tps")
 
@@ -42,47 +42,40 @@ def levels_table(last: str) -> Table:
     return table
 
 
-def before_after(before: TrialResult, after: TrialResult) -> Table:
-    """Baseline and another configuration at every level, with the change in %."""
-    title = Text(f"The best against the baseline: {configuration(after.params)}")
-    table = Table(title=title, title_justify="left")
+def before_after(found: Findings) -> Table:
+    """Baseline and the recommended configuration at every level, with the change in %."""
+    table = Table(title=Text(found.title), title_justify="left")
     table.add_column("load", overflow="fold")
     for column in ("TTFT mean, s", "p50", "p95", "TPS, tokens/s", "change"):
         _figure(table, column)
-    for label in before.levels:
-        if label not in after.levels:
-            continue
-        first, second = before.levels[label], after.levels[label]
-        table.add_row(f"{label}: baseline", *cells(first), "")
-        change = f"{second.output_tps / first.output_tps - 1:+.0%}" if first.output_tps else ""
-        table.add_row(f"{label}: best", *cells(second), change)
+    for change in found.changes:
+        table.add_row(f"{change.label}: baseline", *_shown(change.before), "")
+        table.add_row(f"{change.label}: new", *_shown(change.after), percent(change.tps))
     return table
 
 
 def cells(metrics: Metrics) -> tuple[str, ...]:
-    ttft = metrics.ttft_s
-    numbers = (ttft.mean, ttft.p50, ttft.p95)
-    return (*("–" if value is None else f"{value:.2f}" for value in numbers), f"{metrics.output_tps:.2f}")
+    return _shown(Figures.of([metrics]))
 
 
-def ranking(results: Sequence[TrialResult], at: str = "", most: int = 10) -> Table:
-    """The best configurations, each with its verdict, and with the TTFT of level `at` (without it the last one)."""
-    every = standings(results)
-    title = f"The best {most} of {len(every)} configurations"
-    if len(every) <= most:
-        title = "The one configuration" if len(every) == 1 else f"The {len(every)} configurations, best first"
+def _shown(one: Figures) -> tuple[str, ...]:
+    return tuple(map(figure, (one.ttft_mean, one.ttft_p50, one.ttft_p95, one.tps)))
+
+
+def ranking(found: Findings) -> Table:
+    """The best configurations of the search, each with its verdict, and with its TTFT at the objective's level."""
+    count, shown = found.configurations, len(found.ranking)
+    title = f"The best {shown} of {count} configurations"
+    if count <= shown:
+        title = "The one configuration" if count == 1 else f"The {count} configurations, best first"
     table = Table(title=title, title_justify="left")
     for column in ("", "TPS, tokens/s", "TTFT mean, s"):
         _figure(table, column)
     for column in ("configuration", "verdict"):
         table.add_column(column, overflow="fold")
-    for place, standing in enumerate(every[:most], 1):
-        last = standing.results[-1]
-        objective = "–" if standing.objective is None else f"{standing.objective:.2f}"
-        mean = next((last.levels[level].ttft_s.mean for level in reversed(last.levels) if at in ("", level)), None)
-        ttft = "–" if mean is None else f"{mean:.2f}"
-        name = configuration(standing.params) + ("  (baseline)" if results[0] in standing.results else "")
-        table.add_row(str(place), objective, ttft, Text(name), Text(verdict(last)[:100]))
+    for one in found.ranking:
+        figures = (figure(one.tps), figure(one.ttft_mean))
+        table.add_row(str(one.number), *figures, Text(one.configuration), Text(one.verdict[:100]))
     return table
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 LLAMA_SERVER_SINCE = (0, 30, 0)
 """From here on models are served by llama.cpp's `llama-server`, which reads `LLAMA_ARG_*` from the environment."""
 
-INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
+LIBRARIES = "LD_LIBRARY_PATH"
+"""Where a server finds its GPU libraries: the one inherited variable that can change what is measured."""
+INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", LIBRARIES)
 """What an instance keeps of our own environment: all else would differ from the exported units."""
 
 

@@ -20,11 +20,12 @@ from autotune.spec.sections import (
     Level,
     Limit,
     Objective,
+    Proof,
     Search,
     Study,
-    StudySpec,
     Workload,
 )
+from autotune.spec.study import StudySpec
 from autotune.spec.values import LIST, TEXT
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ _NESTED: dict[str, type[BaseModel]] = {
     "workload": Workload,
     "objective": Objective,
     "budget": Budget,
+    "proof": Proof,
     "cluster.devices": DeviceEntry,
     "workload.levels": Level,
     "workload.num_predict": Lengths,

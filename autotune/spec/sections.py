@@ -7,10 +7,11 @@ Units: seconds, GiB where the name ends in `_gib`, tokens. With `cluster.time_sc
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from autotune.spec.values import (
     LIST,
@@ -24,6 +25,7 @@ from autotune.spec.values import (
     Policy,
     Port,
     Positive,
+    Rule,
     Some,
     Statistic,
     Unique,
@@ -32,17 +34,18 @@ from autotune.spec.values import (
     Yes,
     kind,
     like,
+    one_of,
     short,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
 
 class Section(BaseModel):
-    """Base of every table of the file: frozen, and strict about its keys."""
+    """Base of every table of the file: frozen, and strict about its keys.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    What stands below a key is its description, in the reference (`make reference`) and in editors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Study(Section):
@@ -51,16 +54,22 @@ class Study(Section):
     name: Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a letter or digit, then letters, digits, '.', '_', '-'")]
     """Results land in a folder of this name beside the study file."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Of all that is drawn at random: prompts, lengths, arrivals, proposals. The same seed asks the same questions."""
 
 
-class DeviceEntry(Section):
-    """One device written by hand: a GPU by its `id`, or a group of CPU `cores`."""
+class DeviceEntry(Section, json_schema_extra=one_of("id", "cores")):
+    """One device written by hand: a GPU by its `id`, or a group of CPU `cores`. The id alone will do: `["0", "1"]`."""
 
     id: str | None = None
+    """A GPU's UUID or its number in `nvidia-smi -L`; of an AMD GPU what ROCR_VISIBLE_DEVICES calls it."""
     cores: str | None = None
+    """CPU numbers as the kernel writes them: "0-3,8"."""
     make: Literal["nvidia", "amd", "cpu"] | None = None
+    """Needed only for an AMD GPU."""
     name: str | None = None
+    """What an AMD GPU is called in the output."""
     memory_gib: Positive | None = None
+    """The memory of an AMD GPU, GiB; it has to be told."""
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -69,19 +78,25 @@ class DeviceEntry(Section):
         return self
 
 
+_DEVICES = "auto|gpu|cpu|numa|(?:cores|groups):[1-9][0-9]*"
+_SORTS = '"auto", "gpu", "cpu", "numa", "cores:N", "groups:N"'
+
+
 def _devices(value: str) -> str:
-    if value not in {"auto", "gpu", "cpu", "numa"} and not re.fullmatch(r"(cores|groups):[1-9][0-9]*", value):
-        raise ValueError('allowed are "auto", "gpu", "cpu", "numa", "cores:N", "groups:N", or a list of devices')
+    if not re.fullmatch(_DEVICES, value):
+        raise ValueError(f"allowed are {_SORTS}, or a list of devices")
     return value
 
 
 Devices = Annotated[
-    Annotated[str, AfterValidator(_devices), Tag(TEXT)]
-    | Annotated[tuple[Annotated[DeviceEntry, short("id", str, "a device's id")], ...], Some, Tag(LIST)],
+    Annotated[str, Rule(_devices, {"pattern": f"^(?:{_DEVICES})$", "$comment": _SORTS}), Tag(TEXT)]
+    | Annotated[
+        tuple[Annotated[DeviceEntry, short("id", str, "a device's id", str | DeviceEntry)], ...], Some, Tag(LIST)
+    ],
     Discriminator(kind),
 ]
 Layouts = Annotated[
-    Annotated[str, like("auto", '"auto" or a list of layouts'), Tag(TEXT)]
+    Annotated[str, replace(like("auto", '"auto" or a list of layouts'), schema={"enum": ["auto"]}), Tag(TEXT)]
     | Annotated[tuple[str, ...], Some, Unique, Tag(LIST)],
     Discriminator(kind),
 ]
@@ -91,27 +106,37 @@ class Cluster(Section):
     """The host's part: which Ollama, which model, which devices, which ports."""
 
     driver: Literal["process", "simulated"] = "process"
+    """`process` starts real Ollama servers; `simulated` a stand-in that plays the hardware of `profile`."""
     binary: str = "ollama"
+    """Ollama: a name that is looked up in PATH, or a path."""
     models_dir: Path | None = None
     """The model store; without it the first of $OLLAMA_MODELS, the service's and the user's that has the model."""
     home: Path | None = None
     """HOME of the instances; without it a private folder of the study."""
     model: Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}", "a name as `ollama list` shows it")]
+    """The model that is served, by all instances."""
     first_port: Port = 9000
     """Instance i listens on 127.0.0.1, first_port + i."""
     balancer: Literal["nginx", "direct"] = "nginx"
-    """`direct`: the client spreads the requests itself, nothing listens in front."""
+    """`nginx` listens in front of the instances; with `direct` the client spreads the requests itself."""
     balancer_port: Port = 9999
+    """nginx listens on 127.0.0.1, here."""
     devices: Devices = "auto"
+    """`gpu`: the NVIDIA GPUs; `cpu`: the cores in some groups; `numa`: a group for each NUMA node; `cores:N`: groups of
+    N cores; `groups:N`: N groups; `auto`: `gpu`, or `cpu` where there are none; or one by one."""
     vram_free_gib: NotNegative | None = None
-    """Memory to leave free on each device; without it what llama.cpp leaves by itself (1 GiB)."""
+    """Memory to leave free on each GPU, GiB; without it what llama.cpp leaves by itself (1 GiB)."""
     env: dict[Variable, Value] = {}
-    """Further variables of every instance, the same in each trial."""
+    """Further variables of every instance, the same in each trial: names that begin with OLLAMA_ or LLAMA_ARG_, but for
+    those that have a key of their own."""
     start_timeout_s: Positive = 60
+    """How long an instance may take to answer after its start, seconds."""
     load_timeout_s: Positive = 600
+    """How long it may take to load the model, seconds."""
     stop_timeout_s: Positive = 15
+    """How long it may take to end before it is killed, seconds."""
     profile: str = "4x-rtx2080ti"
-    """`simulated` only: the hardware that is played, a name or a path."""
+    """`simulated` only: the hardware that is played, a name or the path of a .toml file."""
     time_scale: Positive = 1
     """How much faster than the played host the wall clock runs. Only for played hosts: every output says so."""
 
@@ -128,22 +153,30 @@ class Cluster(Section):
 
 
 class Search(Section):
-    """The space."""
+    """The space: of each parameter the values that are tried."""
 
     num_parallel: Choices
+    """Values of OLLAMA_NUM_PARALLEL: slots of an instance, so many requests at a time."""
     layouts: Layouts = "auto"
     """`auto`: every layout up to symmetry; or those written here, as "0 | 1", "0x2", "0+1 | 2+3"."""
     instances_per_device: Choices = (1,)
+    """With layouts = "auto": how many instances may share a device."""
     devices_per_instance: Choices | None = None
-    """How many devices an instance may span; without it as the model needs."""
+    """With layouts = "auto": how many devices an instance may span. Without it: one GPU, or as many as the model needs;
+    any number of groups of cores."""
     policy: Annotated[tuple[Policy, ...], Some, Unique] = ("round_robin", "least_conn")
+    """Who gets the next request: the instances in turn, the one with the fewest in flight, or the better of two drawn
+    at random."""
     flash_attention: Annotated[tuple[FlashAttention, ...], Some, Unique] = ("auto",)
+    """Values of OLLAMA_FLASH_ATTENTION; `auto` leaves it to Ollama."""
     kv_cache_type: Annotated[tuple[CacheType, ...], Some, Unique] = ("f16",)
+    """Values of OLLAMA_KV_CACHE_TYPE; q8_0 and q4_0 take less memory, and may cost quality."""
     threads: Choices | None = None
     """Threads of an instance; without it, on a CPU, the physical cores that it is pinned to."""
     num_batch: Choices | None = None
     """Prompt tokens read in one step (a derived model); without it Ollama chooses, depending on num_parallel."""
     env: dict[Variable, Annotated[tuple[Value, ...], Some, Unique]] = {}
+    """Further variables of Ollama and the values of each, as in { LLAMA_ARG_CACHE_RAM = ["0", "8192"] }."""
 
 
 class Baseline(Section):
@@ -152,29 +185,41 @@ class Baseline(Section):
     layout: str | None = None
     """Without it: the first GPU; on a CPU one instance over all of it."""
     num_parallel: Count = 1
+    """Its OLLAMA_NUM_PARALLEL; Ollama's own default is 1."""
     policy: Policy = "round_robin"
+    """How requests are spread, where it has several instances."""
     flash_attention: FlashAttention = "auto"
+    """Its OLLAMA_FLASH_ATTENTION; `auto`: it is not set."""
     kv_cache_type: CacheType = "f16"
+    """Its OLLAMA_KV_CACHE_TYPE."""
     threads: Count | None = None
+    """Threads of an instance; without it as in `search.threads`."""
     num_batch: Count | None = None
+    """Prompt tokens read in one step; without it Ollama chooses."""
     env: dict[Variable, Value] = {}
+    """Its other variables, on top of `cluster.env`."""
 
 
 class Lengths(Section):
     """Lengths in tokens: all `mean`, or spread around it."""
 
     kind: Literal["fixed", "uniform", "normal", "lognormal"] = "fixed"
+    """How they are spread."""
     mean: Count
+    """Tokens. The number alone will do: `236` is `{ mean = 236 }`."""
     spread: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.3
     """Relative: half the range of `uniform`, the standard deviation of the others, in parts of the mean."""
 
 
-class Level(Section):
+class Level(Section, json_schema_extra=one_of("users", "rate")):
     """One load: so many users without think time, or so many requests a second."""
 
     users: Count | None = None
+    """Users, each of whom sends the next request when the answer is there. The number alone will do: `[5, 10]`."""
     rate: Positive | None = None
+    """Requests a second, whether the earlier ones are answered or not."""
     arrivals: Literal["poisson", "constant"] = "poisson"
+    """Of a `rate`: at random, or one like the other."""
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -188,28 +233,42 @@ class Level(Section):
         return f"{self.users} users" if self.users is not None else f"{self.rate:g} requests/s"
 
 
-Tokens = Annotated[Lengths, short("mean", int, "a whole number of tokens")]
+Tokens = Annotated[Lengths, short("mean", int, "a whole number of tokens", Count | Lengths)]
 
 
-class Workload(Section):
-    """What is asked, and how hard."""
+class Workload(Section, json_schema_extra=one_of("input_tokens", "prompts")):
+    """What is asked, and how hard: as your users do. Either `input_tokens` or `prompts` has to be there."""
 
     endpoint: Literal["generate", "chat"] = "generate"
+    """`/api/generate` or `/api/chat`."""
     num_ctx: Annotated[int, Field(ge=4, strict=True)]
+    """Context of a slot, tokens: OLLAMA_CONTEXT_LENGTH of every instance. Prompt and answer have to fit in."""
     num_predict: Tokens
+    """The most tokens of an answer. A model may stop earlier."""
     input_tokens: Tokens | None = None
+    """Tokens of a prompt of the seeded generator."""
     prompts: Path | None = None
     """JSON lines with a `prompt`, in place of the seeded generator; relative to the study file."""
     raw: Yes = False
+    """Send prompts without the model's template (endpoint `generate`)."""
     temperature: NotNegative = 0.8
+    """With which tokens are drawn."""
     think: Yes | None = None
-    levels: Annotated[tuple[Annotated[Level, short("users", int, "a whole number of users")], ...], Some]
+    """Whether a model that can think does so before it answers; without it as the model does by itself."""
+    levels: Annotated[tuple[Annotated[Level, short("users", int, "a whole number of users", Count | Level)], ...], Some]
+    """The loads of a trial, one after the other."""
     warmup_s: NotNegative = 10
+    """Seconds of load before the measurement window."""
     warmup_max_s: Positive = 180
+    """The warm-up goes on until every user and instance has answered, but not longer than this, seconds."""
     window_s: Positive = 60
+    """Length of the measurement window, seconds."""
     window_max_s: Positive = 300
+    """It grows until it has the requests that the limits' statistics need, but not beyond this, seconds."""
     drain_s: NotNegative = 120
+    """How long requests of the window are followed after its end, seconds."""
     request_timeout_s: Positive = 900
+    """A request that takes longer has failed, seconds."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -227,25 +286,33 @@ class Limit(Section):
     """`statistic` of `metric` must not exceed `max`, at one level or (without `at`) at the objective's."""
 
     metric: Literal["ttft_s", "tpot_s", "e2e_s"]
+    """Time to the first token; time for each further token; time to the end of the answer. Seconds."""
     statistic: Statistic
+    """Over the requests of the window: the mean, or a percentile."""
     max: Positive
+    """Seconds."""
     at: At | None = None
+    """The level: its users, its rate, or its label; without it the objective's."""
 
 
 class Objective(Section):
     """What is made as large as possible, and what must hold."""
 
     metric: Literal["output_tps"] = "output_tps"
+    """Tokens of answers a second, of the whole cluster."""
     at: At | None = None
     """The level: its users, its rate, or its label; without it the last one."""
     limits: tuple[Limit, ...] = ()
+    """What must hold."""
     min_success_rate: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.99
+    """The part of the requests that must succeed, at every level."""
 
 
-class Budget(Section):
-    """When the night ends: whichever comes first."""
+class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key in ("trials", "hours", "until")]}):
+    """When the night ends: whichever comes first. One of `trials`, `hours` and `until` has to be there."""
 
     trials: Count | None = None
+    """Configurations, the baseline among them."""
     hours: Positive | None = None
     """Of all runs of the study together."""
     until: Annotated[str, like(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time of day, as in "07:00"')] | None = None
@@ -260,48 +327,22 @@ class Budget(Section):
         return self
 
 
-class StudySpec(Section):
-    """A whole study file."""
+class Proof(Section):
+    """How the winner is proved: the best of the search and the baseline run again in alternating blocks."""
 
-    study: Study
-    cluster: Cluster
-    search: Search
-    baseline: Baseline = Baseline()
-    workload: Workload
-    objective: Objective = Objective()
-    budget: Budget
+    finalists: Annotated[int, Field(ge=0, le=6, strict=True)] = 2
+    """The most configurations that run against the baseline; 0: no proof."""
+    pairs: Annotated[int, Field(ge=4, strict=True)] = 4
+    """Blocks, in each of which every candidate runs once, before anything is decided."""
+    pairs_max: Count = 12
+    """The most blocks, where it is not decided before."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)] = 0.95
+    """How sure all statements of a proof together are to hold."""
+    least_gain: NotNegative = 0.02
+    """A smaller gain in tokens/s, in parts of the baseline's, is not worth a change."""
 
     @model_validator(mode="after")
-    def _levels_exist(self) -> Self:
-        limits = {f"objective.limits[{number}].at": limit.at for number, limit in enumerate(self.objective.limits)}
-        for key, at in {"objective.at": self.objective.at, **limits}.items():
-            try:
-                self.level(at)
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}") from error
+    def _in_order(self) -> Self:
+        if self.pairs > self.pairs_max:
+            raise ValueError(f"pairs {self.pairs} is more than pairs_max {self.pairs_max}")
         return self
-
-    def level(self, at: float | str | None) -> Level:
-        """The level that `at` names; `ValueError` when there is none. None is the objective's."""
-        levels = self.workload.levels
-        if at is None:
-            return self.level(self.objective.at) if self.objective.at is not None else levels[-1]
-        meant = [level for level in levels if at in (level.users, level.rate, level.label)]
-        if len(meant) == 1:
-            return meant[0]
-        found = "means several levels; write one of" if meant else "no such level; there are"
-        raise ValueError(f"{at!r}: {found} {', '.join(repr(level.label) for level in levels)}")
-
-    def measured(self) -> dict[str, Any]:
-        """All that decides what a trial measures, as flat `section.key` pairs: while they stay a study goes on."""
-        data = self.model_dump(mode="json", exclude={"budget": True, "study": {"name"}})
-        timeouts = {"cluster.start_timeout_s", "cluster.load_timeout_s", "cluster.stop_timeout_s"}
-        return {key: value for key, value in _flat(data) if key not in timeouts}
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator
+from pydantic_core import core_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 TUNABLE_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
 OWN_VARIABLES = {
@@ -31,6 +38,23 @@ OWN_VARIABLES = {
     "LLAMA_ARG_CACHE_TYPE_V": "search.kv_cache_type",
 }
 """Variables that have a key of their own."""
+_NAME = f"(?:{'|'.join(TUNABLE_PREFIXES)})[A-Z0-9_]*"
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A check of a value that has the right type already; and the same, as far as it goes, in words of JSON schema."""
+
+    check: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(core), **self.schema}
 
 
 def some(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -48,7 +72,7 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def tunable(name: str) -> str:
     if name in OWN_VARIABLES:
         raise ValueError(f"{name} is set by {OWN_VARIABLES[name]}")
-    if not name.startswith(TUNABLE_PREFIXES) or not re.fullmatch(r"[A-Z0-9_]+", name):
+    if not re.fullmatch(_NAME, name):
         raise ValueError(f"only variables that begin with {' or '.join(TUNABLE_PREFIXES)} reach Ollama")
     return name
 
@@ -60,7 +84,7 @@ def printable(value: str) -> str:
     return value
 
 
-def like(pattern: str, allowed: str) -> AfterValidator:
+def like(pattern: str, allowed: str) -> Rule:
     """Text of this form; the pattern itself tells a person nothing."""
 
     def check(value: str) -> str:
@@ -68,7 +92,7 @@ def like(pattern: str, allowed: str) -> AfterValidator:
             raise ValueError(f"allowed is {allowed}")
         return value
 
-    return AfterValidator(check)
+    return Rule(check, {"pattern": f"^(?:{pattern})$", "$comment": allowed})
 
 
 def level_name(value: object) -> int | float | str:
@@ -87,8 +111,8 @@ def kind(value: object) -> str:
     return TEXT if isinstance(value, str) else LIST
 
 
-def short(key: str, kind: type, words: str) -> BeforeValidator:
-    """Let a bare value stand for a table with the one key."""
+def short(key: str, kind: type, words: str, either: Any) -> BeforeValidator:
+    """Let a bare value stand for a table with the one key; `either` is the type of both."""
 
     def expand(value: object) -> object:
         if isinstance(value, dict | BaseModel):
@@ -97,7 +121,12 @@ def short(key: str, kind: type, words: str) -> BeforeValidator:
             raise ValueError(f"should be {words}, or a table")  # noqa: TRY004 - pydantic reports ValueErrors
         return {key: value}
 
-    return BeforeValidator(expand)
+    return BeforeValidator(expand, json_schema_input_type=either)
+
+
+def one_of(*keys: str) -> dict[str, Any]:
+    """Of these keys a table has exactly one, in words of JSON schema."""
+    return {"oneOf": [{"required": [key]} for key in keys]}
 
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -105,12 +134,12 @@ Positive = Annotated[float, Field(gt=0, strict=True)]
 NotNegative = Annotated[float, Field(ge=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Yes = Annotated[bool, Field(strict=True)]
-Some = AfterValidator(some)
-Unique = AfterValidator(unique)
+Some = Rule(some, {"minItems": 1})
+Unique = Rule(unique, {"uniqueItems": True})
 Choices = Annotated[tuple[Count, ...], Some, Unique]
-Variable = Annotated[str, AfterValidator(tunable)]
-Value = Annotated[str, AfterValidator(printable)]
-At = Annotated[int | float | str, PlainValidator(level_name)]
+Variable = Annotated[str, Rule(tunable, {"pattern": f"^{_NAME}$", "not": {"enum": sorted(OWN_VARIABLES)}})]
+Value = Annotated[str, Rule(printable, {"pattern": r"^[^\x00-\x1f\x7f]*$"})]
+At = Annotated[int | float | str, PlainValidator(level_name, json_schema_input_type=float | str)]
 FlashAttention = Literal["auto", "on", "off"]
 CacheType = Literal["f16", "q8_0", "q4_0"]
 Policy = Literal["round_robin", "least_conn", "random_two"]

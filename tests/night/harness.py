@@ -58,6 +58,9 @@ drain_s = 3
 
 [budget]
 trials = {trials}
+
+[proof]
+finalists = {finalists}
 """
 
 
@@ -83,6 +86,7 @@ class Folder:
             "window_s": 0.8,
             "objective": "",
             "trials": 3,
+            "finalists": 0,
         }
         self.values = defaults | self.values
         self.write()
@@ -116,7 +120,7 @@ class Folder:
 
     def results(self) -> list[TrialResult]:
         """The finished trials."""
-        return Store(self.study).results()
+        return Store(self.study).trials.results()
 
     def events(self) -> list[dict[str, Any]]:
         """What the event log holds so far."""

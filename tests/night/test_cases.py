@@ -72,7 +72,7 @@ def test_figures_computed_from_the_stored_records_are_those_of_the_result(tmp_pa
     folder = Folder(tmp_path, {"trials": 1})
     folder.run()
     result = folder.results()[0]
-    records = Store(folder.study).records(0, 0)
+    records = Store(folder.study).trials.records(0, 0)
     start, end = result.windows["4 users"]
     assert measure(records, window_start=start, window_end=end) == result.levels["4 users"]
 

@@ -92,7 +92,7 @@ def test_a_night_of_three_trials_pins_each_instance_to_its_card(
             running.send_signal(signal.SIGKILL)
             running.wait()
     output = (tmp_path / "output.txt").read_text()
-    results = Store(folder).results()
+    results = Store(folder).trials.results()
     assert len(results) == 3, output
     assert "SIMULATED" in output
     assert results[0].layout == "0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.nginx, pytest.mark.ollama]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, real_ollama: RealOllama) -> Folder:
-    """A study of one and two instances with one and two slots, each pinned to its half of the cores."""
+def on_cores(path: Path, real_ollama: RealOllama, values: dict[str, Any]) -> Folder:
+    """A study of one and two instances, each pinned to its half of the cores."""
     keys = {"binary": real_ollama.binary, "models_dir": real_ollama.models, "devices": "groups:2"}
     cluster = "\n".join(f'{key} = "{value}"' for key, value in keys.items())
-    values = {"model": real_ollama.model, "cluster": cluster, "num_parallel": "[1, 2]", "trials": 4}
-    folder = Folder(tmp_path, values | {"warmup_s": 1, "window_s": 4})
+    folder = Folder(path, {"model": real_ollama.model, "cluster": cluster, **values})
     text = folder.file.read_text().replace('driver = "simulated"\nprofile = "2x-small"', 'driver = "process"')
     folder.file.write_text(text.replace('layouts = ["0", "0 | 1"]', 'layouts = ["0+1", "0 | 1"]'))
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, real_ollama: RealOllama) -> Folder:
+    return on_cores(tmp_path, real_ollama, {"num_parallel": "[1, 2]", "trials": 4, "warmup_s": 1, "window_s": 4})
 
 
 def serving(folder: Folder) -> list[list[str]]:

@@ -1,0 +1,180 @@
+"""A study folder becomes a frozen `Study`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune import confirm, events
+from autotune.confirm import BASELINE, Kind
+from autotune.errors import StorageError
+from autotune.metrics import COLD_S, Metrics, Window, measure
+from autotune.spec import load as load_spec
+from autotune.store import Store
+from autotune.study import standings
+
+if TYPE_CHECKING:
+    from autotune.confirm import Verdict
+    from autotune.records import RequestRecord
+    from autotune.spec import Level, StudySpec
+    from autotune.store import Shelf
+    from autotune.trial import TrialResult
+
+SEARCH, PROOF = "search", "proof"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial, and where it belongs."""
+
+    phase: str
+    """Search or proof."""
+    result: TrialResult
+    shelf: Shelf
+    block: int | None = None
+    candidate: int | None = None
+    """Its place among the candidates of the proof, the baseline's is 0."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study folder tells. Records and plans stay on the disk until they are asked for."""
+
+    store: Store
+    spec: StudySpec
+    """As the study ran."""
+    header: dict[str, Any]
+    """study.json: with the text of the study file, and the provenance."""
+    results: tuple[TrialResult, ...]
+    """The trials of the search, the baseline first; at least that one."""
+    proofs: int
+    """How many were begun; the last one is the one that counts."""
+    candidates: tuple[dict[str, Any], ...]
+    """Parameters of what the last proof compares, the baseline first; empty without a proof."""
+    proof: tuple[TrialResult, ...]
+    """All runs of the last proof, also those of a block that is not complete."""
+    verdict: Verdict | None
+    """What they say; None without a proof."""
+    events: tuple[dict[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        """What the study is called."""
+        return self.spec.study.name
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its figures are those of a played host."""
+        return self.spec.cluster.simulated
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What ran where: versions, host, model, devices."""
+        return dict(self.header.get("provenance", {}))
+
+    @property
+    def level(self) -> str:
+        """Label of the level at which the objective is taken."""
+        return self.spec.level(None).label
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Every trial: those of the search, then those of the last proof."""
+        searched = [Run(SEARCH, result, self.store.trials) for result in self.results]
+        shelf = self.store.proof(self.proofs - 1)
+        proved = [Run(PROOF, result, shelf, *self.place(result.number)) for result in self.proof]
+        return (*searched, *proved)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Block and candidate of a run of the last proof."""
+        return confirm.place(number, len(self.candidates))
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Parameters of what the proof recommends; without a proof that has said anything, of the search's best."""
+        if self.verdict is not None and self.verdict.kind is not Kind.UNPROVED:
+            return self.verdict.contenders[self.verdict.recommended].params
+        return standings(self.results)[0].params
+
+    @property
+    def proved(self) -> bool:
+        """Whether the best was proved to be better than the baseline."""
+        return self.verdict is not None and self.verdict.kind is Kind.WINNER
+
+    @property
+    def baseline(self) -> TrialResult:
+        """Trial 0: what ran before."""
+        return self.results[BASELINE]
+
+    def window(self, run: Run, level: Level) -> Window | None:
+        """The measurement window of one load; None where it could not be measured."""
+        bounds = run.result.windows.get(level.label)
+        cold_s = COLD_S * self.spec.cluster.time_scale
+        return Window(*bounds, open_loop=level.rate is not None, cold_s=cold_s) if bounds else None
+
+    def loads(self, run: Run) -> list[tuple[Level, Window, list[RequestRecord]]]:
+        """The loads of a trial that could be measured, with their stored records. Raises `StorageError`."""
+        windows = [(at, level, self.window(run, level)) for at, level in enumerate(self.spec.workload.levels)]
+        return [(level, window, run.shelf.records(run.result.number, at)) for at, level, window in windows if window]
+
+
+Load = tuple[str, int, str]
+"""What names a load: phase, number of the trial, label of the level."""
+
+
+def load(path: str | Path) -> Study:
+    """Open a study by its folder or by its study file.
+
+    Raises `SpecError` for a study file that cannot be read, and `StorageError` for a study that is not there, has no
+    finished trial yet, is damaged, or is of a newer version.
+    """
+    store = Store(_folder(Path(path)))
+    spec, results = store.spec(), store.trials.results()
+    if not results:
+        raise StorageError(f"{store.folder}: no trial of this study has finished yet")
+    proofs = store.proofs()
+    return Study(
+        store=store,
+        spec=spec,
+        header=store.header() or {},
+        results=tuple(results),
+        proofs=proofs,
+        candidates=tuple(store.candidates(proofs - 1)) if proofs else (),
+        proof=tuple(store.proof(proofs - 1).results()) if proofs else (),
+        verdict=confirm.verdict(store, spec.proof),
+        events=tuple(events.read(store.events)),
+    )
+
+
+def _folder(path: Path) -> Path:
+    """Results lie beside the study file, in a folder of the study's name."""
+    return path.parent / load_spec(path).study.name if path.suffix == ".toml" and not path.is_dir() else path
+
+
+def stored(study: Study) -> dict[Load, Metrics]:
+    """The metrics of every load, as the trial has kept them."""
+    return {
+        (run.phase, run.result.number, label): metrics
+        for run in study.runs
+        for label, metrics in run.result.levels.items()
+    }
+
+
+def recomputed(study: Study) -> dict[Load, Metrics]:
+    """The metrics of every load, computed again from its records: equal to `stored` to the last bit.
+
+    Raises `StorageError` where records are missing or damaged.
+    """
+    return {
+        (run.phase, run.result.number, level.label): measure(
+            records,
+            window_start=window.start,
+            window_end=window.end,
+            open_loop=window.open_loop,
+            cold_s=window.cold_s,
+        )
+        for run in study.runs
+        for level, window, records in study.loads(run)
+    }

@@ -1,0 +1,54 @@
+"""The command line. Heavy imports where they are used, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from autotune.cli.parser import parser
+from autotune.errors import AutotuneError, Interrupted, SpecError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `autotune`; returns its exit code."""
+    chosen = parser().parse_args(arguments)
+    try:
+        code = int(chosen.command(chosen))
+        sys.stdout.flush()
+        return code
+    except SpecError as error:
+        _complain(_located(error, chosen))
+        return error.exit_code
+    except AutotuneError as error:
+        _complain(error)
+        return error.exit_code
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _complain(Interrupted("interrupted"))
+        return Interrupted.exit_code
+    except BrokenPipeError:  # `autotune … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _located(error: SpecError, chosen: argparse.Namespace) -> SpecError:
+    """What only shows on the host, such as a device that is not there, is an error of the study file all the same."""
+    study = str(getattr(chosen, "study", ""))
+    return error if study in error.message else SpecError(f"{study}: {error.message}", details=error.details)
+
+
+def _complain(error: AutotuneError) -> None:
+    with suppress(OSError):
+        _print(error)
+
+
+def _print(error: AutotuneError) -> None:
+    print(f"autotune: {error.message}", file=sys.stderr)
+    for line in error.details.splitlines():
+        print(f"    {line}", file=sys.stderr)

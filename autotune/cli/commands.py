@@ -1,0 +1,193 @@
+"""The commands: each takes what was written behind it and returns its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autotune.errors import ClusterError, NothingFeasible, StorageError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+    from autotune.spec import StudySpec
+    from autotune.store import Store
+
+_LOG_COLUMNS = 140
+
+
+def _load(chosen: argparse.Namespace) -> StudySpec:
+    from autotune.spec import load
+
+    spec = load(chosen.study)
+    if chosen.balancer is None:
+        return spec
+    return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"balancer": chosen.balancer})})
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Run a study; 0, or 1 when nothing is feasible."""
+    from autotune import console, night, report
+    from autotune.store import Store
+
+    spec = _load(chosen)
+    folder = (chosen.study.parent / spec.study.name).resolve()
+    screen = _screen(plain=chosen.plain)
+    with console.Night(spec, screen, Store(folder).earlier()) as view:
+        ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
+    with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
+        found = report.findings(spec, ending.results, ending.proof, ending.unproved)
+        console.morning(screen, found, night.spent(folder / "events.jsonl"), ending, chosen.study)
+    if ending.error is not None:
+        raise ending.error
+    return 0 if any(result.score.feasible for result in ending.results) else NothingFeasible.exit_code
+
+
+def _store(chosen: argparse.Namespace) -> Store:
+    """The study folder that is meant. Raises `StorageError` when nothing is in it."""
+    from autotune.spec import load
+    from autotune.store import Store
+
+    is_folder = chosen.study.is_dir()
+    store = Store((chosen.study if is_folder else chosen.study.parent / load(chosen.study).study.name).resolve())
+    store.spec()
+    return store
+
+
+def status(chosen: argparse.Namespace) -> int:
+    """How a study stands."""
+    from autotune import console, night, report
+
+    store = _store(chosen)
+    console.status(_screen(), report.read(store), store.folder, night.now(store))
+    return 0
+
+
+def report(chosen: argparse.Namespace) -> int:
+    """All that a study has found."""
+    from autotune import report
+
+    store = _store(chosen)
+    print(report.markdown(report.read(store), store.header() or {}), end="")
+    return 0
+
+
+def export(chosen: argparse.Namespace) -> int:
+    """The winner as files to install."""
+    from autotune import export
+
+    written = export.write(_store(chosen), chosen.to, trial=chosen.trial, listen=chosen.listen, user=chosen.user)
+    print("\n".join(written))
+    return 0
+
+
+def _screen(*, plain: bool = False) -> Console:
+    """The terminal; where there is none, lines that are long enough for a table."""
+    from rich.console import Console
+
+    screen = Console(force_terminal=False if plain else None)
+    return screen if screen.is_terminal else Console(force_terminal=False, width=_LOG_COLUMNS)
+
+
+def plan(chosen: argparse.Namespace) -> int:
+    """What a study would run."""
+    from autotune import console, night
+
+    spec = _load(chosen)
+    console.outlook(_screen(), asyncio.run(night.look(spec)))
+    return 0
+
+
+def doctor(chosen: argparse.Namespace) -> int:
+    """What a night needs on this host; 0, or 3 when something is missing."""
+    from autotune import doctor
+
+    spec = _load(chosen) if chosen.study else None
+    folder = chosen.study.parent / spec.study.name if spec else Path()
+    checks = doctor.examine(spec, folder.resolve())
+    found = doctor.content(checks)
+    if chosen.json:
+        print(json.dumps(found, indent=1))
+    else:
+        from autotune import console
+
+        console.checkup(_screen(), checks)
+    return 0 if found["ok"] else ClusterError.exit_code
+
+
+def bench(chosen: argparse.Namespace) -> int:
+    """Load an endpoint."""
+    from autotune import bench, console
+
+    with console.Bench(_screen()) as view:
+        found = asyncio.run(bench.load(chosen, view.progress, view.level))
+    if chosen.json is not None:
+        bench.save(chosen.json, chosen, found)
+    return 0
+
+
+def compare(chosen: argparse.Namespace) -> int:
+    """Two results of `bench`."""
+    from autotune import bench, console
+
+    before, after = bench.read(chosen.before), bench.read(chosen.after)
+    if not before.keys() & after.keys():
+        has = f"{', '.join(before) or 'none'}; {chosen.after}: {', '.join(after) or 'none'}"
+        raise UsageError(f"no load is in both files: {chosen.before}: {has}")
+    screen = _screen()
+    screen.print(console.comparison(before, after))
+    for label in before.keys() ^ after.keys():
+        only = chosen.before if label in before else chosen.after
+        screen.print(f"{label}: only in {only}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def studies(chosen: argparse.Namespace) -> int:
+    """The study files that ship."""
+    shipped = _shipped()
+    if chosen.name is None:
+        print("Study files that come with autotune; `autotune studies NAME` copies one into this folder:")
+        for path in shipped.values():
+            print(f"  {path.stem:20}  {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        return 0
+    if chosen.name.removesuffix(".toml") not in shipped:
+        raise UsageError(f"no study {chosen.name!r}; there are {', '.join(shipped)}")
+    source = shipped[chosen.name.removesuffix(".toml")]
+    target = Path(source.name)
+    try:
+        with target.open("xb") as copy:
+            copy.write(_portable(source))
+    except FileExistsError as error:
+        raise UsageError(f"{target} is there already; nothing was written") from error
+    except OSError as error:
+        raise StorageError(f"{target}: {error.strerror or error}") from error
+    print(f"wrote {target}; next: autotune plan {target}")
+    return 0
+
+
+def _portable(source: Path) -> bytes:
+    """A study file whose schema an editor finds wherever the file lies; without it, it is a file like any other."""
+    schema = source.resolve().with_name("study.schema.json")
+    return source.read_bytes().replace(b"#:schema ./study.schema.json", f"#:schema {schema.as_uri()}".encode())
+
+
+def reference(chosen: argparse.Namespace) -> int:
+    """What a study file may hold."""
+    from autotune.spec import reference
+
+    print(json.dumps(reference.schema(), indent=1) if chosen.schema else reference.page().rstrip())
+    return 0
+
+
+def _shipped() -> dict[str, Path]:
+    """The study files, in the installed package or in a checkout."""
+    package = Path(str(resources.files("autotune")))
+    folders = [package / "studies", package.parent / "studies"]
+    folder = next(folder for folder in folders if folder.is_dir())
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}

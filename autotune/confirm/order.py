@@ -1,0 +1,26 @@
+"""In which order the runs of a proof come, and when it is looked at."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autotune.spec import Proof
+
+
+def looks(rules: Proof) -> tuple[int, ...]:
+    """After how many blocks a proof is looked at, and may end."""
+    wanted = {rules.pairs, math.ceil(1.5 * rules.pairs), 2 * rules.pairs, 3 * rules.pairs}
+    return (*sorted(blocks for blocks in wanted if blocks < rules.pairs_max), rules.pairs_max)
+
+
+def place(number: int, candidates: int) -> tuple[int, int]:
+    """Block and candidate of a run, both from 0.
+
+    Odd blocks go backwards, and every second block begins with another candidate: each pair of blocks is the same the
+    other way round, so that a drift which is the same in all blocks cancels.
+    """
+    block, turn = divmod(number, candidates)
+    at = turn if block % 2 == 0 else candidates - 1 - turn
+    return block, (at + block // 2) % candidates

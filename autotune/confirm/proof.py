@@ -1,0 +1,154 @@
+"""The runs of a proof, on the bench of the night."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from autotune.confirm.contest import BASELINE, Verdict, contenders
+from autotune.confirm.order import looks, place
+from autotune.study import insist, standings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from autotune.events import Events
+    from autotune.plan import Plan
+    from autotune.spec import Proof as ProofSpec
+    from autotune.spec import StudySpec
+    from autotune.store import Shelf, Store
+    from autotune.study import Clock
+    from autotune.trial import Bench, TrialResult
+
+
+def finalists(results: Sequence[TrialResult], most: int) -> list[dict[str, Any]]:
+    """The feasible configurations of a search besides the baseline, best first."""
+    own = results[0].fingerprint
+    others = [one for one in standings(results) if one.feasible and one.results[0].fingerprint != own]
+    return [one.params for one in others[:most]]
+
+
+def verdict(store: Store, rules: ProofSpec) -> Verdict | None:
+    """What the last proof of a study says so far; None where there was none. Raises `StorageError`."""
+    last = store.proofs() - 1
+    if last < 0:
+        return None
+    return Verdict(contenders(store.candidates(last), store.proof(last).results()), rules)
+
+
+@dataclass
+class Proof:
+    """The runs of one proof, on the bench of the night."""
+
+    bench: Bench
+    number: int
+    """Which proof of the study it is."""
+    shelf: Shelf
+    events: Events
+    clock: Clock
+    plan: Callable[[Mapping[str, Any]], Plan]
+    candidates: list[dict[str, Any]]
+    run_s: float
+    """How long a run takes, as the search knows it."""
+    results: list[TrialResult] = field(default_factory=list)
+
+    @property
+    def rules(self) -> ProofSpec:
+        """What the study file says of it."""
+        return self.bench.spec.proof
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the runs say so far."""
+        return Verdict(contenders(self.candidates, self.results), self.rules)
+
+    async def run(self) -> str:
+        """Block after block until it is decided, or the time is up; says why it ended."""
+        self.results = self.shelf.results()
+        self.bench.prove(self.number, self.shelf.keep_logs)
+        rules = self.rules
+        self.events.show(
+            {"what": "proof begins", "candidates": self.candidates, "pairs": rules.pairs, "pairs_max": rules.pairs_max}
+        )
+        while not (over := self._over()):
+            number = len(self.results)
+            block, candidate = place(number, len(self.candidates))
+            where = {"number": number, "block": block, "candidate": candidate}
+            result = await self._run(where, self.candidates[candidate])
+            self.results.append(result)
+            self.events.note(
+                "proved", number=number, proof=self.number, reason=result.reason, objective=result.score.objective
+            )
+            self.events.show({"what": "run", **where, "result": result, "left_s": self.left_s()})
+            self.events.show(self.clock.event())
+        return over
+
+    async def _run(self, where: dict[str, int], params: dict[str, Any]) -> TrialResult:
+        number, plan = where["number"], self.plan(params)
+        self.shelf.write_plan(number, params, plan)
+        self.events.show({"what": "run begins", **where, "params": params, "plan": plan})
+        result, records = await insist(
+            self.events, lambda: self.bench.trial(number, params, plan), self.bench.cluster.clear
+        )
+
+        async def keep() -> None:
+            with self.events.span("collect", number=number, proof=self.number):
+                self.shelf.save(result, records)
+
+        await insist(self.events, keep)
+        return result
+
+    def _over(self) -> str:
+        """Why the proof ends here; empty while it goes on."""
+        blocks, begun = divmod(len(self.results), len(self.candidates))
+        if not begun and (blocks in looks(self.rules) or blocks > self.rules.pairs_max):
+            verdict = self.verdict
+            self.events.show({"what": "proof look", "blocks": blocks, "verdict": verdict})
+            if verdict.decided:
+                return f"decided after {blocks} blocks"
+            if blocks >= self.rules.pairs_max:
+                return f"all {blocks} blocks are done"
+        left = self.clock.left_s()
+        if left is not None and left < self._expected_s():
+            return "the time that was kept for the proof is up"
+        return ""
+
+    def left_s(self) -> float | None:
+        """Expected seconds until the next look, or until the time is up."""
+        blocks = next((look for look in looks(self.rules) if look * len(self.candidates) > len(self.results)), 0)
+        runs = max(blocks * len(self.candidates) - len(self.results), 0)
+        limits = [self.clock.left_s(), runs * self._expected_s()]
+        return max(min(limit for limit in limits if limit is not None), 0.0)
+
+    def _expected_s(self) -> float:
+        return median([result.seconds for result in self.results] or [self.run_s])
+
+
+def chosen(
+    store: Store, spec: StudySpec, results: Sequence[TrialResult], left_s: float | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The candidates of the proof to run now, the baseline first; or none, and why there is nothing to prove.
+
+    A proof that was begun goes on, if the search still says the same. Of a new one the candidates are as many as can
+    have `proof.pairs` blocks in `left_s`.
+    """
+    best = finalists(results, spec.proof.finalists)
+    if not best:
+        return [], "" if spec.proof.finalists else "no proof was asked for (proof.finalists = 0)"
+    baseline = results[BASELINE].params
+    last = store.proofs() - 1
+    known = store.candidates(last) if last >= 0 else []
+    if known and known == [baseline, *best[: len(known) - 1]]:
+        return known, ""
+    run_s = expected_s(results)
+    fitting = len(best) if left_s is None else int(left_s / (spec.proof.pairs * run_s)) - 1
+    if fitting < 1:
+        needed = 2 * spec.proof.pairs * run_s
+        return [], f"no time was left for a proof, which needs about {needed / 60:.0f} min"
+    return [baseline, *best[:fitting]], ""
+
+
+def expected_s(results: Sequence[TrialResult]) -> float:
+    """How long a run takes, from the trials that could be measured; s."""
+    return median(result.seconds for result in results if result.measured)

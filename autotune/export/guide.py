@@ -1,0 +1,182 @@
+"""INSTALL.md, and the Modelfile of a derived model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.export.systemd import DROP_IN, SITES, UNITS, library
+from autotune.plan import LOOPBACK
+
+if TYPE_CHECKING:
+    from autotune.export.bundle import Bundle
+
+_DERIVE = """
+0. Make the derived model while the old service still runs. Its store has to be {models}:
+
+{commands}
+"""
+_NOTES = """\
+- Clients ask `{url}` for the model `{model}`. A request that sends `num_ctx`, `num_batch` or `num_thread` of its own
+  makes Ollama load the model again.
+- `ollama pull`, `ollama ps` and `ollama create` through the balancer reach one instance, and not always the same: `ps`
+  shows a part of the cluster. Name an instance instead: `OLLAMA_HOST={first} ollama ps`. All instances share one model
+  store, so that one `pull` serves them all.
+- `OLLAMA_KEEP_ALIVE=-1` keeps the model in memory, and `OLLAMA_MAX_LOADED_MODELS=1` lets no second one in: a request
+  for another model throws the first one out.
+- The units run as `{user}`, who must be able to read {models}.
+"""
+_OPEN = "- nginx listens on {listen}, and asks nobody for a password: mind the firewall.\n"
+_DIRECT = "- The client of the trials spread the requests itself; the nginx site was not measured.\n"
+
+_TEXT = """\
+# {title}
+
+{marks}
+
+{answer}
+
+{expected}
+
+Read it once, then run the commands from inside this folder. They touch only files of their own names, and the service
+that you stop in step 1.
+
+## Install (systemd and nginx)
+{derive}
+1. Stop what serves now, so that devices and ports are free (`autotune doctor` names whatever holds them):
+
+{stop}
+
+2. Install the units, and start them. Each counts as started when its model is loaded:
+
+{units}
+
+3. Install the nginx site. With more than some hundred users raise `worker_connections` in `/etc/nginx/nginx.conf`:
+
+{site}
+
+4. Check: every instance has the model loaded, and the load that was measured gives what was measured:
+
+{check}
+
+## Roll back
+
+{rollback}
+
+## Good to know
+
+{notes}
+## Containers in place of units
+
+`compose.yaml` starts the same instances and the same nginx site in containers, on the host's network. This is not what
+was measured: the trials ran Ollama without containers. The NVIDIA Container Toolkit has to be there.
+
+    docker compose up -d      # after step 1; `docker compose down` takes it back
+"""
+
+
+def install(bundle: Bundle) -> str:
+    """How to install it, and how to take it back."""
+    return _TEXT.format(
+        title=f"{bundle.name}: {len(bundle.plan.instances)} × Ollama with {bundle.plan.num_parallel} slots",
+        marks="\n\n".join(f"**{mark}**" for mark in bundle.marks),
+        answer=bundle.found.answer,
+        expected=_expected(bundle),
+        stop=_commands("systemctl list-units 'ollama*'        # what there is", "sudo systemctl disable --now ollama"),
+        derive=_derive(bundle),
+        units=_commands(*_units(bundle)),
+        site=_commands(*_site(bundle)),
+        check=_commands(*_check(bundle)),
+        rollback=_commands(*_rollback(bundle)),
+        notes=_notes(bundle),
+    )
+
+
+def modelfile(bundle: Bundle) -> str:
+    """The derived model: parameters that no environment variable can set."""
+    derived = bundle.plan.derived
+    assert derived is not None
+    lines = [f"FROM {derived.parent}", *(f"PARAMETER {name} {value}" for name, value in derived.parameters)]
+    return bundle.comments + "\n".join(lines) + "\n"
+
+
+def _commands(*lines: str) -> str:
+    return "\n".join(f"       {line}" for line in lines)
+
+
+def _expected(bundle: Bundle) -> str:
+    told = bundle.expected()
+    if told["low"] is None:
+        return f"Measured once: {told['output_tps']:.1f} tokens/s at {told['load']}. One measurement is not a proof."
+    return (
+        f"What to expect at {told['load']}: {told['output_tps']:.1f} tokens/s; a fresh start lands between"
+        f" {told['low']:.1f} and {told['high']:.1f} 19 times of 20."
+    )
+
+
+def _numbers(bundle: Bundle) -> str:
+    return " ".join(f"{bundle.name}@{number}" for number in range(len(bundle.plan.instances)))
+
+
+def _derive(bundle: Bundle) -> str:
+    """The derived model has to be in the store before an instance can load it."""
+    if bundle.plan.derived is None:
+        return ""
+    commands = _commands(f"ollama create {bundle.plan.derived.name} -f Modelfile")
+    return _DERIVE.format(models=bundle.provenance["models_dir"], commands=commands)
+
+
+def _units(bundle: Bundle) -> list[str]:
+    lines = [
+        f"sudo install -D -m 755 preload {library(bundle)}/preload",
+        f"sudo install -m 644 systemd/{bundle.name}@.service {UNITS}/",
+    ]
+    for number in range(len(bundle.plan.instances)):
+        folder = f"{bundle.name}@{number}.service.d"
+        lines.append(f"sudo install -D -m 644 systemd/{folder}/{DROP_IN} {UNITS}/{folder}/{DROP_IN}")
+    return [*lines, "sudo systemctl daemon-reload", f"sudo systemctl enable --now {_numbers(bundle)}"]
+
+
+def _site(bundle: Bundle) -> list[str]:
+    return [
+        f"sudo install -m 644 nginx/{bundle.name}.conf {SITES}/",
+        "sudo nginx -t && sudo systemctl reload-or-restart nginx",
+    ]
+
+
+def _check(bundle: Bundle) -> list[str]:
+    level, work = bundle.spec.level(None), bundle.spec.workload
+    asked = f"--concurrency {level.users}" if level.users is not None else f"--rate {level.rate:g}"
+    tokens = f" --input-tokens {work.input_tokens.mean}" if work.input_tokens is not None else ""
+    load = f"{asked}{tokens} --num-predict {work.num_predict.mean} --window {work.window_s:g}"
+    shown = [f"curl -s {instance.url}/api/ps" for instance in bundle.plan.instances]
+    return [*shown, f"autotune bench {_url(bundle)} --model {bundle.plan.model} {load}"]
+
+
+def _url(bundle: Bundle) -> str:
+    """Where clients on this host reach it."""
+    everywhere = bundle.listen in {"0.0.0.0", "[::]"}  # noqa: S104 - compared, not bound
+    return f"http://{LOOPBACK if everywhere else bundle.listen}:{bundle.plan.balancer.port}"
+
+
+def _rollback(bundle: Bundle) -> list[str]:
+    units = f"{UNITS}/{bundle.name}@"
+    return [
+        f"sudo rm {SITES}/{bundle.name}.conf && sudo nginx -t && sudo systemctl reload-or-restart nginx",
+        f"sudo systemctl disable --now {_numbers(bundle)}",
+        f"sudo rm -r {units}.service {units}*.service.d {library(bundle)}",
+        "sudo systemctl daemon-reload",
+        "sudo systemctl enable --now ollama      # or whatever you stopped in step 1",
+    ]
+
+
+def _notes(bundle: Bundle) -> str:
+    plan = bundle.plan
+    notes = _NOTES.format(
+        url=_url(bundle),
+        model=plan.model,
+        first=plan.instances[0].address,
+        user=bundle.user,
+        models=bundle.provenance["models_dir"],
+    )
+    notes += _OPEN.format(listen=bundle.listen) if bundle.listen != LOOPBACK else ""
+    return notes + (_DIRECT if plan.balancer.kind != "nginx" else "")

@@ -1,0 +1,116 @@
+"""Units, nginx site and environment files."""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from autotune.cluster import nginx
+
+if TYPE_CHECKING:
+    from autotune.export.bundle import Bundle
+    from autotune.plan import InstancePlan
+
+DROP_IN = "10-autotune.conf"
+UNITS = "/etc/systemd/system"
+SITES = "/etc/nginx/conf.d"
+
+PRELOAD = """\
+#!/bin/bash
+{comments}# Has an Ollama load a model, and waits for it: preload HOST PORT MODEL
+# Asked again until the server answers; whoever calls it bounds the time.
+host=$1 port=$2 body="{{\\"model\\": \\"$3\\"}}"
+
+ask() {{
+  exec 3<>"/dev/tcp/$host/$port" || return
+  printf 'POST /api/generate HTTP/1.0\\r\\nHost: localhost\\r\\nContent-Type: application/json\\r\\n' >&3
+  printf 'Content-Length: %s\\r\\n\\r\\n%s' "${{#body}}" "$body" >&3
+  cat <&3
+}}
+
+while true; do
+  answer=$(ask 2>/dev/null)
+  case $answer in
+    "HTTP/1."[01]" 200 "*) exit 0 ;;
+    "HTTP/1."[01]" 503 "*) ;;
+    "HTTP/1."*) echo "$answer" >&2; exit 1 ;;
+  esac
+  sleep 0.5
+done
+"""
+
+
+def files(bundle: Bundle) -> dict[str, str]:
+    """Path → content."""
+    unit = f"systemd/{bundle.name}@.service"
+    found = {
+        "preload": PRELOAD.format(comments=bundle.comments),
+        unit: template(bundle),
+        f"nginx/{bundle.name}.conf": site(bundle),
+    }
+    for number, instance in enumerate(bundle.plan.instances):
+        found[f"systemd/{bundle.name}@{number}.service.d/{DROP_IN}"] = drop_in(bundle, instance)
+        found[f"env/{instance.name}.env"] = environment(bundle, instance)
+    return found
+
+
+def library(bundle: Bundle) -> str:
+    """Where the preload script is installed."""
+    return f"/usr/local/lib/{bundle.name}"
+
+
+def template(bundle: Bundle) -> str:
+    """The unit of all instances; what differs is in their drop-ins."""
+    cluster = bundle.spec.cluster
+    command = " ".join(map(_word, bundle.provenance["command"]))
+    return f"""\
+{bundle.comments}[Unit]
+Description=Ollama instance %i of {_unit_text(bundle.spec.study.name)}
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart={command}
+User={bundle.user}
+Restart=always
+RestartSec=3
+TimeoutStartSec={cluster.start_timeout_s + cluster.load_timeout_s:.0f}
+TimeoutStopSec={cluster.stop_timeout_s:.0f}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def drop_in(bundle: Bundle, instance: InstancePlan) -> str:
+    """Devices, port, slots and all else that one instance is told; the model is loaded before it counts as started."""
+    lines = [f'Environment="{name}={_unit_text(value)}"' for name, value in bundle.environment(instance).items()]
+    if instance.cpus:
+        lines.append(f"CPUAffinity={' '.join(map(str, instance.cpus))}")
+    host, _, port = instance.address.partition(":")
+    script = f"/bin/bash {library(bundle)}/preload {host} {port} {_word(bundle.plan.model)}"
+    return "\n".join([f"{bundle.comments}[Service]", *lines, f"ExecStartPost={script}", ""])
+
+
+def site(bundle: Bundle) -> str:
+    """The balancer that was measured: upstream and server block, for nginx's http section."""
+    plan = bundle.plan
+    return (
+        f"{bundle.comments}{nginx.upstream(plan.balancer, bundle.name)}\n{nginx.site(plan, bundle.name, bundle.listen)}"
+    )
+
+
+def environment(bundle: Bundle, instance: InstancePlan) -> str:
+    """NAME=value lines, for `docker --env-file` and for a shell: no quotes, for Docker would take them for content."""
+    return bundle.comments + "".join(f"{name}={value}\n" for name, value in bundle.environment(instance).items())
+
+
+def _unit_text(text: str) -> str:
+    """Inside double quotes in a unit: systemd reads \\\\, \\" and %."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    """One word of a command line in a unit, where $ is special too."""
+    escaped = _unit_text(text).replace("$", "$$")
+    return escaped if quote(text) == text else f'"{escaped}"'

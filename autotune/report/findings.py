@@ -1,0 +1,218 @@
+"""All that a study has to say, before anything is laid out: for the last lines of a night, `status` and `report`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from autotune.confirm import BASELINE, Kind
+from autotune.confirm import verdict as verdict_of
+from autotune.report.words import answer, configuration, verdict
+from autotune.study import standings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from autotune.confirm import Contender, Verdict
+    from autotune.metrics import Metrics
+    from autotune.spec import StudySpec
+    from autotune.store import Store
+    from autotune.trial import TrialResult
+
+MOST_RANKED = 10
+_UNLIKE = 0.05
+"""A trial of the search that is further from the proof than this part of it, and than its fresh starts, is a doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One configuration under one load. TTFT in seconds, TPS in tokens/s; of several runs the mean of each figure."""
+
+    ttft_mean: float | None
+    ttft_p50: float | None
+    ttft_p95: float | None
+    tps: float
+
+    @classmethod
+    def of(cls, runs: Sequence[Metrics]) -> Figures:
+        """Of at least one run."""
+        mean, p50, p95 = (_mean(getattr(run.ttft_s, name) for run in runs) for name in ("mean", "p50", "p95"))
+        return cls(mean, p50, p95, fmean(run.output_tps for run in runs))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Baseline and another configuration under the same load."""
+
+    label: str
+    before: Figures
+    after: Figures
+
+    @property
+    def tps(self) -> float | None:
+        """How much more tokens/s, 0.5 is half more."""
+        return self.after.tps / self.before.tps - 1 if self.before.tps else None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One row of the best configurations of the search."""
+
+    number: int
+    tps: float | None
+    ttft_mean: float | None
+    configuration: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study has found, in the order in which people ask for it."""
+
+    spec: StudySpec
+    results: tuple[TrialResult, ...]
+    """Of the search."""
+    proof: Verdict | None
+    answer: str
+    """In a sentence or two."""
+    title: str
+    """Of `changes`; empty where there is nothing to compare."""
+    changes: tuple[Change, ...]
+    """Baseline against the recommended configuration, or against the best of the search, at every load."""
+    ranking: tuple[Place, ...]
+    configurations: int
+    """How many the search has tried."""
+    infeasible: tuple[str, ...]
+    """What could not be measured, and why; and how many miss the limits."""
+    cautions: tuple[str, ...]
+
+    @property
+    def chosen(self) -> Contender | None:
+        """What the proof recommends in the baseline's place; None where it says to keep the baseline, or nothing."""
+        if self.proof is None or self.proof.kind is not Kind.WINNER:
+            return None
+        return self.proof.contenders[self.proof.recommended]
+
+
+def read(store: Store, spec: StudySpec | None = None, unproved: str = "") -> Findings:
+    """What the study in a folder has found so far. Raises `StorageError`."""
+    written = spec or store.spec()
+    results = store.trials.results()
+    return findings(written, results, verdict_of(store, written.proof) if results else None, unproved)
+
+
+def findings(
+    spec: StudySpec, results: Sequence[TrialResult], proof: Verdict | None = None, unproved: str = ""
+) -> Findings:
+    """What these results say. `unproved` is why there was no proof."""
+    title, changes = _changes(results, proof) if results else ("", ())
+    return Findings(
+        spec=spec,
+        results=tuple(results),
+        proof=proof,
+        answer=answer(results, proof, unproved),
+        title=title,
+        changes=changes,
+        ranking=_ranking(results, spec.level(None).label),
+        configurations=len(standings(results)),
+        infeasible=_infeasible(results),
+        cautions=_cautions(results, proof),
+    )
+
+
+def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, tuple[Change, ...]]:
+    if proof is not None and proof.kind is not Kind.UNPROVED:
+        other = proof.recommended if proof.recommended != BASELINE else _nearest(proof)
+        name = "The winner" if proof.recommended != BASELINE else "The best candidate"
+        before, after = proof.contenders[BASELINE].runs, proof.contenders[other].runs
+        title = f"{name} against the baseline, mean of {proof.blocks} runs each"
+    else:
+        before, after = tuple(results[:1]), (standings(results)[0].results[-1],)
+        title = "The best of the search against the baseline, one run each"
+    if before[0].fingerprint == after[0].fingerprint:
+        return "", ()
+    shared = [label for label in before[0].levels if all(label in run.levels for run in (*before, *after))]
+    changes = tuple(Change(label, _at(label, before), _at(label, after)) for label in shared)
+    return (f"{title}: {configuration(after[0].params)}", changes) if changes else ("", ())
+
+
+def _nearest(proof: Verdict) -> int:
+    """The candidate that came nearest to a win: of the feasible the one with the most tokens/s."""
+    return max(proof.others, key=lambda one: (proof.feasible(one), fmean(proof.contenders[one].tps or (0.0,))))
+
+
+def _at(label: str, runs: Sequence[TrialResult]) -> Figures:
+    return Figures.of([run.levels[label] for run in runs])
+
+
+def _ranking(results: Sequence[TrialResult], at: str) -> tuple[Place, ...]:
+    return tuple(
+        Place(
+            number,
+            standing.objective,
+            standing.results[-1].levels[at].ttft_s.mean if at in standing.results[-1].levels else None,
+            configuration(standing.params) + ("  (baseline)" if results[0] in standing.results else ""),
+            verdict(standing.results[-1]),
+        )
+        for number, standing in enumerate(standings(results)[:MOST_RANKED], 1)
+    )
+
+
+def _infeasible(results: Sequence[TrialResult]) -> tuple[str, ...]:
+    failed = [result for result in results if not result.measured]
+    counts = Counter(result.reason for result in failed)
+    examples = {result.reason: result for result in reversed(failed)}
+    lines = [
+        f"{_configurations(count)} could not be measured: {reason}, as {configuration(examples[reason].params)}:"
+        f" {examples[reason].message}"
+        for reason, count in counts.items()
+    ]
+    missing = sum(result.measured and not result.score.feasible for result in results)
+    return (*lines, f"{_configurations(missing)} missed the limits") if missing else tuple(lines)
+
+
+def _configurations(count: int) -> str:
+    return f"{count} configuration{'' if count == 1 else 's'}"
+
+
+def _cautions(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, ...]:
+    """Doubts about what the answer rests on: of the proof, or else of the baseline and the best of the search."""
+    if proof is not None:
+        runs = [run for contender in proof.contenders for run in contender.runs]
+        told = [*_slots(proof.contenders[proof.recommended]), *_unlike(results, proof)]
+    else:
+        runs, told = [*results[:1], *(standings(results)[0].results if results else ())], []
+    counts = Counter(caution for run in {id(run): run for run in runs}.values() for caution in run.cautions)
+    return (*told, *(f"{text} (in {count} runs)" if count > 1 else text for text, count in counts.items()))
+
+
+def _slots(contender: Contender) -> list[str]:
+    """Slots that never filled cost memory, and prove nothing."""
+    slots, used = int(contender.params["num_parallel"]), contender.slots_used
+    if not 0 < used < slots:
+        return []
+    words = (
+        f"{configuration(contender.params)}: never more than {used} of the {slots} slots of an instance were in use;"
+        " the others only take memory, and nothing is known of how it does with more users"
+    )
+    return [words]
+
+
+def _unlike(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
+    """Where the proof and the search do not agree, the search was lucky or something has changed in the night."""
+    return [
+        f"{configuration(contender.params)}: {found:.1f} tokens/s in the search, {again.mean:.1f} in the proof;"
+        " only the proof counts: was something else running on this host?"
+        for contender in proof.contenders
+        for result in results
+        if contender.runs and result.fingerprint == contender.runs[0].fingerprint
+        if (again := contender.next_tps) and (found := result.score.objective)
+        if abs(found - again.mean) > max(again.high - again.mean, _UNLIKE * again.mean)
+    ]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

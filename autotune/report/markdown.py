@@ -1,0 +1,126 @@
+"""A study's findings as a page of Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autotune.confirm import BASELINE
+from autotune.report.words import SIMULATED, configuration, distance, figure, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from autotune.report.findings import Change, Findings
+
+_REPEAT = """\
+Save the study file below under its own name and run it on the same host, with the same Ollama and the same model:
+
+    autotune run {name}.toml
+
+Its seed fixes lengths, arrivals and bodies of all requests; only the nonce in front of each is new.
+"""
+
+
+def markdown(found: Findings, header: Mapping[str, Any]) -> str:
+    """The report of a study; `header` is its study.json."""
+    parts = [
+        [f"# {found.spec.study.name}: {found.spec.cluster.model}"],
+        [f"**{SIMULATED}**"] if found.spec.cluster.simulated else [],
+        [found.answer],
+        _before_after(found),
+        _proof(found),
+        _ranking(found),
+        _list("Not feasible", found.infeasible),
+        _list("Cautions", found.cautions),
+        _host(header.get("provenance") or {}),
+        ["## How to repeat it", _REPEAT.format(name=found.spec.study.name), _fenced(str(header.get("file", "")))],
+    ]
+    return "\n\n".join(text.strip("\n") for part in parts for text in part) + "\n"
+
+
+def _before_after(found: Findings) -> list[str]:
+    if not found.changes:
+        return []
+    rows = [row for change in found.changes for row in _rows(change)]
+    table = _table(("load", "set-up", "mean TTFT, s", "p50", "p95", "TPS, tokens/s", "change"), rows)
+    return ["## Before and after", f"{found.title}.", table]
+
+
+def _rows(change: Change) -> Iterator[tuple[str, ...]]:
+    for name, one in (("baseline", change.before), ("new", change.after)):
+        shown = (figure(value) for value in (one.ttft_mean, one.ttft_p50, one.ttft_p95, one.tps))
+        yield change.label, name, *shown, percent(change.tps) if name == "new" else ""
+
+
+def _proof(found: Findings) -> list[str]:
+    proof = found.proof
+    if proof is None or not proof.blocks:
+        return []
+    rows = []
+    for number, one in enumerate(proof.contenders):
+        gain = proof.gain(number) if number != BASELINE else None
+        tps = one.mean_tps
+        rows.append(
+            (
+                configuration(one.params) + ("  (baseline)" if number == BASELINE else ""),
+                ", ".join(f"{value:.1f}" for value in one.tps) or one.reason,
+                f"{tps.mean:.1f} ({tps.low:.1f} to {tps.high:.1f})" if tps else "–",
+                f"{gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%})" if gain else "–",
+                "; ".join(distance(name, value) for name, value in proof.violations[number].items()) or "–",
+            )
+        )
+    words = (
+        f"{proof.blocks} blocks, in each of which every candidate ran once on fresh starts, in alternating order."
+        f" The mean is shown with its 95 % interval. The changes and the limits hold all together with"
+        f" {proof.rules.confidence:.0%} confidence, however often was looked."
+    )
+    head = ("candidate", "tokens/s, run by run", "mean", "against the baseline", "limits")
+    return ["## Proof", words, _table(head, rows)]
+
+
+def _ranking(found: Findings) -> list[str]:
+    if not found.ranking:
+        return []
+    title = f"## The best {len(found.ranking)} of {found.configurations} configurations in the search"
+    head = ("", "TPS, tokens/s", "mean TTFT, s", "configuration", "verdict")
+    rows = [
+        (str(one.number), figure(one.tps), figure(one.ttft_mean), one.configuration, one.verdict)
+        for one in found.ranking
+    ]
+    return [title, _table(head, rows)]
+
+
+def _list(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "\n".join(f"- {_escaped(line)}" for line in lines)] if lines else []
+
+
+def _host(provenance: Mapping[str, Any]) -> list[str]:
+    if not provenance:
+        return []
+    devices = [f"{one['name']}, {one['id']}, {one['memory_bytes'] / 2**30:.1f} GiB" for one in provenance["devices"]]
+    lines = [
+        f"autotune {provenance['autotune']}, Ollama {provenance['ollama']}"
+        + (f", NVIDIA driver {provenance['driver']}" if provenance["driver"] else ""),
+        f"model {provenance['model']}, digest {provenance['model_digest']}",
+        *devices,
+    ]
+    return _list("Measured on", lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Layouts are written with bars, programs say all kinds of things."""
+    for mark in ("\\", "|", "*", "_", "`", "<", "["):
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+def _fenced(text: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}toml\n{text.rstrip()}\n{fence}"

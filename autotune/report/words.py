@@ -1,0 +1,184 @@
+"""Times, configurations and verdicts in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autotune.confirm import BASELINE, Kind
+from autotune.score import UNDECIDED
+from autotune.study import standings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autotune.confirm import Verdict
+    from autotune.metrics import Metrics
+    from autotune.stats import Interval
+    from autotune.study import Standing
+    from autotune.trial import TrialResult
+
+SIMULATED = "SIMULATED: figures of a played host, not of this one"
+
+
+def span(seconds: float | None) -> str:
+    """A length of time for people: "1 h 05 min", "3 min 20 s", "12 s"."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
+
+
+def configuration(params: Mapping[str, Any]) -> str:
+    """Parameters in one line, the usual ones left out."""
+    usual = {"flash_attention": "auto", "kv_cache_type": "f16"}
+    rest = [
+        f"{name.removeprefix('env:')}={value}"
+        for name, value in params.items()
+        if name not in {"layout", "num_parallel", "policy"} and usual.get(name) != value
+    ]
+    policy = [str(params["policy"])] if "policy" in params else []
+    return ", ".join([f"{params['layout']}  NUM_PARALLEL {params['num_parallel']}", *policy, *rest])
+
+
+def figures(metrics: Metrics) -> str:
+    """One level in one line."""
+    ttft = metrics.ttft_s
+    return (
+        f"{metrics.output_tps:.1f} tokens/s,"
+        f" TTFT mean {seconds(ttft.mean)} p50 {seconds(ttft.p50)} p95 {seconds(ttft.p95)},"
+        f" {metrics.success_rate:.0%} of {metrics.requests} ok"
+    )
+
+
+def verdict(result: TrialResult) -> str:
+    """What became of a trial, in one line."""
+    if not result.measured:
+        return f"infeasible ({result.reason}): {result.message}"
+    missed = [f"{name} ({_excess(name, value)})" for name, value in result.score.constraints.items() if value > 0]
+    return f"misses {', '.join(missed)}" if missed else "feasible"
+
+
+def _excess(name: str, violation: float) -> str:
+    """A violation in words."""
+    if name.startswith("success rate"):
+        return f"{100 * violation:.1f} percentage points too low"
+    if violation == UNDECIDED:
+        return "too few requests to say"
+    return f"{violation:.0%} over" if violation < 1 else f"{violation + 1:.1f} times the limit"
+
+
+def distance(name: str, found: Interval) -> str:
+    """How far a candidate is from one limit, on either side."""
+    if found.mean > 0:
+        return f"{name}: {_excess(name, found.mean)}"
+    if name.startswith("success rate"):
+        return f"{name}: {-100 * found.mean:.1f} percentage points to spare"
+    return f"{name}: {-found.mean:.0%} under the limit (between {-found.high:.0%} and {-found.low:.0%})"
+
+
+def figure(value: float | None) -> str:
+    """A number in a table."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """A change; empty where there is none to speak of."""
+    return "" if value is None else f"{value:+.0%}"
+
+
+def seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
+
+
+def gain(best: Standing, results: Sequence[TrialResult]) -> str:
+    """The best against the baseline: raw TPS is never compared across feasibility."""
+    first = results[0]
+    if best.results[0].fingerprint == first.fingerprint:
+        return " (the baseline)"
+    if not first.measured:
+        return " (the baseline could not be measured)"
+    if not first.score.feasible or not first.score.objective or best.objective is None:
+        return " (the baseline misses the limits)"
+    return f" ({best.objective / first.score.objective - 1:+.0%} against the baseline)"
+
+
+def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str = "") -> str:
+    """What a study has found, in a sentence or two; `unproved` is why there was no proof."""
+    if proof is not None and proof.kind is not Kind.UNPROVED:
+        return proved(proof)
+    if not results:
+        return "Nothing was measured."
+    best = standings(results)[0]
+    if not best.feasible:
+        nearest = configuration(best.params)
+        return f"No configuration met the limits. The nearest: {nearest}: {verdict(best.results[-1])}."
+    twice = len(best.results)
+    times = "one measurement" if twice == 1 else f"the mean of {twice} measurements"
+    begun = f": its proof has {proof.blocks} of the {proof.rules.pairs} blocks that it needs" if proof else ""
+    why = f": {unproved}" if unproved else ""
+    return (
+        f"Best: {configuration(best.params)}: {best.objective:.1f} tokens/s{gain(best, results)}. "
+        f"This is {times}, not yet a proof{begun or why}."
+    )
+
+
+def proved(proof: Verdict) -> str:
+    """What a proof says."""
+    if proof.kind is Kind.WINNER:
+        return f"{_winner(proof)}{_alike(proof)}"
+    keep, feasible = (
+        configuration(proof.contenders[BASELINE].params),
+        [one for one in proof.others if proof.feasible(one)],
+    )
+    if not feasible:
+        fate = "meets them" if proof.feasible(BASELINE) else "misses them too"
+        return f"No clear winner: in the proof no candidate met the limits again; the baseline, {keep}, {fate}."
+    best = max(feasible, key=lambda one: sum(proof.contenders[one].tps))
+    made = f"{configuration(proof.contenders[best].params)} makes {_change(proof.gain(best))}"
+    if proof.kind is Kind.KEEP:
+        least = f"{proof.rules.least_gain:.0%}"
+        return f"Keep what you have, {keep}: nothing is better by {least} or more. {made} ({proof.blocks} blocks)."
+    limits = "" if proof.feasible(BASELINE) else ", and whether the baseline misses the limits is not certain either"
+    return f"No clear winner after {proof.blocks} blocks: {made}{limits}. Until that is settled keep {keep}."
+
+
+def _winner(proof: Verdict) -> str:
+    one = proof.contenders[proof.recommended]
+    tps, again = one.mean_tps, one.next_tps
+    assert tps is not None
+    assert again is not None
+    if proof.contenders[BASELINE].reason:
+        over = "and the baseline could not be measured"
+    elif proof.outlives(proof.recommended, BASELINE):
+        over = f"and it meets the limits, which the baseline misses ({_missed(proof)})"
+    else:
+        over = f"{_change(proof.gain(proof.recommended))} than the baseline"
+    return (
+        f"Winner: {configuration(one.params)}: {tps.mean:.1f} tokens/s ({tps.low:.1f} to {tps.high:.1f}), {over}."
+        f" Proved in {proof.blocks} blocks; a fresh start makes {again.low:.1f} to {again.high:.1f} tokens/s 19 times"
+        " of 20."
+    )
+
+
+def _missed(proof: Verdict) -> str:
+    """By how much the baseline misses its limits."""
+    missed = {name: found.mean for name, found in proof.violations[BASELINE].items() if found.mean > 0}
+    return ", ".join(f"{name}: {_excess(name, value)}" for name, value in missed.items())
+
+
+def _alike(proof: Verdict) -> str:
+    """What else could have been chosen."""
+    others = [configuration(proof.contenders[one].params) for one in proof.equals if one != proof.recommended]
+    if not others:
+        return ""
+    cost = f"; against the fastest it makes {_change(proof.cost)}" if proof.cost else ""
+    return f" It cannot be told apart from {' or '.join(others)}, and is the simplest of them{cost}."
+
+
+def _change(gain: Interval | None) -> str:
+    if gain is None:
+        return "an unknown number of tokens/s"
+    word = "more" if gain.mean >= 0 else "fewer"
+    return f"{abs(gain.mean):.1%} {word} tokens/s (between {gain.low:+.1%} and {gain.high:+.1%})"

@@ -1,0 +1,71 @@
+"""A whole study file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import model_validator
+
+from autotune.spec.sections import (
+    Baseline,
+    Budget,
+    Cluster,
+    Level,
+    Objective,
+    Proof,
+    Search,
+    Section,
+    Study,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class StudySpec(Section):
+    """A whole study file."""
+
+    study: Study
+    cluster: Cluster
+    search: Search
+    baseline: Baseline = Baseline()
+    workload: Workload
+    objective: Objective = Objective()
+    budget: Budget
+    proof: Proof = Proof()
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Self:
+        limits = {f"objective.limits[{number}].at": limit.at for number, limit in enumerate(self.objective.limits)}
+        for key, at in {"objective.at": self.objective.at, **limits}.items():
+            try:
+                self.level(at)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+        return self
+
+    def level(self, at: float | str | None) -> Level:
+        """The level that `at` names; `ValueError` when there is none. None is the objective's."""
+        levels = self.workload.levels
+        if at is None:
+            return self.level(self.objective.at) if self.objective.at is not None else levels[-1]
+        meant = [level for level in levels if at in (level.users, level.rate, level.label)]
+        if len(meant) == 1:
+            return meant[0]
+        found = "means several levels; write one of" if meant else "no such level; there are"
+        raise ValueError(f"{at!r}: {found} {', '.join(repr(level.label) for level in levels)}")
+
+    def measured(self) -> dict[str, Any]:
+        """All that decides what a trial measures, as flat `section.key` pairs: while they stay a study goes on."""
+        data = self.model_dump(mode="json", exclude={"budget": True, "proof": True, "study": {"name"}})
+        timeouts = {"cluster.start_timeout_s", "cluster.load_timeout_s", "cluster.stop_timeout_s"}
+        return {key: value for key, value in _flat(data) if key not in timeouts}
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

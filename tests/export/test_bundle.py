@@ -1,0 +1,345 @@
+"""What is exported: every setting that was measured, in every form; and what cannot be exported, in one clear line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune import export
+from autotune.cli import main
+from autotune.confirm import place
+from autotune.errors import NothingFeasible, StorageError, UsageError
+from autotune.export import compose, systemd
+from autotune.export.bundle import bundle
+from autotune.ground import Ground
+from autotune.inventory import Device, Inventory
+from autotune.ollama.api import ServerFacts
+from autotune.report.words import SIMULATED
+from autotune.store import FORMAT, Store
+from tests.conftest import TINY, cores, gpus, study
+from tests.factories import BASELINE, LIMIT, params, result
+from tests.proofs import FAST
+
+if TYPE_CHECKING:
+    from autotune.spec import StudySpec
+
+PROVENANCE: dict[str, Any] = {
+    "autotune": "0.1.0",
+    "ollama": "0.32.15",
+    "driver": "560.1",
+    "command": ["/usr/local/bin/ollama", "serve"],
+    "environment": {"LD_LIBRARY_PATH": "/opt/cuda/lib"},
+    "models_dir": "/models of all",
+    "model": "tiny",
+    "model_digest": "abc",
+    "devices": [{"index": 0, "id": "GPU-1", "name": "Small GPU", "memory_bytes": 4 << 30}],
+}
+REAL = {"cluster": {"driver": "process", "balancer": "nginx", "first_port": 9000, "balancer_port": 9999}}
+
+
+def proved(
+    folder: Path,
+    inventory: Inventory | None = None,
+    chosen: dict[str, Any] = FAST,
+    gain: float = 50,
+    **tables: Any,
+) -> Store:
+    """A study in which `chosen` was proved to be better than the baseline by so many tokens/s."""
+    spec: StudySpec = study(objective={"limits": [LIMIT]}, **{**REAL, **tables})
+    store, there = Store(folder / "night"), inventory or gpus()
+    store.open(spec, "# a study\n")
+    store.write_header({**(store.header() or {}), "provenance": PROVENANCE})
+    ground = Ground(spec, there, ServerFacts("0.32.15", TINY), Path("/models of all"), Path("/home"), None, {})  # type: ignore[arg-type]
+    first = {**BASELINE, "layout": "0+1"} if inventory and inventory.devices[0].make == "cpu" else BASELINE
+    pair = [first, chosen]
+    for number, one in enumerate([*pair, params(32)]):
+        plan = ground.plan(one)
+        store.trials.write_plan(number, one, plan)
+        reason = "load_failed" if number == 2 else ""
+        store.trials.save(result(number, one, 100 + gain * number, reason=reason, fingerprint=plan.fingerprint), [])
+    shelf = store.proof(store.begin_proof(pair))
+    for number in range(8):
+        which = place(number, 2)[1]
+        plan = ground.plan(pair[which])
+        shelf.write_plan(number, pair[which], plan)
+        found = result(number, pair[which], 100 + gain * which + number / 10, fingerprint=plan.fingerprint)
+        shelf.save(found, [])
+    return store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return proved(tmp_path)
+
+
+# everything that was measured
+
+
+def test_every_setting_of_the_plan_is_in_the_units_and_in_the_environment_files(store: Store) -> None:
+    chosen = bundle(store)
+    files = chosen.files()
+    assert len(chosen.plan.instances) == 2
+    for number, instance in enumerate(chosen.plan.instances):
+        unit = files[f"systemd/ollama-test@{number}.service.d/10-autotune.conf"]
+        for name, value in instance.env:
+            if name != "HOME":
+                assert f'Environment="{name}={value}"' in unit
+                assert f"\n{name}={value}\n" in files[f"env/{instance.name}.env"]
+        assert "HOME=" not in unit
+        assert 'Environment="LD_LIBRARY_PATH=/opt/cuda/lib"' in unit
+        assert f'Environment="CUDA_VISIBLE_DEVICES={instance.devices[0]}"' in unit
+        assert instance.devices[0].startswith("GPU-")
+        assert f"ExecStartPost=/bin/bash /usr/local/lib/ollama-test/preload 127.0.0.1 {instance.port} tiny" in unit
+    template = files["systemd/ollama-test@.service"]
+    for line in ("ExecStart=/usr/local/bin/ollama serve", "Restart=always", "RestartSec=3", "TimeoutStartSec=660"):
+        assert f"\n{line}\n" in template
+    for name in ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_KEEP_ALIVE", "OLLAMA_MODELS", "OLLAMA_NUM_PARALLEL", "OLLAMA_VULKAN"):
+        assert name in dict(chosen.plan.instances[0].env)
+
+
+def test_nginx_is_what_was_measured_and_listens_where_it_is_told(store: Store) -> None:
+    site = bundle(store).files()["nginx/ollama-test.conf"]
+    for piece in (
+        "listen 127.0.0.1:9999;",
+        "least_conn;",
+        "server 127.0.0.1:9001 max_fails=0;",
+        "proxy_buffering off;",
+    ):
+        assert piece in site
+    everywhere = bundle(store, listen="0.0.0.0").files()
+    assert "listen 0.0.0.0:9999;" in everywhere["nginx/ollama-test.conf"]
+    assert "mind the firewall" in everywhere["INSTALL.md"]
+    assert "http://127.0.0.1:9999" in everywhere["INSTALL.md"]
+    assert "listen [::1]:9999;" in bundle(store, listen="::1").files()["nginx/ollama-test.conf"]
+
+
+def test_compose_has_the_same_instances_with_their_devices(store: Store) -> None:
+    chosen = bundle(store)
+    services = compose.services(chosen)
+    assert list(services) == ["ollama-0", "ollama-1", "nginx"]
+    one = services["ollama-1"]
+    assert one["image"] == "ollama/ollama:0.32.15"
+    (card,) = one["deploy"]["resources"]["reservations"]["devices"]
+    assert card["device_ids"] == list(chosen.plan.instances[1].devices)
+    assert one["env_file"] == ["env/ollama-1.env"]
+    assert "/models of all:/models of all" in one["volumes"]
+
+
+def test_a_cpu_is_pinned_in_every_form(tmp_path: Path) -> None:
+    chosen = bundle(proved(tmp_path, cores((0, 2), (1, 3))))
+    files = chosen.files()
+    assert "\nCPUAffinity=0 2\n" in files["systemd/ollama-test@0.service.d/10-autotune.conf"]
+    assert compose.services(chosen)["ollama-1"]["cpuset"] == "1,3"
+    assert "deploy" not in compose.services(chosen)["ollama-1"]
+    assert 'Environment="LLAMA_ARG_THREADS=2"' in files["systemd/ollama-test@0.service.d/10-autotune.conf"]
+
+
+def test_an_amd_card_gets_its_own_image_and_devices(tmp_path: Path) -> None:
+    cards = tuple(Device(index, f"GPU-{index}a", "amd", "Card", 8 << 30, "card") for index in range(2))
+    service = compose.services(bundle(proved(tmp_path, Inventory("host", cards))))["ollama-0"]
+    assert (service["image"], service["devices"]) == ("ollama/ollama:0.32.15-rocm", ["/dev/kfd", "/dev/dri"])
+
+
+def test_a_derived_model_comes_with_its_modelfile(tmp_path: Path) -> None:
+    chosen = bundle(proved(tmp_path, chosen={**FAST, "num_batch": 256}))
+    files = chosen.files()
+    assert files["Modelfile"].endswith("FROM tiny\nPARAMETER num_batch 256\n")
+    assert "ollama create autotune-tiny-batch256 -f Modelfile" in files["INSTALL.md"]
+    assert "preload 127.0.0.1 9000 autotune-tiny-batch256" in files["systemd/ollama-test@0.service.d/10-autotune.conf"]
+    assert "for the model `autotune-tiny-batch256`" in files["INSTALL.md"]
+
+
+def test_the_document_has_the_whole_provenance(store: Store) -> None:
+    told = json.loads(bundle(store).files()["cluster.json"])
+    assert told["provenance"] == PROVENANCE
+    assert (told["simulated"], told["proved"], told["study_file"]) == (False, True, "# a study\n")
+    assert told["answer"].startswith("Winner: 0 | 1  NUM_PARALLEL 8, least_conn: 150.")
+    expected = told["expected"]
+    assert expected["load"] == "2 users"
+    assert 149 < expected["low"] < expected["output_tps"] < expected["high"] < 152
+    assert told["plan"]["instances"][0]["env"]
+    assert [one["label"] for one in told["figures"]] == ["2 users"]
+    assert len(told["trials"]) == 4
+
+
+def test_the_guide_warns_of_what_surprises(store: Store) -> None:
+    guide = bundle(store).files()["INSTALL.md"]
+    for piece in (
+        "`ollama pull`, `ollama ps` and `ollama create` through the balancer reach one instance",
+        "sudo systemctl enable --now ollama-test@0 ollama-test@1",
+        "## Roll back",
+        "autotune bench http://127.0.0.1:9999 --model tiny --concurrency 2",
+        "19 times of 20",
+    ):
+        assert piece in guide
+
+
+# marks
+
+
+def test_every_file_of_a_simulated_study_says_so(tmp_path: Path) -> None:
+    simulated = bundle(proved(tmp_path, cluster={**REAL["cluster"], "driver": "simulated"}))
+    assert all(SIMULATED in content for content in simulated.files().values())
+    assert not any(SIMULATED in content for content in bundle(proved(tmp_path / "real")).files().values())
+
+
+def test_a_trial_that_was_chosen_by_hand_is_marked_as_not_proved(store: Store) -> None:
+    chosen = bundle(store, trial=0)
+    assert chosen.plan.layout == "0"
+    assert all("Not proved" in content for content in chosen.files().values())
+    assert json.loads(chosen.files()["cluster.json"])["expected"]["low"] is None
+    assert "One measurement is not a proof." in chosen.files()["INSTALL.md"]
+    assert bundle(store, trial=1).proved  # the same configuration as the winner's
+
+
+# words that mean something to systemd and Compose
+
+
+PRINTABLE = st.text(st.characters(exclude_categories=("C", "Zl", "Zp"), exclude_characters="\ufeff"), max_size=20)
+KEYS = st.sampled_from(["a", "b-c", "d_e"])
+SERVICES = st.dictionaries(
+    KEYS,
+    st.recursive(
+        PRINTABLE | st.lists(PRINTABLE, min_size=1, max_size=3),
+        lambda inner: (
+            st.dictionaries(KEYS, inner, min_size=1, max_size=3)
+            | st.lists(st.dictionaries(KEYS, inner, min_size=1, max_size=2), min_size=1, max_size=2)
+        ),
+        max_leaves=8,
+    ),
+    min_size=1,
+)
+
+
+@given(PRINTABLE)
+def test_whatever_a_value_holds_systemd_reads_it_back(value: str) -> None:
+    read = shlex.split(f'"NAME={systemd._unit_text(value)}"')[0]
+    assert read.replace("%%", "%") == f"NAME={value}"
+
+
+@given(SERVICES)
+def test_whatever_a_compose_file_holds_yaml_reads_it_back(value: dict[str, Any]) -> None:
+    yaml = pytest.importorskip("yaml")
+    assert yaml.safe_load(compose._yaml(value)) == doubled(value)
+
+
+def doubled(value: Any) -> Any:
+    """As Compose reads it: $ is written twice."""
+    if isinstance(value, dict):
+        return {key: doubled(part) for key, part in value.items()}
+    return [doubled(part) for part in value] if isinstance(value, list) else value.replace("$", "$$")
+
+
+# what cannot be exported
+
+
+def test_an_export_is_there_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    said = export.write(store, target)
+    assert said[-1] == f"Next: read {target / 'INSTALL.md'}"
+    assert {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()} == set(
+        bundle(store).files()
+    )
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    export.write(store, empty)
+    assert (empty / "INSTALL.md").exists()
+
+
+def test_a_folder_that_is_not_empty_is_never_touched(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    target.mkdir()
+    (target / "file").write_text("mine")
+    with pytest.raises(UsageError, match="mine: is not an empty folder; nothing was written"):
+        export.write(store, target)
+    with pytest.raises(UsageError, match="is not an empty folder"):
+        export.write(store, target / "file")
+    assert [path.name for path in target.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="--to "):
+        export.write(store, tmp_path / "file" / "out")
+
+
+def test_a_study_without_a_winner_says_what_it_has(tmp_path: Path) -> None:
+    slower = proved(tmp_path / "slower", gain=-20)
+    with pytest.raises(NothingFeasible, match=r"no proved winner; there is nothing to install\. Keep what"):
+        bundle(slower)
+    begun = proved(tmp_path / "begun")
+    for path in sorted(begun.folder.glob("proofs/0000/00*/result.json"))[3:]:
+        path.unlink()
+    with pytest.raises(NothingFeasible, match=r"no proved winner; --trial N exports a trial that you choose\. Best: "):
+        bundle(begun)
+    assert not bundle(begun, trial=1).proved
+
+
+@pytest.mark.parametrize(
+    ("trial", "words"), [(9, "has the trials 0 to 2"), (-1, "has the trials"), (2, "could not be")]
+)
+def test_a_trial_that_cannot_be_exported_is_refused(store: Store, trial: int, words: str) -> None:
+    with pytest.raises(UsageError, match=rf"--trial {trial}: .*{words}"):
+        bundle(store, trial=trial)
+
+
+def test_an_address_that_is_none_is_refused(store: Store) -> None:
+    with pytest.raises(UsageError, match="--listen localhost: allowed is an IP address"):
+        bundle(store, listen="localhost")
+
+
+@pytest.mark.parametrize("command", [["status"], ["report"], ["export", "--to", "out"]])
+def test_a_study_that_cannot_be_read_is_one_clear_line(
+    command: list[str],
+    store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def refused(code: int, study: Path) -> str:
+        name, *rest = command
+        assert main([name, str(study), *rest]) == code
+        said = capsys.readouterr()
+        (line,) = said.err.splitlines()
+        assert (said.out, (tmp_path / "out").exists()) == ("", False)
+        return line
+
+    assert "nowhere.toml: No such file or directory" in refused(2, tmp_path / "nowhere.toml")
+    assert "no study (there is no study.json" in refused(4, tmp_path)
+    header = store.header() or {}
+    (store.folder / "study.json").write_text(json.dumps({**header, "format": FORMAT + 1}))
+    assert f"format {FORMAT + 1} is of a newer autotune" in refused(4, store.folder)
+    (store.folder / "study.json").write_text("{")
+    assert "study.json: damaged" in refused(4, store.folder)
+    store.write_header(header)
+    (store.folder / "trials/0001/result.json").write_text("{}")
+    assert "trials/0001/result.json: damaged" in refused(4, store.folder)
+
+
+def test_a_study_in_which_nothing_was_run_has_nothing_to_export(tmp_path: Path) -> None:
+    store = Store(tmp_path / "night")
+    store.open(study(), "")
+    with pytest.raises(StorageError, match="nothing was run in this study yet"):
+        bundle(store)
+
+
+def test_names_are_such_that_systemd_and_nginx_take_them(tmp_path: Path) -> None:
+    chosen = bundle(proved(tmp_path))
+    odd = replace(chosen, found=replace(chosen.found, spec=study(study={"name": "My_Night.2"})))
+    assert odd.name == "ollama-my-night-2"
+
+
+def test_the_user_is_the_stores_owner_or_the_one_that_is_named(store: Store, tmp_path: Path) -> None:
+    assert "\nUser=nobody\n" in bundle(store, user="nobody").files()["systemd/ollama-test@.service"]
+    store.write_header({**(store.header() or {}), "provenance": {**PROVENANCE, "models_dir": str(tmp_path)}})
+    assert bundle(store).user == tmp_path.owner()

@@ -1,0 +1,109 @@
+"""Whole nights as the analysis sees them, and the notebooks that show them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from autotune.analysis import instances, load, recomputed, requests, stages, stored, timeline, trials
+
+if TYPE_CHECKING:
+    from tests.night.harness import Folder
+
+pytestmark = [pytest.mark.nginx, pytest.mark.slow]
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+MOST_BYTES = 400_000
+
+
+def test_metrics_computed_again_are_those_of_the_trials_to_the_last_bit(proved: Folder) -> None:
+    study = load(proved.file)
+    again = recomputed(study)
+    assert again == stored(study)
+    assert {(phase, label) for phase, _, label in again} == {
+        (phase, label) for phase in ("search", "proof") for label in ("6 requests/s", "4 users")
+    }
+    assert sum(phase == "proof" for phase, _, _ in again) == 16
+    assert all(metrics.output_tps > 0 for metrics in again.values())
+
+
+def test_tables_of_a_night_agree_with_each_other(proved: Folder) -> None:
+    study = load(proved.study)
+    every = trials(study).set_index(["phase", "number", "level"])
+    for phase in ("search", "proof"):
+        asked = requests(study, phase=phase).query("in_window and not cold").groupby(["phase", "number", "level"])
+        assert (asked.size() <= every.loc[phase]["requests"].max()).all()
+        assert asked["ttft_s"].mean().to_dict() == pytest.approx(every.loc[[phase]]["ttft_mean_s"].to_dict())
+    shares = instances(study).groupby(["phase", "number", "level"])["share"].sum()
+    assert shares.to_dict() == pytest.approx(dict.fromkeys(every.index, 1.0))
+    loads = stages(study).query("stage == 'load'")
+    assert len(loads) == len(every)
+    assert "proof: baseline, 0 · 1 slot" in {row for bar in timeline(study).data for row in bar.y}
+
+
+# the notebooks
+
+
+def executed(name: str, study: Path, monkeypatch: pytest.MonkeyPatch, *, errors: bool = False) -> list[Any]:
+    """All outputs of a notebook on a study; with `errors` also the first of those."""
+    monkeypatch.setenv("AUTOTUNE_STUDY", str(study))
+    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in cells:
+        cell.outputs = []
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOKS)}})
+    with pytest.raises(CellExecutionError) if errors else nullcontext():
+        client.execute()
+    return [output for cell in cells for output in cell.outputs]
+
+
+def figures(outputs: list[Any]) -> list[Any]:
+    plotted = "application/vnd.plotly.v1+json"
+    return [output.data[plotted] for output in outputs if plotted in output.get("data", {})]
+
+
+def printed(outputs: list[Any]) -> str:
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def test_a_first_look_shows_a_study(proved: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = executed("first-look", proved.study, monkeypatch)
+    assert "night: 3 trials and 8 runs of a proof on SIMULATED hardware" in printed(outputs)
+    assert len(figures(outputs)) == 5
+    assert all("SIMULATED" in json.dumps(figure["layout"]["title"]) for figure in figures(outputs))
+
+
+def test_the_reference_deployment_is_held_against_its_rows(reference: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = executed("reference-deployment", reference.file, monkeypatch)
+    assert "reference-deployment: 3 trials on SIMULATED hardware" in printed(outputs)
+    assert len(figures(outputs)) == 4
+    assert "366.01" in str(outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("first-look", "make demo"), ("reference-deployment", "autotune run studies/")]
+)
+def test_without_results_a_notebook_says_in_one_line_what_makes_them(
+    name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (output,) = executed(name, tmp_path, monkeypatch, errors=True)
+    (line,) = output.traceback
+    assert line.startswith(f"autotune: {tmp_path}: no study")
+    assert command in line
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_comes_with_its_outputs_small_and_without_paths_of_a_machine(path: Path) -> None:
+    text = path.read_text()
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells)
+    assert len(text) < MOST_BYTES
+    assert not [word for word in ("/home/", "/tmp/", "/root/", str(NOTEBOOKS.parent), "Traceback") if word in text]

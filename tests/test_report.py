@@ -1,0 +1,249 @@
+"""What is said of a study: the sentences of each kind of end, the tables, the doubts, and the page of Markdown."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from autotune import console, report
+from autotune.confirm import Verdict, contenders, place
+from autotune.report.words import SIMULATED
+from autotune.spec import Proof
+from autotune.store import Store
+from tests.conftest import study
+from tests.factories import BASELINE, LIMIT, SPEC, metrics, params, result
+from tests.proofs import CANDIDATES, FAST, LEAN, proof, steady
+from tests.test_study import ONE_SLOT
+
+if TYPE_CHECKING:
+    from autotune.metrics import InstanceMetrics
+    from autotune.trial import TrialResult
+
+SEARCH = [
+    result(0, BASELINE, 100),
+    result(1, FAST, 151),
+    result(2, LEAN, 150),
+    result(3, params(16), 400, ttft_s=9.0),
+    result(4, params(32), reason="load_failed"),
+]
+PROVENANCE = {
+    "autotune": "0.1.0",
+    "ollama": "0.32.15",
+    "driver": "560.1",
+    "model": "tiny",
+    "model_digest": "abc",
+    "devices": [{"index": 0, "id": "GPU-1", "name": "Small GPU", "memory_bytes": 4 << 30}],
+}
+
+
+def found(verdict: Verdict | None = None, results: list[TrialResult] = SEARCH, **more: Any) -> report.Findings:
+    return report.findings(SPEC, results, verdict, **more)
+
+
+def answer(verdict: Verdict | None = None, **more: Any) -> str:
+    return found(verdict, **more).answer
+
+
+# the answer
+
+
+def test_a_winner_is_told_with_its_intervals() -> None:
+    said = answer(proof(steady(100), steady(150)))
+    assert said.startswith("Winner: 0 | 1  NUM_PARALLEL 8, least_conn: 15")
+    assert "more tokens/s (between +4" in said
+    assert "than the baseline. Proved in 4 blocks; a fresh start makes 14" in said
+    assert said.endswith("tokens/s 19 times of 20.")
+
+
+def test_a_winner_over_a_baseline_that_misses_the_limits_is_not_compared_by_its_tokens() -> None:
+    said = answer(proof(steady(400, 9.0), steady(150, 1.0)))
+    assert "and it meets the limits, which the baseline misses (ttft_s mean at 2 users: 4.5 times the limit)." in said
+    assert "more tokens/s" not in said
+    assert "and the baseline could not be measured." in answer(proof(steady(100), steady(50), reasons={0: "offloaded"}))
+
+
+def test_the_simplest_of_the_best_says_what_it_costs() -> None:
+    said = answer(proof(steady(100), steady(151), steady(150)))
+    assert said.startswith("Winner: 0 | 1  NUM_PARALLEL 4, least_conn: ")
+    assert "It cannot be told apart from 0 | 1  NUM_PARALLEL 8, least_conn, and is the simplest of them" in said
+    assert "against the fastest it makes 0." in said
+
+
+def test_to_keep_what_one_has_is_a_full_answer() -> None:
+    said = answer(proof(steady(100), steady(80)))
+    assert said.startswith(
+        "Keep what you have, 0  NUM_PARALLEL 1: nothing is better by 2% or more. 0 | 1  NUM_PARALLEL 8"
+    )
+    assert "makes 2" in said
+    assert "% fewer tokens/s (between -2" in said
+
+
+def test_no_clear_winner_says_how_near_it_is() -> None:
+    said = answer(proof(steady(100, blocks=12, spread=0.1), steady(103, blocks=12, spread=0.1)))
+    assert said.startswith("No clear winner after 12 blocks: 0 | 1  NUM_PARALLEL 8, least_conn makes ")
+    assert said.endswith("Until that is settled keep 0  NUM_PARALLEL 1.")
+    late = answer(
+        proof([(100, late) for late in (2.1, 1.98, 2.07, 2.02)], [(101, late) for late in (1.9, 2.04, 1.97, 1.99)])
+    )
+    assert ", and whether the baseline misses the limits is not certain either. Until" in late
+
+
+def test_candidates_that_miss_the_limits_in_the_proof_are_no_winners() -> None:
+    said = answer(proof(steady(100, 9.0), steady(150, 9.0)))
+    assert said.startswith("No clear winner: in the proof no candidate met the limits again; ")
+    assert said.endswith("the baseline, 0  NUM_PARALLEL 1, misses them too.")
+
+
+def test_without_a_proof_it_says_why() -> None:
+    assert answer().endswith("This is one measurement, not yet a proof.")
+    assert answer(unproved="no time was left").endswith("not yet a proof: no time was left.")
+    begun = answer(proof(steady(100, blocks=2), steady(150, blocks=2)))
+    assert begun.endswith("not yet a proof: its proof has 2 of the 4 blocks that it needs.")
+    assert answer(results=[]) == "Nothing was measured."
+    assert answer(results=SEARCH[3:]).startswith("No configuration met the limits. The nearest: ")
+
+
+# tables
+
+
+def test_before_and_after_are_means_over_the_runs_of_the_proof() -> None:
+    told = found(proof([(100, 0.5), (102, 0.7), (100, 0.5), (102, 0.7)], [(200, 0.2)] * 4))
+    assert told.title == "The winner against the baseline, mean of 4 runs each: 0 | 1  NUM_PARALLEL 8, least_conn"
+    (change,) = told.changes
+    assert (change.label, change.before.tps, change.after.tps) == ("2 users", 101.0, 200.0)
+    assert change.before.ttft_mean == pytest.approx(0.6)
+    assert change.tps == pytest.approx(99 / 101)
+    assert told.chosen is not None
+    assert told.chosen.params == FAST
+
+
+def test_before_a_proof_the_best_of_the_search_is_shown() -> None:
+    told = found()
+    assert told.title.startswith("The best of the search against the baseline, one run each: ")
+    assert told.changes[0].after.tps == 151
+    assert told.chosen is None
+    assert found(results=SEARCH[:1]).changes == ()
+
+
+def test_what_was_infeasible_is_counted_with_an_example() -> None:
+    told = found(results=[*SEARCH, result(5, params(64), reason="load_failed")])
+    assert told.infeasible == (
+        "2 configurations could not be measured: load_failed, as 0  NUM_PARALLEL 32: it was told to: load_failed",
+        "1 configuration missed the limits",
+    )
+
+
+# doubts
+
+
+def busy(slots: int) -> dict[str, InstanceMetrics]:
+    from autotune.metrics import InstanceMetrics  # noqa: PLC0415 - a value of one test
+
+    return {"127.0.0.1:9000": InstanceMetrics(4, 1.0, 100.0, 0.5, 0.5, slots_used=slots)}
+
+
+@pytest.mark.parametrize(("used", "told"), [(5, True), (8, False), (0, False)])
+def test_slots_that_never_filled_are_a_caution(used: int, told: bool) -> None:
+    verdict = proof(steady(100), steady(150))
+    runs = tuple(
+        replace(run, levels={"2 users": metrics(150, instances=busy(used))}) for run in verdict.contenders[1].runs
+    )
+    one = replace(verdict.contenders[1], runs=runs)
+    said = found(Verdict((verdict.contenders[0], one), verdict.rules)).cautions
+    assert any("never more than 5 of the 8 slots of an instance were in use" in text for text in said) == told
+
+
+def test_a_search_that_the_proof_does_not_repeat_is_a_caution() -> None:
+    lucky = [*SEARCH[:1], replace(SEARCH[1], score=replace(SEARCH[1].score, objective=190.0))]
+    said = found(proof(steady(100), steady(150)), lucky).cautions
+    assert any("190.0 tokens/s in the search, 15" in text and "only the proof counts" in text for text in said)
+    assert found(proof(steady(100), steady(151)), SEARCH[:2]).cautions == ()
+
+
+def test_cautions_are_told_once_with_their_number() -> None:
+    doubtful = [replace(one, cautions=("2 users: GPU 0 was throttled",)) for one in SEARCH[:2]]
+    assert found(results=doubtful).cautions == ("2 users: GPU 0 was throttled (in 2 runs)",)
+    assert found(results=[replace(doubtful[0]), SEARCH[1]]).cautions == ("2 users: GPU 0 was throttled",)
+
+
+def test_the_simpler_one_has_less_memory_when_all_else_is_equal() -> None:
+    runs = []
+    for number in range(8):
+        one = CANDIDATES[place(number, 2)[1]]
+        placed = replace(ONE_SLOT, size_bytes=(9 << 30) if one == FAST else (5 << 30))
+        runs.append(result(number, one, 100 + number / 100, placements=(placed,)))
+    sizes = [one.size for one in contenders(CANDIDATES[:2], runs)]
+    assert sizes == [(1, 1, 5 << 30), (2, 16, 9 << 30)]
+
+
+# the page
+
+
+def page(verdict: Verdict | None = None, **more: Any) -> str:
+    return report.markdown(found(verdict, **more), {"file": "[study]\n", "provenance": PROVENANCE})
+
+
+def test_the_report_has_all_that_people_ask_for() -> None:
+    said = page(proof(steady(100), steady(150)))
+    for heading in (
+        "# test: tiny",
+        f"**{SIMULATED}**",
+        "## Before and after",
+        "## Proof",
+        "## The best 5 of 5 configurations in the search",
+        "## Not feasible",
+        "## Measured on",
+        "## How to repeat it",
+    ):
+        assert heading in said
+    assert "| 2 users | baseline | 0.50 | 0.50 | 0.50 |" in said
+    assert "autotune 0.1.0, Ollama 0.32.15, NVIDIA driver 560.1" in said
+    assert "    autotune run test.toml" in said
+    assert said.endswith("```toml\n[study]\n```\n")
+
+
+def test_bars_and_stars_do_not_break_a_table() -> None:
+    odd = [replace(SEARCH[0], params={**BASELINE, "env:OLLAMA_X": "a|b*c_`d`"})]
+    rows = [row for row in page(results=odd).splitlines() if row.startswith("| 1 |")]
+    assert rows
+    assert all(row.replace("\\|", "").count("|") == 6 for row in rows)
+    assert "a\\|b\\*c\\_\\`d\\`" in rows[0]
+
+
+def test_a_real_study_is_not_called_simulated() -> None:
+    real = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"driver": "process"})})
+    assert SIMULATED not in report.markdown(report.findings(real, SEARCH), {})
+
+
+def test_a_study_file_with_a_fence_in_it_stays_whole() -> None:
+    said = report.markdown(found(), {"file": "# ```\n[study]"})
+    assert "````toml\n# ```\n[study]\n````" in said
+
+
+def test_status_says_how_a_study_stands(tmp_path: Path) -> None:
+    store = Store(tmp_path / "night")
+    store.open(study(objective={"limits": [LIMIT]}), "")
+    for one in SEARCH:
+        store.trials.save(one, [])
+    shelf = store.proof(store.begin_proof([BASELINE, FAST]))
+    for number in range(8):
+        which = place(number, 2)[1]
+        shelf.save(result(number, CANDIDATES[which], 100 + 50 * which + number / 10), [])
+    screen = Console(file=io.StringIO(), width=160)
+    console.status(screen, report.read(store), Path("night"), "no night runs on it now")
+    assert isinstance(screen.file, io.StringIO)
+    said = screen.file.getvalue()
+    assert said.startswith("test: tiny; 5 trials; no night runs on it now")
+    assert "Winner: 0 | 1  NUM_PARALLEL 8, least_conn: 150." in said
+    assert "To install it: autotune export night --to DIRECTORY" in said
+    assert "The whole report: autotune report night" in said
+
+
+def test_least_gain_is_told_as_it_was_set() -> None:
+    said = answer(proof(steady(100), steady(104), rules=Proof(least_gain=0.1)))
+    assert said.startswith("Keep what you have, 0  NUM_PARALLEL 1: nothing is better by 10% or more.")

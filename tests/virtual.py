@@ -1,0 +1,192 @@
+"""Whole nights in virtual time: the loop, the sampler, the store and the proof as they are, on a bench that plays."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from autotune import plan as plans
+from autotune.events import Events
+from autotune.night import prove
+from autotune.ollama.api import ServerFacts
+from autotune.records import Outcome, RequestRecord
+from autotune.sampler import Sampler
+from autotune.simulator.clock import run_virtual
+from autotune.spec import Budget
+from autotune.store import Store
+from autotune.study import Clock, Night
+from tests.conftest import TINY, gpus
+from tests.factories import BASELINE, SPEC, result, space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from autotune.confirm import Verdict
+    from autotune.plan import Plan
+    from autotune.space import Space
+    from autotune.spec import StudySpec
+    from autotune.trial import Bench, TrialResult
+
+    Law = Callable[[int, Mapping[str, Any]], TrialResult]
+
+TRIAL_S = 600.0
+EVENING = datetime.fromisoformat("2026-11-20 23:00").astimezone()
+RECORD = RequestRecord(0, 1.0, Outcome.OK, chunk_times=(1.5, 2.0))
+NARROW = space((1,))
+
+
+def by_slots(number: int, chosen: Mapping[str, Any]) -> TrialResult:
+    return result(number, chosen, tps=10.0 * chosen["num_parallel"])
+
+
+@dataclass
+class Played:
+    """A bench, and its cluster: each trial takes its time and then goes by the law, or by the next fault."""
+
+    law: Law = by_slots
+    faults: list[Exception | None] = field(default_factory=list)
+    """What is raised by one call after the other; None is none."""
+    clearing: list[Exception | None] = field(default_factory=list)
+    trial_s: float = TRIAL_S
+    calls: list[tuple[int, float]] = field(default_factory=list)
+    """Number and time of each."""
+    cleared: int = 0
+    spec: StudySpec = SPEC
+    fresh: bool = False
+
+    @property
+    def cluster(self) -> Played:
+        return self
+
+    async def clear(self) -> None:
+        self.cleared += 1
+        if self.clearing and (error := self.clearing.pop(0)) is not None:
+            raise error
+
+    def prove(self, *_: object) -> None:
+        self.fresh = True
+
+    async def trial(
+        self, number: int, chosen: dict[str, Any], plan: Plan
+    ) -> tuple[TrialResult, list[Sequence[RequestRecord]]]:
+        now = asyncio.get_running_loop().time
+        self.calls.append((number, now()))
+        await asyncio.sleep(self.trial_s)
+        if self.faults and (error := self.faults.pop(0)) is not None:
+            raise error
+        found = self.law(number, chosen)
+        return replace(found, fingerprint=plan.fingerprint, seconds=self.trial_s), [[RECORD]]
+
+
+@dataclass
+class Ended:
+    """How a night went."""
+
+    why: str
+    results: list[TrialResult]
+    shown: list[dict[str, Any]]
+    bench: Played
+    store: Store
+    took_s: float
+    proof: Verdict | None = None
+
+    def seen(self, what: str) -> list[dict[str, Any]]:
+        return [event for event in self.shown if event["what"] == what]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of every measurement that was begun."""
+        return [number for number, _ in self.bench.calls]
+
+
+@dataclass
+class Studies:
+    """Nights on one study folder."""
+
+    folder: Path
+    where: Space = field(default_factory=space)
+    last: Ended | None = None
+    """Also of a night that an error has ended."""
+
+    def night(
+        self, bench: Played | None = None, began: datetime = EVENING, *, proof: bool = False, **budget: Any
+    ) -> Ended:
+        """One night to the end of its search, or of its proof."""
+        return run_virtual(self._night(bench or Played(), began, Budget(**budget), proof=proof))
+
+    async def _night(self, bench: Played, began: datetime, budget: Budget, *, proof: bool) -> Ended:
+        now = asyncio.get_running_loop().time
+        store, shown = Store(self.folder), list[dict[str, Any]]()
+        store.open(SPEC, "")
+        results = store.trials.results()
+        sampler = Sampler(store.optuna, "test", 1, self.where, BASELINE)
+        sampler.open(results)
+        night = Night(
+            bench=cast("Bench", bench),
+            store=store,
+            sampler=sampler,
+            events=Events(store.events, shown.append),
+            clock=Clock.start(budget, wall=lambda: began + timedelta(seconds=now())),
+            baseline=BASELINE,
+            plan=lambda chosen: plans.make(
+                SPEC, gpus(), ServerFacts("0.32.15", TINY), chosen, (Path("/m"), Path("/h"))
+            ),
+            narrow=lambda: NARROW,
+            results=results,
+        )
+        self.last = Ended("", results, shown, bench, store, 0.0)
+        self.last.why = await night.run()
+        if proof:
+            ending = await prove(night)
+            self.last.why, self.last.proof = f"{self.last.why}; {ending.why or ending.unproved}", ending.proof
+        self.last.took_s = now()
+        return self.last
+
+    def broken(self, error: type[Exception], bench: Played, **budget: Any) -> tuple[Ended, Any]:
+        """A night that ends by an error."""
+        with pytest.raises(error) as raised:
+            self.night(bench, **budget)
+        assert self.last is not None
+        return self.last, raised.value
+
+
+@dataclass
+class Noise:
+    """How runs of one configuration differ. Each figure is relative; TTFT goes the other way than tokens/s."""
+
+    seed: int
+    sd: float = 0.01
+    """Of each run by itself."""
+    wander: float = 0.0
+    """Standard deviation of the steps of a random walk, from run to run."""
+    drift: float = 0.0
+    """Over a hundred runs, evenly."""
+    outliers: float = 0.0
+    """Share of runs that something else on the host makes a fifth slower."""
+    ttft_s: float = 0.5
+    gains: Mapping[int, float] = field(default_factory=dict)
+    """By num_parallel: how much faster than all others."""
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(f"noise {self.seed}")
+        self._walk = 0.0
+
+    def run(self, tps: float) -> tuple[float, float]:
+        """Tokens/s and mean TTFT in s of the next run."""
+        chance = self._chance
+        self._walk += chance.gauss(0, self.wander) + self.drift / 100
+        slow = math.log(0.8) if chance.random() < self.outliers else 0.0
+        speed = self._walk + chance.gauss(0, self.sd) + slow
+        return tps * math.exp(speed), self.ttft_s * math.exp(chance.gauss(0, self.sd) - speed)
+
+    def law(self, number: int, chosen: Mapping[str, Any]) -> TrialResult:
+        """A trial of a night."""
+        tps, ttft_s = self.run(100.0 * (1 + self.gains.get(chosen["num_parallel"], 0.0)))
+        return result(number, chosen, tps, ttft_s)
