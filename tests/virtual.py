@@ -7,7 +7,9 @@ import math
 import random
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -170,6 +172,8 @@ class Noise:
     """Over a hundred runs, evenly."""
     outliers: float = 0.0
     """Share of runs that something else on the host makes a fifth slower."""
+    recorded: Sequence[float] = ()
+    """Tokens/s of runs that were measured one after the other: their ups and downs, from a run drawn by chance on."""
     ttft_s: float = 0.5
     gains: Mapping[int, float] = field(default_factory=dict)
     """By num_parallel: how much faster than all others."""
@@ -177,13 +181,18 @@ class Noise:
     def __post_init__(self) -> None:
         self._chance = random.Random(f"noise {self.seed}")
         self._walk = 0.0
+        middle = fmean(map(math.log, self.recorded)) if self.recorded else 0.0
+        start = self._chance.randrange(max(len(self.recorded), 1))
+        self._heard = cycle(
+            [math.log(tps) - middle for tps in (*self.recorded[start:], *self.recorded[:start])] or [0.0]
+        )
 
     def run(self, tps: float) -> tuple[float, float]:
         """Tokens/s and mean TTFT in s of the next run."""
         chance = self._chance
         self._walk += chance.gauss(0, self.wander) + self.drift / 100
         slow = math.log(0.8) if chance.random() < self.outliers else 0.0
-        speed = self._walk + chance.gauss(0, self.sd) + slow
+        speed = self._walk + chance.gauss(0, self.sd) + slow + next(self._heard)
         return tps * math.exp(speed), self.ttft_s * math.exp(chance.gauss(0, self.sd) - speed)
 
     def law(self, number: int, chosen: Mapping[str, Any]) -> TrialResult:
