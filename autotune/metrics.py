@@ -75,7 +75,7 @@ class InstanceMetrics:
     ttft_mean_s: float | None
     ttft_p95_s: float | None
     slots_used: int = 0
-    """The most requests that were between their first and their last text at one moment of the window."""
+    """The most requests whose prompt was read or whose answer came at one moment of the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +312,8 @@ def _instances(
 
 def _slots_used(records: Iterable[RequestRecord], window: Window) -> int:
     """The most at one moment; one that ends as another begins has made room for it."""
-    spans = [(r.chunk_times[0], r.chunk_times[-1]) for r in records if r.chunk_times]
+    texts = [(r.chunk_times, r.prompt_eval_duration_s or 0.0) for r in records if r.chunk_times]
+    spans = [(times[0] - prompt_s, times[-1]) for times, prompt_s in texts]
     inside = [span for span in spans if span[0] < window.end and span[1] > window.start]
     turns = sorted([(begin, 1) for begin, _ in inside] + [(end, -1) for _, end in inside])
     return max(accumulate(turn for _, turn in turns), default=0)

@@ -24,6 +24,7 @@ from autotune.cluster.lock import Lock, holder
 from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
 from autotune.events import Events, by_night, read
 from autotune.ollama.env import LIBRARIES
+from autotune.plan import Provenance, ProvenDevice
 from autotune.sampler import Sampler
 from autotune.store import Store
 from autotune.study import Clock, Night
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.plan import Plan
-    from autotune.spec import StudySpec
+    from autotune.spec import Budget, StudySpec
     from autotune.trial import TrialResult
 
 
@@ -90,7 +91,6 @@ async def _night(
         grounds.check_host(spec, found)
         ground = await grounds.ground(spec, found, children, store.run)
         _same_ground(store, ground)
-        _provenance(store, ground)
         sampler = Sampler(
             store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, ground.rule_of_thumb()
         )
@@ -100,12 +100,12 @@ async def _night(
             bench = Bench(
                 spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan), store.trials.keep_logs
             )
+            bench.provenance = provenance(ground)
             _calibration(bench, store)
-            clock = Clock.start(spec.budget, elapsed(read(store.events)))
+            clock = Clock.start(_budget(spec), elapsed(read(store.events)))
             night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
             with events.span("night"):
-                why = await night.run()
-                proved = await prove(night)
+                ending = await whole(night)
     except asyncio.CancelledError:
         _uncancel()
         return _cut_short(spec, store, results, "interrupted", Interrupted("interrupted"))
@@ -114,15 +114,30 @@ async def _night(
     except OSError as error:  # a folder that is a file, a right that is missing: whatever the system says
         said = f"{error.filename or store.folder}: {error.strerror or error}"
         return _broken(spec, store, results, StorageError(said))
-    return replace(proved, why=f"{why}; {proved.why}" if proved.why else why)
+    return ending
 
 
-async def prove(night: Night) -> Ending:
-    """What the search found runs against the baseline, for as long as it takes or time is left."""
+def _budget(spec: StudySpec) -> Budget:
+    """Without a proof the search has all the time."""
+    return spec.budget if spec.proof.finalists else spec.budget.model_copy(update={"proof_share": 0.0})
+
+
+async def whole(night: Night) -> Ending:
+    """A proof that was begun goes first: the time that was kept for it is not the search's. Then search and proof."""
+    spec = night.bench.spec
+    if begun := confirm.begun(night.store, spec, night.results):
+        await _proof(night, begun)
+    why = await night.run()
     results = tuple(night.results)
-    candidates, unproved = confirm.chosen(night.store, night.bench.spec, results, night.clock.left_s())
+    candidates, unproved = confirm.chosen(night.store, spec, results, night.clock.left_s())
     if not candidates:
-        return Ending("", results, unproved=unproved)
+        return Ending(why, results, proof=confirm.verdict(night.store, spec.proof), unproved=unproved)
+    proof = await _proof(night, candidates)
+    return Ending(f"{why}; the proof: {proof}", results, proof=confirm.verdict(night.store, spec.proof))
+
+
+async def _proof(night: Night, candidates: list[dict[str, Any]]) -> str:
+    """The candidates run against each other, for as long as it takes or time is left; says why it ended."""
     number = night.store.begin_proof(candidates)
     proof = confirm.Proof(
         bench=night.bench,
@@ -132,10 +147,9 @@ async def prove(night: Night) -> Ending:
         clock=night.clock,
         plan=night.plan,
         candidates=candidates,
-        run_s=confirm.expected_s(results),
+        run_s=confirm.expected_s(night.results),
     )
-    why = await proof.run()
-    return Ending(f"the proof: {why}", results, proof=proof.verdict)
+    return await proof.run()
 
 
 def _broken(spec: StudySpec, store: Store, results: list[TrialResult], error: AutotuneError) -> Ending:
@@ -244,28 +258,25 @@ def _same_ground(store: Store, ground: Ground) -> None:
         )
 
 
-def _provenance(store: Store, ground: Ground) -> None:
-    """What ran where, for whoever wants to repeat it."""
+def provenance(ground: Ground) -> Provenance:
+    """What runs where."""
     command, extra = grounds.command(ground.spec)
-    libraries = {LIBRARIES: os.environ[LIBRARIES]} if LIBRARIES in os.environ else {}
-    found = {
-        "autotune": __version__,
-        "python": platform.python_version(),
-        "host": platform.node(),
-        "kernel": platform.release(),
-        "ollama": ground.facts.version,
-        "command": command,
-        "environment": {**libraries, **extra},
-        "models_dir": str(ground.models),
-        "model": ground.facts.model.name,
-        "model_digest": ground.facts.model.digest,
-        "driver": ground.inventory.driver,
-        "devices": [
-            {"index": one.index, "id": one.id, "name": one.name, "memory_bytes": one.memory_bytes}
-            for one in ground.inventory.devices
-        ],
-    }
-    store.write_header({**(store.header() or {}), "provenance": found})
+    devices = ground.inventory.devices
+    return Provenance(
+        autotune=__version__,
+        python=platform.python_version(),
+        host=platform.node(),
+        kernel=platform.release(),
+        ollama=ground.facts.version,
+        command=tuple(command),
+        libraries=os.environ.get(LIBRARIES, ""),
+        environment=extra,
+        models_dir=str(ground.models),
+        model=ground.facts.model.name,
+        model_digest=ground.facts.model.digest,
+        driver=ground.inventory.driver,
+        devices=tuple(ProvenDevice(one.index, one.id, one.name, one.memory_bytes) for one in devices),
+    )
 
 
 @contextmanager

@@ -98,6 +98,39 @@ class Plan:
         return f"http://{LOOPBACK}:{self.balancer.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class ProvenDevice:
+    """A device, for people."""
+
+    index: int
+    id: str
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a plan ran on: all that somebody needs who wants to run it again."""
+
+    autotune: str
+    python: str
+    host: str
+    kernel: str
+    ollama: str
+    command: tuple[str, ...]
+    """How an instance is started."""
+    libraries: str
+    """LD_LIBRARY_PATH; empty where it was not set."""
+    environment: dict[str, str]
+    """What a played host adds to the environment of each instance."""
+    models_dir: str
+    model: str
+    model_digest: str
+    driver: str
+    """Of NVIDIA; empty without one."""
+    devices: tuple[ProvenDevice, ...]
+
+
 def make(
     spec: StudySpec, inventory: Inventory, facts: ServerFacts, params: Mapping[str, Any], paths: tuple[Path, Path]
 ) -> Plan:

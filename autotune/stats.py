@@ -69,10 +69,6 @@ class Interval:
     high: float
     n: int
 
-    def apart(self, other: Interval) -> bool:
-        """Whether the two have no value in common."""
-        return self.low > other.high or other.low > self.high
-
 
 def mean_interval(values: Sequence[float], confidence: float) -> Interval:
     """Where the mean lies that the values come from: x̄ ± t·s/√n, with Student's t for n − 1 degrees of freedom.

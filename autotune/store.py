@@ -1,10 +1,10 @@
 """The study folder: paths, formats, versions, atomic writes. Our store is the truth; Optuna's study follows it.
 
 <name>/                      mode 0700, beside the study file
-    study.json               format, the study file and what it was read as, host, provenance
+    study.json               format, the study file and what it was read as, host
     optuna.db                Optuna's storage (SQLite; optuna-dashboard opens it)
     events.jsonl             what happened when
-    trials/0007/plan.json    written before the trial starts
+    trials/0007/plan.json    plan and provenance, written before the trial starts
     trials/0007/records-0.jsonl.gz   every request of the first level
     trials/0007/result.json  written last: a trial without it is run again
     proofs/0000/proof.json   the candidates of the first proof; a later one has others
@@ -23,12 +23,12 @@ import tempfile
 import zlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import SpecError, StorageError
-from autotune.plan import Plan
+from autotune.plan import Plan, Provenance
 from autotune.records import decode, encode
 from autotune.spec import StudySpec
 from autotune.trial import TrialResult
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from autotune.records import RequestRecord
+
+T = TypeVar("T")
 
 FORMAT = 2
 _MOST_LOG_CHARS = 2**18
@@ -158,7 +160,7 @@ class Store:
         """The parameters of a proof's candidates, the baseline first. Raises `StorageError`."""
         path = self.proof(number).folder / "proof.json"
         found = _read_json(path).get("candidates")
-        if not isinstance(found, list) or len(found) < 2 or not all(isinstance(one, dict) for one in found):
+        if not isinstance(found, list) or len(found) < 2 or not all(map(_is_candidate, found)):
             raise StorageError(f"{path}: damaged (no candidates)")
         return found
 
@@ -169,9 +171,10 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write_plan(self, number: int, params: dict[str, Any], plan: Plan) -> None:
+    def write_plan(self, number: int, params: dict[str, Any], plan: Plan, provenance: Provenance | None = None) -> None:
         """Before a trial starts."""
         content = {"params": params, "fingerprint": plan.fingerprint, "plan": asdict(plan)}
+        content |= {"provenance": asdict(provenance)} if provenance else {}
         write(self._trial(number) / "plan.json", json.dumps(content, indent=1))
 
     def save(self, result: TrialResult, records: Sequence[Sequence[RequestRecord]]) -> None:
@@ -210,12 +213,21 @@ class Shelf:
 
     def plan(self, number: int) -> Plan:
         """What a trial ran. Raises `StorageError`."""
+        return self._read(number, "plan", _PLAN)
+
+    def provenance(self, number: int) -> Provenance:
+        """What it ran on. Raises `StorageError`."""
+        return self._read(number, "provenance", _PROVENANCE)
+
+    def _read(self, number: int, key: str, kind: TypeAdapter[T]) -> T:
         path = self._trial(number) / "plan.json"
         with _storage(path):
             content = path.read_bytes()
         try:
-            return _PLAN.validate_python(json.loads(content)["plan"])
-        except (ValueError, KeyError, TypeError) as error:
+            return kind.validate_python(json.loads(content)[key])
+        except KeyError as error:
+            raise StorageError(f"{path}: damaged (no {key})") from error
+        except (ValueError, TypeError) as error:
             raise StorageError(f"{path}: damaged ({str(error).splitlines()[0]})") from error
 
     def _result(self, path: Path) -> TrialResult:
@@ -247,6 +259,11 @@ def write(path: Path, content: str | bytes) -> None:
 
 _RESULT = TypeAdapter(TrialResult)
 _PLAN = TypeAdapter(Plan)
+_PROVENANCE = TypeAdapter(Provenance)
+
+
+def _is_candidate(value: object) -> bool:
+    return isinstance(value, dict) and {"layout", "num_parallel"} <= value.keys()
 
 
 @contextlib.contextmanager

@@ -79,7 +79,10 @@ class Clock:
     def search_left_s(self) -> float | None:
         """Seconds until the search must end to leave time for the proof; None when only trials bound it."""
         total = self.total_s
-        return None if total is None else total * (1 - self.budget.proof_share) - self.elapsed_s
+        if total is None:
+            return None
+        whole = total + self.spent_s if self.budget.hours is not None else total  # what earlier nights kept stays kept
+        return whole * (1 - self.budget.proof_share) - (whole - total) - self.elapsed_s
 
     def event(self) -> dict[str, Any]:
         """How far the night is, for whoever watches."""
@@ -154,7 +157,7 @@ class Night:
     async def _trial(self, number: int, params: dict[str, Any]) -> TrialResult:
         """One trial: measured, then kept; each of it is tried again after faults that are not its own."""
         plan = self.plan(params)
-        self.store.trials.write_plan(number, params, plan)
+        self.store.trials.write_plan(number, params, plan, self.bench.provenance)
         self.events.show(self.clock.event())
         self.events.show({"what": "trial begins", "number": number, "params": params, "plan": plan})
         trial = self.sampler.begin(params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from autotune.stats import enough
 from autotune.telemetry import DeviceSample  # noqa: TC001
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from autotune.benchmark.flight import Client
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from autotune.cluster.cluster import Cluster
     from autotune.events import Events
     from autotune.inventory import Inventory
-    from autotune.plan import InstancePlan, Plan
+    from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
 
@@ -104,9 +105,18 @@ class Bench:
     mark: dict[str, Any] = field(default_factory=dict)
     """Fields of every event."""
 
-    def prove(self, proof: int, keep: Callable[[int, dict[str, str]], None]) -> None:
-        """From now on trials are the runs of that proof: on fresh starts, and with logs in a place of their own."""
+    provenance: Provenance | None = None
+    """What the trials run on, to be kept beside their plans."""
+
+    @contextmanager
+    def proving(self, proof: int, keep: Callable[[int, dict[str, str]], None]) -> Iterator[None]:
+        """Inside, trials are the runs of that proof: on fresh starts, and with logs in a place of their own."""
+        before = self.keep, self.fresh, self.mark
         self.keep, self.fresh, self.mark = keep, True, {"proof": proof}
+        try:
+            yield
+        finally:
+            self.keep, self.fresh, self.mark = before
 
     async def trial(
         self, number: int, params: dict[str, Any], plan: Plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.metrics import Metrics, Summary
+from autotune.plan import Provenance, ProvenDevice
 from autotune.records import Outcome
 from autotune.score import failed, judge
 from autotune.space import Space, build, key
@@ -19,6 +20,24 @@ if TYPE_CHECKING:
 LIMIT = {"metric": "ttft_s", "statistic": "mean", "max": 2.0}
 SPEC = study(objective={"limits": [LIMIT]})
 BASELINE: dict[str, Any] = {"layout": "0", "num_parallel": 1, "flash_attention": "auto", "kv_cache_type": "f16"}
+
+
+PROVENANCE = Provenance(
+    autotune="0.1.0",
+    python="3.13.1",
+    host="server",
+    kernel="6.1",
+    ollama="0.32.15",
+    command=("/usr/local/bin/ollama", "serve"),
+    libraries="",
+    environment={},
+    models_dir="/models of all",
+    model="tiny",
+    model_digest="abc",
+    driver="560.1",
+    devices=(ProvenDevice(0, "GPU-1", "Small GPU", 4 << 30),),
+)
+"""What made-up trials ran on."""
 
 
 def params(num_parallel: int = 4, layout: str = "0", **more: Any) -> dict[str, Any]:

@@ -21,7 +21,9 @@ CANDIDATES = [BASELINE, FAST, LEAN]
 RULES = Proof()
 
 
-def proof(*laws: Sequence[tuple[float, float]], rules: Proof = RULES, reasons: dict[int, str] | None = None) -> Verdict:
+def proof(
+    *laws: Sequence[tuple[float, float | None]], rules: Proof = RULES, reasons: dict[int, str] | None = None
+) -> Verdict:
     """The verdict on runs of (tokens/s, TTFT in s) by candidate and block; the limit is 2 s."""
     failing, runs = reasons or {}, len(laws[0]) * len(laws)
     found = []
@@ -47,7 +49,8 @@ def proved(noise: Noise, gain: float = 0.0) -> Verdict:
             number = len(runs)
             which = place(number, 3)[1]
             tps, ttft_s = noise.run(100.0 * (1 + gain * (which == 1)))
-            runs.append(result(number, CANDIDATES[which], tps, ttft_s))
+            reason = "died_under_load" if noise.fails() else ""
+            runs.append(result(number, CANDIDATES[which], tps, ttft_s, reason=reason))
         found = Verdict(contenders(CANDIDATES, runs), RULES)
         if found.decided:
             break

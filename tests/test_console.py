@@ -299,13 +299,13 @@ def test_nothing_feasible_shows_what_came_nearest() -> None:
         "No configuration met the limits. The nearest: 0x2 | 1x2 NUM_PARALLEL 8, random_two, threads=8:"
         " misses ttft_s mean at 2 users (2.2 times the limit)." in said
     )
-    assert "1 configuration could not be measured: load_failed" in said
+    assert "not feasible: 1 trial could not be measured: load_failed, as 0 NUM_PARALLEL 16: it was told to" in said
 
 
 def test_nothing_that_could_be_measured_shows_the_reason() -> None:
     said = dawn(BROKEN, replace(BROKEN, number=1, fingerprint="other"))
     assert said.count("infeasible (load_failed): it was told to: load_failed.") == 1
-    assert "2 configurations could not be measured: load_failed" in said
+    assert "2 trials could not be measured: load_failed" in said
 
 
 @pytest.mark.parametrize(("why", "error"), [("interrupted", Interrupted("x")), ("broken off", DeviceBusy("x"))])

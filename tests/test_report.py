@@ -16,7 +16,7 @@ from autotune.report.words import SIMULATED
 from autotune.spec import Proof
 from autotune.store import Store
 from tests.conftest import study
-from tests.factories import BASELINE, LIMIT, SPEC, metrics, params, result
+from tests.factories import BASELINE, LIMIT, PROVENANCE, SPEC, metrics, params, result
 from tests.proofs import CANDIDATES, FAST, LEAN, proof, steady
 from tests.test_study import ONE_SLOT
 
@@ -31,14 +31,6 @@ SEARCH = [
     result(3, params(16), 400, ttft_s=9.0),
     result(4, params(32), reason="load_failed"),
 ]
-PROVENANCE = {
-    "autotune": "0.1.0",
-    "ollama": "0.32.15",
-    "driver": "560.1",
-    "model": "tiny",
-    "model_digest": "abc",
-    "devices": [{"index": 0, "id": "GPU-1", "name": "Small GPU", "memory_bytes": 4 << 30}],
-}
 
 
 def found(verdict: Verdict | None = None, results: list[TrialResult] = SEARCH, **more: Any) -> report.Findings:
@@ -64,7 +56,9 @@ def test_a_winner_over_a_baseline_that_misses_the_limits_is_not_compared_by_its_
     said = answer(proof(steady(400, 9.0), steady(150, 1.0)))
     assert "and it meets the limits, which the baseline misses (ttft_s mean at 2 users: 4.5 times the limit)." in said
     assert "more tokens/s" not in said
-    assert "and the baseline could not be measured." in answer(proof(steady(100), steady(50), reasons={0: "offloaded"}))
+    assert "and the baseline could not be measured (offloaded)." in answer(
+        proof(steady(100), steady(50), reasons={0: "offloaded"})
+    )
 
 
 def test_the_simplest_of_the_best_says_what_it_costs() -> None:
@@ -76,10 +70,8 @@ def test_the_simplest_of_the_best_says_what_it_costs() -> None:
 
 def test_to_keep_what_one_has_is_a_full_answer() -> None:
     said = answer(proof(steady(100), steady(80)))
-    assert said.startswith(
-        "Keep what you have, 0  NUM_PARALLEL 1: nothing is better by 2% or more. 0 | 1  NUM_PARALLEL 8"
-    )
-    assert "makes 2" in said
+    assert said.startswith("Keep what you have, 0  NUM_PARALLEL 1: nothing is better by 2% or more (4 blocks). In")
+    assert "0 | 1  NUM_PARALLEL 8, least_conn makes 2" in said
     assert "% fewer tokens/s (between -2" in said
 
 
@@ -90,13 +82,37 @@ def test_no_clear_winner_says_how_near_it_is() -> None:
     late = answer(
         proof([(100, late) for late in (2.1, 1.98, 2.07, 2.02)], [(101, late) for late in (1.9, 2.04, 1.97, 1.99)])
     )
-    assert ", and whether the baseline misses the limits is not certain either. Until" in late
+    assert "; whether the baseline misses the limits is not certain. Until" in late
 
 
 def test_candidates_that_miss_the_limits_in_the_proof_are_no_winners() -> None:
     said = answer(proof(steady(100, 9.0), steady(150, 9.0)))
-    assert said.startswith("No clear winner: in the proof no candidate met the limits again; ")
-    assert said.endswith("the baseline, 0  NUM_PARALLEL 1, misses them too.")
+    assert said.startswith("No clear winner after 4 blocks: no candidate met the limits again; the baseline misses the")
+
+
+def test_a_candidate_that_failed_is_named_with_its_reason() -> None:
+    said = answer(proof(steady(100), steady(150), reasons={1: "load_failed"}))
+    assert said.startswith("Keep what you have")
+    assert "no candidate met the limits again (0 | 1  NUM_PARALLEL 8, least_conn failed 4 times (load_failed))." in said
+
+
+def test_a_baseline_with_doubts_says_which() -> None:
+    open_ = answer(proof([(100, None)] * 4, steady(101)))
+    assert "; the baseline had too few requests to say: ttft_s mean at 2 users. Until" in open_
+    sure = answer(proof(steady(100, 3.0), [(101, late) for late in (1.0, 5.0, 0.5, 1.2)]))
+    assert "; the baseline misses the limits. Until that is settled keep" in sure
+
+
+def test_a_baseline_that_alone_meets_the_limits_is_kept() -> None:
+    assert (
+        answer(results=[SEARCH[0], SEARCH[3]]) == "Keep what you have, 0  NUM_PARALLEL 1: nothing else met the limits."
+    )
+
+
+def test_a_better_one_that_was_found_after_the_proof_is_a_caution() -> None:
+    later = [*SEARCH, result(5, params(2), 300)]
+    said = found(proof(steady(100), steady(150)), later).cautions
+    assert any("300.0 tokens/s in the search, and not in the proof: run the study again" in text for text in said)
 
 
 def test_without_a_proof_it_says_why() -> None:
@@ -117,7 +133,8 @@ def test_before_and_after_are_means_over_the_runs_of_the_proof() -> None:
     (change,) = told.changes
     assert (change.label, change.before.tps, change.after.tps) == ("2 users", 101.0, 200.0)
     assert change.before.ttft_mean == pytest.approx(0.6)
-    assert change.tps == pytest.approx(99 / 101)
+    assert change.relative.tps == pytest.approx(99 / 101)
+    assert change.relative.ttft_mean == pytest.approx(-2 / 3)
     assert told.chosen is not None
     assert told.chosen.params == FAST
 
@@ -133,8 +150,8 @@ def test_before_a_proof_the_best_of_the_search_is_shown() -> None:
 def test_what_was_infeasible_is_counted_with_an_example() -> None:
     told = found(results=[*SEARCH, result(5, params(64), reason="load_failed")])
     assert told.infeasible == (
-        "2 configurations could not be measured: load_failed, as 0  NUM_PARALLEL 32: it was told to: load_failed",
-        "1 configuration missed the limits",
+        "2 trials could not be measured: load_failed, as 0  NUM_PARALLEL 32: it was told to: load_failed",
+        "1 trial missed a limit, or had too few requests to say",
     )
 
 
@@ -185,7 +202,7 @@ def test_the_simpler_one_has_less_memory_when_all_else_is_equal() -> None:
 
 
 def page(verdict: Verdict | None = None, **more: Any) -> str:
-    return report.markdown(found(verdict, **more), {"file": "[study]\n", "provenance": PROVENANCE})
+    return report.markdown(found(verdict, **more), "[study]\n", PROVENANCE)
 
 
 def test_the_report_has_all_that_people_ask_for() -> None:
@@ -217,11 +234,11 @@ def test_bars_and_stars_do_not_break_a_table() -> None:
 
 def test_a_real_study_is_not_called_simulated() -> None:
     real = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"driver": "process"})})
-    assert SIMULATED not in report.markdown(report.findings(real, SEARCH), {})
+    assert SIMULATED not in report.markdown(report.findings(real, SEARCH), "")
 
 
 def test_a_study_file_with_a_fence_in_it_stays_whole() -> None:
-    said = report.markdown(found(), {"file": "# ```\n[study]"})
+    said = report.markdown(found(), "# ```\n[study]")
     assert "````toml\n# ```\n[study]\n````" in said
 
 
@@ -246,4 +263,4 @@ def test_status_says_how_a_study_stands(tmp_path: Path) -> None:
 
 def test_least_gain_is_told_as_it_was_set() -> None:
     said = answer(proof(steady(100), steady(104), rules=Proof(least_gain=0.1)))
-    assert said.startswith("Keep what you have, 0  NUM_PARALLEL 1: nothing is better by 10% or more.")
+    assert said.startswith("Keep what you have, 0  NUM_PARALLEL 1: nothing is better by 10% or more (4")

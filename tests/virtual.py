@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import cycle
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from autotune import plan as plans
-from autotune.events import Events
-from autotune.night import prove
+from autotune.events import Events, read
+from autotune.night import elapsed, whole
 from autotune.ollama.api import ServerFacts
 from autotune.records import Outcome, RequestRecord
 from autotune.sampler import Sampler
@@ -28,7 +29,7 @@ from tests.conftest import TINY, gpus
 from tests.factories import BASELINE, SPEC, result, space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from autotune.confirm import Verdict
     from autotune.plan import Plan
@@ -62,6 +63,7 @@ class Played:
     cleared: int = 0
     spec: StudySpec = SPEC
     fresh: bool = False
+    provenance: None = None
 
     @property
     def cluster(self) -> Played:
@@ -72,8 +74,10 @@ class Played:
         if self.clearing and (error := self.clearing.pop(0)) is not None:
             raise error
 
-    def prove(self, *_: object) -> None:
+    @contextmanager
+    def proving(self, *_: object) -> Iterator[None]:
         self.fresh = True
+        yield
 
     async def trial(
         self, number: int, chosen: dict[str, Any], plan: Plan
@@ -98,6 +102,7 @@ class Ended:
     store: Store
     took_s: float
     proof: Verdict | None = None
+    unproved: str = ""
 
     def seen(self, what: str) -> list[dict[str, Any]]:
         return [event for event in self.shown if event["what"] == what]
@@ -135,7 +140,11 @@ class Studies:
             store=store,
             sampler=sampler,
             events=Events(store.events, shown.append),
-            clock=Clock.start(budget, wall=lambda: began + timedelta(seconds=now())),
+            clock=Clock.start(
+                budget,
+                elapsed(read(store.events)) if proof else 0.0,
+                wall=lambda: began + timedelta(seconds=now()),
+            ),
             baseline=BASELINE,
             plan=lambda chosen: plans.make(
                 SPEC, gpus(), ServerFacts("0.32.15", TINY), chosen, (Path("/m"), Path("/h"))
@@ -144,10 +153,12 @@ class Studies:
             results=results,
         )
         self.last = Ended("", results, shown, bench, store, 0.0)
-        self.last.why = await night.run()
         if proof:
-            ending = await prove(night)
-            self.last.why, self.last.proof = f"{self.last.why}; {ending.why or ending.unproved}", ending.proof
+            with night.events.span("night"):
+                ending = await whole(night)
+            self.last.why, self.last.proof, self.last.unproved = ending.why, ending.proof, ending.unproved
+        else:
+            self.last.why = await night.run()
         self.last.took_s = now()
         return self.last
 
@@ -172,6 +183,8 @@ class Noise:
     """Over a hundred runs, evenly."""
     outliers: float = 0.0
     """Share of runs that something else on the host makes a fifth slower."""
+    failure_rate: float = 0.0
+    """Share of runs that fail for no reason of their configuration."""
     recorded: Sequence[float] = ()
     """Tokens/s of runs that were measured one after the other: their ups and downs, from a run drawn by chance on."""
     ttft_s: float = 0.5
@@ -194,6 +207,10 @@ class Noise:
         slow = math.log(0.8) if chance.random() < self.outliers else 0.0
         speed = self._walk + chance.gauss(0, self.sd) + slow + next(self._heard)
         return tps * math.exp(speed), self.ttft_s * math.exp(chance.gauss(0, self.sd) - speed)
+
+    def fails(self) -> bool:
+        """Whether the next run does."""
+        return self._chance.random() < self.failure_rate
 
     def law(self, number: int, chosen: Mapping[str, Any]) -> TrialResult:
         """A trial of a night."""

@@ -17,6 +17,7 @@ from autotune.study import standings
 
 if TYPE_CHECKING:
     from autotune.confirm import Verdict
+    from autotune.plan import Provenance
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
     from autotune.store import Shelf
@@ -46,15 +47,13 @@ class Study:
     spec: StudySpec
     """As the study ran."""
     header: dict[str, Any]
-    """study.json: with the text of the study file, and the provenance."""
+    """study.json: with the text of the study file."""
     results: tuple[TrialResult, ...]
     """The trials of the search, the baseline first; at least that one."""
-    proofs: int
-    """How many were begun; the last one is the one that counts."""
     candidates: tuple[dict[str, Any], ...]
-    """Parameters of what the last proof compares, the baseline first; empty without a proof."""
+    """Parameters of what the proof compares, the baseline first; empty without a proof."""
     proof: tuple[TrialResult, ...]
-    """All runs of the last proof, also those of a block that is not complete."""
+    """All runs of the proof that counts, also those of a block that is not complete."""
     verdict: Verdict | None
     """What they say; None without a proof."""
     events: tuple[dict[str, Any], ...]
@@ -70,9 +69,9 @@ class Study:
         return self.spec.cluster.simulated
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """What ran where: versions, host, model, devices."""
-        return dict(self.header.get("provenance", {}))
+    def provenance(self) -> Provenance:
+        """What the baseline ran on: versions, host, model, devices. Raises `StorageError`."""
+        return self.store.trials.provenance(BASELINE)
 
     @property
     def level(self) -> str:
@@ -81,9 +80,9 @@ class Study:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """Every trial: those of the search, then those of the last proof."""
+        """Every trial: those of the search, then those of the proof."""
         searched = [Run(SEARCH, result, self.store.trials) for result in self.results]
-        shelf = self.store.proof(self.proofs - 1)
+        shelf = self.store.proof(self.verdict.number if self.verdict else 0)
         proved = [Run(PROOF, result, shelf, *self.place(result.number)) for result in self.proof]
         return (*searched, *proved)
 
@@ -134,16 +133,15 @@ def load(path: str | Path) -> Study:
     spec, results = store.spec(), store.trials.results()
     if not results:
         raise StorageError(f"{store.folder}: no trial of this study has finished yet")
-    proofs = store.proofs()
+    verdict = confirm.verdict(store, spec.proof)
     return Study(
         store=store,
         spec=spec,
         header=store.header() or {},
         results=tuple(results),
-        proofs=proofs,
-        candidates=tuple(store.candidates(proofs - 1)) if proofs else (),
-        proof=tuple(store.proof(proofs - 1).results()) if proofs else (),
-        verdict=confirm.verdict(store, spec.proof),
+        candidates=tuple(one.params for one in verdict.contenders) if verdict else (),
+        proof=tuple(store.proof(verdict.number).results()) if verdict else (),
+        verdict=verdict,
         events=tuple(events.read(store.events)),
     )
 

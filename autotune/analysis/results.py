@@ -145,7 +145,7 @@ _CANDIDATE = {
 
 
 def candidates(study: Study) -> pd.DataFrame:
-    """A row for each candidate of the last proof, the baseline first; no row without a proof.
+    """A row for each candidate of the proof, the baseline first; no row without a proof.
 
     `tps_*` is the mean over fresh starts with its 95 % interval, `next_*` where one more start would land, tokens/s;
     `gain_*` in parts of the baseline's TPS, with an interval that holds together with all others of the proof.

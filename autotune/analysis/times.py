@@ -57,8 +57,8 @@ def _row(study: Study, span: Mapping[Any, Any]) -> str:
     """Of the last proof a row is a candidate: each runs many times."""
     number = span["number"]
     if span["phase"] == PROOF:
-        if span["proof"] != study.proofs - 1:
-            return "an earlier proof"
+        if study.verdict is None or span["proof"] != study.verdict.number:
+            return "another proof"
         _, at = study.place(number)
         return f"proof: {'baseline, ' if at == 0 else ''}{configuration(study, study.candidates[at])}"
     known = configuration(study, study.results[number].params) if number < len(study.results) else "not finished"

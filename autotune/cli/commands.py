@@ -74,7 +74,8 @@ def report(chosen: argparse.Namespace) -> int:
     from autotune import report
 
     store = _store(chosen)
-    print(report.markdown(report.read(store), store.header() or {}), end="")
+    found, source = report.read(store), str((store.header() or {}).get("file", ""))
+    print(report.markdown(found, source, store.trials.provenance(0) if found.results else None), end="")
     return 0
 
 

@@ -13,7 +13,7 @@ after the fact.
 
 from autotune.confirm.contest import BASELINE, Contender, Kind, Verdict, contenders
 from autotune.confirm.order import looks, place
-from autotune.confirm.proof import Proof, chosen, expected_s, finalists, verdict
+from autotune.confirm.proof import Proof, begun, chosen, expected_s, finalists, verdict
 
 __all__ = [
     "BASELINE",
@@ -21,6 +21,7 @@ __all__ = [
     "Kind",
     "Proof",
     "Verdict",
+    "begun",
     "chosen",
     "contenders",
     "expected_s",

@@ -10,10 +10,11 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from autotune.confirm.order import looks
+from autotune.score import UNDECIDED
 from autotune.stats import Interval, mean_interval, next_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from autotune.spec import Proof
     from autotune.trial import TrialResult
@@ -45,24 +46,39 @@ class Contender:
     runs: tuple[TrialResult, ...]
 
     @cached_property
+    def measured(self) -> tuple[TrialResult, ...]:
+        """The runs that have figures."""
+        return tuple(run for run in self.runs if run.measured)
+
+    @property
+    def failures(self) -> int:
+        """How many have none."""
+        return len(self.runs) - len(self.measured)
+
+    @property
     def reason(self) -> str:
-        """Why it could not be measured, in any of its runs; empty if it always could."""
-        return next((run.reason for run in self.runs if not run.measured), "")
+        """Why it could not be measured when it last could not; empty if it always could."""
+        return next((run.reason for run in reversed(self.runs) if not run.measured), "")
+
+    @property
+    def fails(self) -> bool:
+        """Whether it cannot be measured more often than not: a single failure may happen to any configuration."""
+        return self.failures > len(self.measured)
 
     @cached_property
-    def tps(self) -> tuple[float, ...]:
-        """Output TPS at the objective's level, block by block, tokens/s; empty if it once could not be measured."""
-        return () if self.reason else tuple(run.score.objective or 0.0 for run in self.runs)
+    def tps(self) -> tuple[float | None, ...]:
+        """Output TPS at the objective's level, block by block, tokens/s; None where it could not be measured."""
+        return tuple(run.score.objective for run in self.runs)
 
     @property
     def mean_tps(self) -> Interval | None:
         """Its mean over fresh starts, tokens/s; None with fewer than two."""
-        return mean_interval(self.tps, USUAL) if len(self.tps) > 1 else None
+        return _interval(mean_interval, self.tps)
 
     @property
     def next_tps(self) -> Interval | None:
         """Where a further fresh start lands 19 times of 20, tokens/s; None with fewer than two."""
-        return next_interval(self.tps, USUAL) if len(self.tps) > 1 else None
+        return _interval(next_interval, self.tps)
 
     @property
     def slots_used(self) -> int:
@@ -70,19 +86,28 @@ class Contender:
         loads = (metrics for run in self.runs for metrics in run.levels.values())
         return max((one.slots_used for load in loads for one in load.instances.values()), default=0)
 
+    @cached_property
+    def undecided(self) -> frozenset[str]:
+        """Constraints for which a run had too few requests: neither met nor missed."""
+        return frozenset(
+            name for run in self.measured for name, value in run.score.constraints.items() if value == UNDECIDED
+        )
+
     def violations(self, confidence: float) -> dict[str, Interval]:
-        """The relative violation of each constraint, ≤ 0 where it is met."""
-        if self.reason or len(self.runs) < 2:
+        """The relative violation of each constraint that is decided, ≤ 0 where it is met."""
+        if len(self.measured) < 2:
             return {}
-        names = self.runs[0].score.constraints
-        return {name: mean_interval([run.score.constraints[name] for run in self.runs], confidence) for name in names}
+        names = [name for name in self.measured[0].score.constraints if name not in self.undecided]
+        return {
+            name: mean_interval([run.score.constraints[name] for run in self.measured], confidence) for name in names
+        }
 
     @property
     def size(self) -> tuple[int, int, int]:
         """What simple means: instances, slots in all, bytes of memory."""
-        if not self.runs:
+        if not self.measured:
             return 0, 0, 0
-        first = self.runs[0]
+        first = self.measured[0]
         memory = sum(found.size_bytes for found in first.placements)
         return first.instances, first.instances * int(self.params["num_parallel"]), memory
 
@@ -93,6 +118,8 @@ class Verdict:
 
     contenders: tuple[Contender, ...]
     rules: Proof
+    number: int = 0
+    """Which proof of the study it is."""
 
     @property
     def blocks(self) -> int:
@@ -102,8 +129,9 @@ class Verdict:
     @cached_property
     def confidence(self) -> float:
         """Of each single statement."""
-        limits = sum(len(contender.runs[0].score.constraints) for contender in self.contenders if contender.runs)
-        statements = math.comb(len(self.contenders), 2) + limits
+        candidates = len(self.contenders)
+        limits = max((len(run.score.constraints) for one in self.contenders for run in one.measured), default=1)
+        statements = math.comb(candidates, 2) + candidates * limits
         return 1 - (1 - self.rules.confidence) / (len(looks(self.rules)) * statements)
 
     @cached_property
@@ -113,12 +141,13 @@ class Verdict:
 
     @cached_property
     def _ratios(self) -> dict[tuple[int, int], Interval]:
-        """log(TPS of one / TPS of another), where both were always measured."""
+        """log(TPS of one / TPS of another), from the blocks in which both were measured; at least two."""
         found = {}
         for a, b in combinations(range(len(self.contenders)), 2):
-            pairs = list(zip(self.contenders[a].tps, self.contenders[b].tps, strict=False))
-            if len(pairs) > 1 and all(first > 0 and second > 0 for first, second in pairs):
-                ratio = mean_interval([math.log(first / second) for first, second in pairs], self.confidence)
+            pairs = zip(self.contenders[a].tps, self.contenders[b].tps, strict=True)
+            logs = [math.log(first / second) for first, second in pairs if first and second]
+            if len(logs) > 1:
+                ratio = mean_interval(logs, self.confidence)
                 found[a, b] = ratio
                 found[b, a] = Interval(-ratio.mean, -ratio.high, -ratio.low, ratio.n)
         return found
@@ -131,26 +160,29 @@ class Verdict:
         return Interval(math.expm1(ratio.mean), math.expm1(ratio.low), math.expm1(ratio.high), ratio.n)
 
     def feasible(self, one: int) -> bool:
-        """Whether it was always measured and meets every limit in the mean of its blocks."""
-        violations = self.violations[one]
-        return bool(self.contenders[one].runs) and bool(violations) and all(v.mean <= 0 for v in violations.values())
+        """Whether it was always measured, with enough requests, and meets every limit in the mean of its blocks."""
+        contender, violations = self.contenders[one], self.violations[one]
+        sound = not contender.failures and not contender.undecided
+        return sound and bool(violations) and all(found.mean <= 0 for found in violations.values())
 
     def misses(self, one: int) -> bool:
         """Whether it is certain that it misses a limit, or cannot be measured."""
-        return bool(self.contenders[one].reason) or any(v.low > 0 for v in self.violations[one].values())
+        return self.contenders[one].fails or any(found.low > 0 for found in self.violations[one].values())
 
     def beats(self, one: int, other: int) -> bool:
         """Feasible beats infeasible where the intervals are apart; then more tokens/s beat less."""
         gain = self.gain(one, other)
-        return self.outlives(one, other) or (self.feasible(one) and gain is not None and gain.low > 0)
+        more = gain is not None and gain.low > 0 and gain.n >= self.rules.pairs
+        return self.outlives(one, other) or (self.feasible(one) and more)
 
     def outlives(self, one: int, other: int) -> bool:
         """Whether one meets the limits and the other misses one, with intervals that are apart."""
         if not self.feasible(one):
             return False
         own = self.violations[one]
-        missed = any(v.mean > 0 and own[name].high < v.low for name, v in self.violations[other].items())
-        return missed or bool(self.contenders[other].reason)
+        missed = (name for name, theirs in self.violations[other].items() if theirs.mean > 0 and name in own)
+        apart = any(own[name].high < self.violations[other][name].low for name in missed)
+        return apart or self.contenders[other].fails
 
     def _worth(self, one: int) -> bool:
         """Whether it beats the baseline by as much as is worth a change."""
@@ -203,9 +235,11 @@ class Verdict:
     @property
     def decided(self) -> bool:
         """Whether more blocks could show nothing that would be worth choosing over what is recommended."""
-        return self.kind in (Kind.WINNER, Kind.KEEP) and all(
-            self._settled(one, self.recommended) for one in self.others if one != self.recommended
-        )
+        if self.blocks < self.rules.pairs:
+            return False
+        if self.kind is Kind.UNCLEAR:
+            return all(self.misses(one) for one in range(len(self.contenders)))
+        return all(self._settled(one, self.recommended) for one in self.others if one != self.recommended)
 
     @property
     def cost(self) -> Interval | None:
@@ -218,3 +252,8 @@ def contenders(candidates: Sequence[Mapping[str, Any]], results: Sequence[TrialR
     """The candidates with their runs; those of a block that is not complete are left out."""
     whole = results[: len(results) - len(results) % len(candidates)]
     return tuple(Contender(dict(one), tuple(result for result in whole if result.params == one)) for one in candidates)
+
+
+def _interval(of: Callable[[Sequence[float], float], Interval], values: Sequence[float | None]) -> Interval | None:
+    known = [value for value in values if value is not None]
+    return of(known, USUAL) if len(known) > 1 else None

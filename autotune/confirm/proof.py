@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.confirm.contest import BASELINE, Verdict, contenders
 from autotune.confirm.order import looks, place
+from autotune.errors import StorageError
 from autotune.study import insist, standings
 
 if TYPE_CHECKING:
@@ -24,17 +25,27 @@ if TYPE_CHECKING:
 
 def finalists(results: Sequence[TrialResult], most: int) -> list[dict[str, Any]]:
     """The feasible configurations of a search besides the baseline, best first."""
-    own = results[0].fingerprint
-    others = [one for one in standings(results) if one.feasible and one.results[0].fingerprint != own]
+    others = [
+        one for one in standings(results) if one.feasible and one.results[0].fingerprint != results[0].fingerprint
+    ]
     return [one.params for one in others[:most]]
 
 
 def verdict(store: Store, rules: ProofSpec) -> Verdict | None:
-    """What the last proof of a study says so far; None where there was none. Raises `StorageError`."""
-    last = store.proofs() - 1
-    if last < 0:
-        return None
-    return Verdict(contenders(store.candidates(last), store.proof(last).results()), rules)
+    """What the proof of a study says that counts: the last with enough blocks, or else the last one.
+
+    None where there was none. Raises `StorageError`.
+    """
+    every = [_verdict(store, number, rules) for number in reversed(range(store.proofs()))]
+    return next((one for one in every if one.blocks >= rules.pairs), every[0] if every else None)
+
+
+def _verdict(store: Store, number: int, rules: ProofSpec) -> Verdict:
+    candidates, shelf = store.candidates(number), store.proof(number)
+    found = contenders(candidates, shelf.results())
+    if len({len(one.runs) for one in found}) > 1:
+        raise StorageError(f"{shelf.folder}: damaged (runs of other configurations than proof.json has)")
+    return Verdict(found, rules, number)
 
 
 @dataclass
@@ -61,16 +72,19 @@ class Proof:
     @property
     def verdict(self) -> Verdict:
         """What the runs say so far."""
-        return Verdict(contenders(self.candidates, self.results), self.rules)
+        return Verdict(contenders(self.candidates, self.results), self.rules, self.number)
 
     async def run(self) -> str:
         """Block after block until it is decided, or the time is up; says why it ended."""
         self.results = self.shelf.results()
-        self.bench.prove(self.number, self.shelf.keep_logs)
         rules = self.rules
         self.events.show(
             {"what": "proof begins", "candidates": self.candidates, "pairs": rules.pairs, "pairs_max": rules.pairs_max}
         )
+        with self.bench.proving(self.number, self.shelf.keep_logs):
+            return await self._blocks()
+
+    async def _blocks(self) -> str:
         while not (over := self._over()):
             number = len(self.results)
             block, candidate = place(number, len(self.candidates))
@@ -86,7 +100,7 @@ class Proof:
 
     async def _run(self, where: dict[str, int], params: dict[str, Any]) -> TrialResult:
         number, plan = where["number"], self.plan(params)
-        self.shelf.write_plan(number, params, plan)
+        self.shelf.write_plan(number, params, plan, self.bench.provenance)
         self.events.show({"what": "run begins", **where, "params": params, "plan": plan})
         result, records = await insist(
             self.events, lambda: self.bench.trial(number, params, plan), self.bench.cluster.clear
@@ -135,18 +149,29 @@ def chosen(
     """
     best = finalists(results, spec.proof.finalists)
     if not best:
-        return [], "" if spec.proof.finalists else "no proof was asked for (proof.finalists = 0)"
-    baseline = results[BASELINE].params
-    last = store.proofs() - 1
-    known = store.candidates(last) if last >= 0 else []
-    if known and known == [baseline, *best[: len(known) - 1]]:
+        return [], _nothing(spec, results)
+    if known := begun(store, spec, results):
         return known, ""
     run_s = expected_s(results)
     fitting = len(best) if left_s is None else int(left_s / (spec.proof.pairs * run_s)) - 1
     if fitting < 1:
         needed = 2 * spec.proof.pairs * run_s
         return [], f"no time was left for a proof, which needs about {needed / 60:.0f} min"
-    return [baseline, *best[:fitting]], ""
+    return [results[BASELINE].params, *best[:fitting]], ""
+
+
+def _nothing(spec: StudySpec, results: Sequence[TrialResult]) -> str:
+    if not spec.proof.finalists:
+        return "no proof was asked for (proof.finalists = 0)"
+    return "nothing else met the limits" if any(result.score.feasible for result in results) else ""
+
+
+def begun(store: Store, spec: StudySpec, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+    """The candidates of the last proof, if those are still the best of the search; else none."""
+    last = store.proofs() - 1
+    known = store.candidates(last) if last >= 0 and results else []
+    best = finalists(results, spec.proof.finalists)
+    return known if known and known == [results[BASELINE].params, *best[: len(known) - 1]] else []
 
 
 def expected_s(results: Sequence[TrialResult]) -> float:

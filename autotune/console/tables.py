@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -46,11 +47,12 @@ def before_after(found: Findings) -> Table:
     """Baseline and the recommended configuration at every level, with the change in %."""
     table = Table(title=Text(found.title), title_justify="left")
     table.add_column("load", overflow="fold")
-    for column in ("TTFT mean, s", "p50", "p95", "TPS, tokens/s", "change"):
+    for column in ("TTFT mean, s", "p50", "p95", "TPS, tokens/s"):
         _figure(table, column)
     for change in found.changes:
-        table.add_row(f"{change.label}: baseline", *_shown(change.before), "")
-        table.add_row(f"{change.label}: new", *_shown(change.after), percent(change.tps))
+        table.add_row(f"{change.label}: baseline", *_shown(change.before))
+        table.add_row(f"{change.label}: new", *_shown(change.after))
+        table.add_row("", *map(percent, astuple(change.relative)), end_section=True)
     return table
 
 
@@ -59,7 +61,7 @@ def cells(metrics: Metrics) -> tuple[str, ...]:
 
 
 def _shown(one: Figures) -> tuple[str, ...]:
-    return tuple(map(figure, (one.ttft_mean, one.ttft_p50, one.ttft_p95, one.tps)))
+    return tuple(map(figure, astuple(one)))
 
 
 def ranking(found: Findings) -> Table:

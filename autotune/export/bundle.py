@@ -7,26 +7,25 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune import report
-from autotune.confirm import BASELINE, Kind
+from autotune.confirm import Kind
 from autotune.errors import NothingFeasible, StorageError, UsageError
 from autotune.export import compose, guide, systemd
 from autotune.plan import LOOPBACK
-from autotune.report.words import SIMULATED
+from autotune.report.words import SIMULATED, configuration, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from autotune.plan import InstancePlan, Plan
+    from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.report import Findings
     from autotune.spec import StudySpec
-    from autotune.store import Store
+    from autotune.store import Shelf, Store
     from autotune.trial import TrialResult
 
 FORMAT = 1
@@ -40,6 +39,8 @@ class Bundle:
     plan: Plan
     runs: tuple[TrialResult, ...]
     """What was measured of it."""
+    provenance: Provenance
+    """What it ran on."""
     header: Mapping[str, Any]
     """The study's study.json."""
     user: str
@@ -51,15 +52,14 @@ class Bundle:
         return self.found.spec
 
     @property
-    def provenance(self) -> Mapping[str, Any]:
-        """What ran where."""
-        told: Mapping[str, Any] = self.header["provenance"]
-        return told
-
-    @property
     def name(self) -> str:
         """Of units and files: `ollama-` and the study's name, in letters that systemd and nginx take as they are."""
         return "ollama-" + re.sub(r"[^a-z0-9]+", "-", self.spec.study.name.lower()).strip("-")
+
+    @property
+    def answer(self) -> str:
+        """What the study says of it: nothing of what was chosen in its place."""
+        return self.found.answer if self.proved else f"{configuration(self.runs[0].params)}: {verdict(self.runs[0])}."
 
     @property
     def proved(self) -> bool:
@@ -70,14 +70,13 @@ class Bundle:
     @property
     def marks(self) -> tuple[str, ...]:
         """What every file says in its first lines."""
-        told = f"{self.spec.study.name}, plan {self.plan.fingerprint}: {self.plan.layout},"
-        first = f"Made by `autotune export` from the study {told} NUM_PARALLEL {self.plan.num_parallel}"
-        simulated = (f"{SIMULATED}: nothing here was measured on real hardware",) if self.spec.cluster.simulated else ()
-        return (
-            first,
-            *simulated,
-            *(() if self.proved else ("Not proved: chosen by hand from the trials of the search",)),
-        )
+        told = f"{self.spec.study.name}, plan {self.plan.fingerprint}: {self.plan.layout}"
+        marks = [f"Made by `autotune export` from the study {told}, NUM_PARALLEL {self.plan.num_parallel}"]
+        if self.spec.cluster.simulated:
+            marks.append(f"{SIMULATED}: nothing here was measured on real hardware")
+        if not self.proved:
+            marks.append(f"Not proved, but chosen by hand from the trials of the search: {verdict(self.runs[0])}")
+        return tuple(marks)
 
     @cached_property
     def comments(self) -> str:
@@ -86,7 +85,7 @@ class Bundle:
 
     def environment(self, instance: InstancePlan) -> dict[str, str]:
         """What an instance is told. HOME is left out: it belongs to the user that runs it."""
-        told = {**self.provenance["environment"], **dict(instance.env)}
+        told = {**self.provenance.environment, **dict(instance.env)}
         return {name: value for name, value in sorted(told.items()) if name != "HOME"}
 
     def files(self) -> dict[str, str]:
@@ -107,14 +106,14 @@ class Bundle:
             "simulated": self.spec.cluster.simulated,
             "proved": self.proved,
             "study": self.spec.study.name,
-            "answer": self.found.answer,
+            "answer": self.answer,
             "params": self.runs[0].params,
             "fingerprint": self.plan.fingerprint,
             "expected": self.expected(),
             "figures": [asdict(change) for change in self.found.changes] if self.proved else [],
             "trials": [asdict(run) for run in self.runs],
             "plan": asdict(self.plan),
-            "provenance": self.provenance,
+            "provenance": asdict(self.provenance),
             "chars_per_token": self.header.get("chars_per_token"),
             "study_file": self.header.get("file", ""),
         }
@@ -134,11 +133,13 @@ def bundle(store: Store, *, trial: int | None = None, listen: str = LOOPBACK, us
     Raises `NothingFeasible` where there is no winner, `UsageError` for a trial that cannot be exported or an address
     that is none, `StorageError` for a study that cannot be read.
     """
-    found, header = report.read(store), store.header() or {}
-    if "provenance" not in header:
-        raise StorageError(f"{store.folder}: nothing was run in this study yet, so there is nothing to export")
-    runs, plan = _winner(store, found) if trial is None else _trial(store, found, trial)
-    return Bundle(found, plan, runs, header, user or _owner(Path(header["provenance"]["models_dir"])), _address(listen))
+    found, address = report.read(store), _address(listen)
+    if not found.results:
+        raise StorageError(f"{store.folder}: nothing was measured in this study yet, so there is nothing to export")
+    shelf, runs = (_winner if trial is None else _trial)(store, found, trial or 0)
+    provenance = shelf.provenance(runs[0].number)
+    runner = _named(user) if user is not None else _owner(provenance, found.spec)
+    return Bundle(found, shelf.plan(runs[0].number), runs, provenance, store.header() or {}, runner, address)
 
 
 def write(store: Store, folder: Path, **choices: Any) -> list[str]:
@@ -146,55 +147,65 @@ def write(store: Store, folder: Path, **choices: Any) -> list[str]:
 
     Raises what `bundle` raises, and `UsageError` for a folder that is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--to {folder}: is not an empty folder; nothing was written")
-    chosen = bundle(store, **choices)
-    files = chosen.files()
     try:
-        _place(folder.resolve(), files)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"--to {folder}: is not an empty folder; nothing was written")
+        chosen = bundle(store, **choices)
+        _place(folder.resolve(), chosen.files())
     except OSError as error:
         raise StorageError(f"--to {folder}: {error.strerror or error}") from error
-    return [*chosen.marks, *(f"  {folder / name}" for name in files), f"Next: read {folder / 'INSTALL.md'}"]
+    files = (f"  {folder / name}" for name in chosen.files())
+    return [*chosen.marks, *files, f"Next: read {folder / 'INSTALL.md'}"]
 
 
 def _place(folder: Path, files: Mapping[str, str]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    """All files, or none. A folder that is there stays the one it is: somebody may stand in it, or have lent it."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        aside.chmod(0o755)
         for name, content in files.items():
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            (aside / name).write_text(content, encoding="utf-8")
-        aside.replace(folder)  # an empty folder gives way
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content, encoding="utf-8")
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        for entry in folder.iterdir():  # it was empty
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         raise
 
 
-def _winner(store: Store, found: Findings) -> tuple[tuple[TrialResult, ...], Plan]:
+def _winner(store: Store, found: Findings, _: int) -> tuple[Shelf, tuple[TrialResult, ...]]:
     chosen, proof = found.chosen, found.proof
     if chosen is None or proof is None:
-        kept = proof is not None and proof.kind in (Kind.KEEP, Kind.UNCLEAR) and proof.recommended == BASELINE
+        kept = proof is not None and proof.kind is not Kind.UNPROVED
         advice = "there is nothing to install" if kept else "--trial N exports a trial that you choose"
         raise NothingFeasible(f"{store.folder} has no proved winner; {advice}. {found.answer}")
-    return chosen.runs, store.proof(store.proofs() - 1).plan(chosen.runs[0].number)
+    return store.proof(proof.number), chosen.measured
 
 
-def _trial(store: Store, found: Findings, number: int) -> tuple[tuple[TrialResult, ...], Plan]:
+def _trial(store: Store, found: Findings, number: int) -> tuple[Shelf, tuple[TrialResult, ...]]:
     there = len(found.results)
     if not 0 <= number < there:
         raise UsageError(f"--trial {number}: {store.folder} has the trials 0 to {there - 1}")
     result = found.results[number]
     if not result.measured:
         raise UsageError(f"--trial {number}: it could not be measured: {result.message}")
-    return (result,), store.trials.plan(number)
+    return store.trials, (result,)
 
 
-def _owner(models: Path) -> str:
-    """Who can read the model store: its owner; where it is gone, or only played, whoever asks."""
+def _named(user: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", user):
+        raise UsageError(f"--user {user!r}: allowed is the name of a user, or its number")
+    return user
+
+
+def _owner(provenance: Provenance, spec: StudySpec) -> str:
+    """Who can read the model store: its owner; of a store that is only played, whoever asks."""
     import pwd  # noqa: PLC0415 - Windows, where `bench` runs, has no such module
 
-    uid = models.stat().st_uid if models.exists() else os.getuid()
+    models = Path(provenance.models_dir)
+    try:
+        uid = os.getuid() if spec.cluster.driver == "simulated" else models.stat().st_uid
+    except OSError as error:
+        told = f"{models}, where the models were: {error.strerror}"
+        raise UsageError(f"{told}; say who is to run Ollama: --user NAME") from error
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

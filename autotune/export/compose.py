@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from autotune.ollama.env import parse_version
-
 if TYPE_CHECKING:
     from autotune.export.bundle import Bundle
     from autotune.plan import InstancePlan
@@ -41,7 +39,7 @@ def _instance(bundle: Bundle, instance: InstancePlan) -> dict[str, Any]:
     service: dict[str, Any] = {
         "image": _image(bundle, instance),
         "network_mode": "host",
-        "env_file": [f"env/{instance.name}.env"],
+        "environment": bundle.environment(instance),
         "volumes": [f"{models}:{models}", "./preload:/preload:ro"],
         "entrypoint": ["/bin/bash", "-c", start],
         "restart": "always",
@@ -66,8 +64,8 @@ def _amd(instance: InstancePlan) -> bool:
 
 def _image(bundle: Bundle, instance: InstancePlan) -> str:
     """Ollama's own image of the version that was measured; a build from source has none."""
-    version = str(bundle.provenance["ollama"])
-    tag = "latest" if version == SOURCE_BUILD else ".".join(map(str, parse_version(version)))
+    version = bundle.provenance.ollama
+    tag = "latest" if version == SOURCE_BUILD else version
     return f"ollama/ollama:{tag}{'-rocm' if _amd(instance) else ''}"
 
 

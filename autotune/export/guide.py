@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from autotune.export.systemd import DROP_IN, SITES, UNITS, library
@@ -9,6 +10,7 @@ from autotune.plan import LOOPBACK
 
 if TYPE_CHECKING:
     from autotune.export.bundle import Bundle
+    from autotune.spec import StudySpec
 
 _DERIVE = """
 0. Make the derived model while the old service still runs. Its store has to be {models}:
@@ -25,6 +27,7 @@ _NOTES = """\
   for another model throws the first one out.
 - The units run as `{user}`, who must be able to read {models}.
 """
+_ROOT = "- They run as root because the model store is root's. To name another user: `autotune export … --user NAME`.\n"
 _OPEN = "- nginx listens on {listen}, and asks nobody for a password: mind the firewall.\n"
 _DIRECT = "- The client of the trials spread the requests itself; the nginx site was not measured.\n"
 
@@ -54,7 +57,7 @@ that you stop in step 1.
 
 {site}
 
-4. Check: every instance has the model loaded, and the load that was measured gives what was measured:
+4. Check: every instance has the model loaded, and a load like the one that was measured gives what was measured:
 
 {check}
 
@@ -79,7 +82,7 @@ def install(bundle: Bundle) -> str:
     return _TEXT.format(
         title=f"{bundle.name}: {len(bundle.plan.instances)} × Ollama with {bundle.plan.num_parallel} slots",
         marks="\n\n".join(f"**{mark}**" for mark in bundle.marks),
-        answer=bundle.found.answer,
+        answer=bundle.answer,
         expected=_expected(bundle),
         stop=_commands("systemctl list-units 'ollama*'        # what there is", "sudo systemctl disable --now ollama"),
         derive=_derive(bundle),
@@ -122,7 +125,7 @@ def _derive(bundle: Bundle) -> str:
     if bundle.plan.derived is None:
         return ""
     commands = _commands(f"ollama create {bundle.plan.derived.name} -f Modelfile")
-    return _DERIVE.format(models=bundle.provenance["models_dir"], commands=commands)
+    return _DERIVE.format(models=bundle.provenance.models_dir, commands=commands)
 
 
 def _units(bundle: Bundle) -> list[str]:
@@ -144,12 +147,22 @@ def _site(bundle: Bundle) -> list[str]:
 
 
 def _check(bundle: Bundle) -> list[str]:
-    level, work = bundle.spec.level(None), bundle.spec.workload
-    asked = f"--concurrency {level.users}" if level.users is not None else f"--rate {level.rate:g}"
-    tokens = f" --input-tokens {work.input_tokens.mean}" if work.input_tokens is not None else ""
-    load = f"{asked}{tokens} --num-predict {work.num_predict.mean} --window {work.window_s:g}"
     shown = [f"curl -s {instance.url}/api/ps" for instance in bundle.plan.instances]
-    return [*shown, f"autotune bench {_url(bundle)} --model {bundle.plan.model} {load}"]
+    return [*shown, f"autotune bench {_url(bundle)} --model {bundle.plan.model} {_load(bundle.spec)}"]
+
+
+def _load(spec: StudySpec) -> str:
+    """The study's load, as far as `bench` can be told: its lengths are all equal."""
+    level, work = spec.level(None), spec.workload
+    asked = f"--concurrency {level.users}" if level.users is not None else f"--rate {level.rate:g}"
+    if work.input_tokens is not None:
+        prompts = f"--input-tokens {work.input_tokens.mean}"
+    else:
+        prompts = f"--prompts {quote(str(work.prompts))}"
+    return (
+        f"--endpoint {work.endpoint} {asked} {prompts} --num-predict {work.num_predict.mean}"
+        f" --temperature {work.temperature:g} --warmup {work.warmup_s:g} --window {work.window_s:g}"
+    )
 
 
 def _url(bundle: Bundle) -> str:
@@ -166,6 +179,7 @@ def _rollback(bundle: Bundle) -> list[str]:
         f"sudo rm -r {units}.service {units}*.service.d {library(bundle)}",
         "sudo systemctl daemon-reload",
         "sudo systemctl enable --now ollama      # or whatever you stopped in step 1",
+        *([f"ollama rm {bundle.plan.derived.name}"] if bundle.plan.derived else []),
     ]
 
 
@@ -176,7 +190,8 @@ def _notes(bundle: Bundle) -> str:
         model=plan.model,
         first=plan.instances[0].address,
         user=bundle.user,
-        models=bundle.provenance["models_dir"],
+        models=bundle.provenance.models_dir,
     )
+    notes += _ROOT if bundle.user == "root" and not bundle.spec.cluster.simulated else ""
     notes += _OPEN.format(listen=bundle.listen) if bundle.listen != LOOPBACK else ""
     return notes + (_DIRECT if plan.balancer.kind != "nginx" else "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from autotune.cluster import nginx
+from autotune.ollama.env import LIBRARIES
 
 if TYPE_CHECKING:
     from autotune.export.bundle import Bundle
@@ -18,7 +20,7 @@ SITES = "/etc/nginx/conf.d"
 PRELOAD = """\
 #!/bin/bash
 {comments}# Has an Ollama load a model, and waits for it: preload HOST PORT MODEL
-# Asked again until the server answers; whoever calls it bounds the time.
+# Asked again until the server answers; whoever calls it bounds the time. As part of a unit it ends with the server.
 host=$1 port=$2 body="{{\\"model\\": \\"$3\\"}}"
 
 ask() {{
@@ -28,7 +30,7 @@ ask() {{
   cat <&3
 }}
 
-while true; do
+while [[ -z $MAINPID ]] || kill -0 "$MAINPID" 2>/dev/null; do
   answer=$(ask 2>/dev/null)
   case $answer in
     "HTTP/1."[01]" 200 "*) exit 0 ;;
@@ -37,6 +39,8 @@ while true; do
   esac
   sleep 0.5
 done
+echo "the server has ended" >&2
+exit 1
 """
 
 
@@ -62,7 +66,7 @@ def library(bundle: Bundle) -> str:
 def template(bundle: Bundle) -> str:
     """The unit of all instances; what differs is in their drop-ins."""
     cluster = bundle.spec.cluster
-    command = " ".join(map(_word, bundle.provenance["command"]))
+    command = " ".join(map(_word, bundle.provenance.command))
     return f"""\
 {bundle.comments}[Unit]
 Description=Ollama instance %i of {_unit_text(bundle.spec.study.name)}
@@ -74,8 +78,8 @@ ExecStart={command}
 User={bundle.user}
 Restart=always
 RestartSec=3
-TimeoutStartSec={cluster.start_timeout_s + cluster.load_timeout_s:.0f}
-TimeoutStopSec={cluster.stop_timeout_s:.0f}
+TimeoutStartSec={math.ceil(cluster.start_timeout_s + cluster.load_timeout_s)}
+TimeoutStopSec={math.ceil(cluster.stop_timeout_s)}
 
 [Install]
 WantedBy=multi-user.target
@@ -84,7 +88,9 @@ WantedBy=multi-user.target
 
 def drop_in(bundle: Bundle, instance: InstancePlan) -> str:
     """Devices, port, slots and all else that one instance is told; the model is loaded before it counts as started."""
-    lines = [f'Environment="{name}={_unit_text(value)}"' for name, value in bundle.environment(instance).items()]
+    told = bundle.environment(instance)
+    told |= {LIBRARIES: bundle.provenance.libraries} if bundle.provenance.libraries else {}
+    lines = [f'Environment="{name}={_unit_text(value)}"' for name, value in told.items()]
     if instance.cpus:
         lines.append(f"CPUAffinity={' '.join(map(str, instance.cpus))}")
     host, _, port = instance.address.partition(":")
@@ -101,7 +107,7 @@ def site(bundle: Bundle) -> str:
 
 
 def environment(bundle: Bundle, instance: InstancePlan) -> str:
-    """NAME=value lines, for `docker --env-file` and for a shell: no quotes, for Docker would take them for content."""
+    """NAME=value lines, as `docker run --env-file` reads them: to the letter, without quotes."""
     return bundle.comments + "".join(f"{name}={value}\n" for name, value in bundle.environment(instance).items())
 
 

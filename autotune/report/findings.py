@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ class Figures:
     ttft_mean: float | None
     ttft_p50: float | None
     ttft_p95: float | None
-    tps: float
+    tps: float | None
 
     @classmethod
     def of(cls, runs: Sequence[Metrics]) -> Figures:
@@ -51,9 +51,10 @@ class Change:
     after: Figures
 
     @property
-    def tps(self) -> float | None:
-        """How much more tokens/s, 0.5 is half more."""
-        return self.after.tps / self.before.tps - 1 if self.before.tps else None
+    def relative(self) -> Figures:
+        """How much more of each figure, 0.5 is half more."""
+        pairs = zip(astuple(self.before), astuple(self.after), strict=True)
+        return Figures(*(after / before - 1 if before and after is not None else None for before, after in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,12 @@ def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str
 
 def _nearest(proof: Verdict) -> int:
     """The candidate that came nearest to a win: of the feasible the one with the most tokens/s."""
-    return max(proof.others, key=lambda one: (proof.feasible(one), fmean(proof.contenders[one].tps or (0.0,))))
+
+    def worth(one: int) -> tuple[bool, float]:
+        tps = proof.contenders[one].mean_tps
+        return proof.feasible(one), tps.mean if tps else 0.0
+
+    return max(proof.others, key=worth)
 
 
 def _at(label: str, runs: Sequence[TrialResult]) -> Figures:
@@ -165,23 +171,23 @@ def _infeasible(results: Sequence[TrialResult]) -> tuple[str, ...]:
     counts = Counter(result.reason for result in failed)
     examples = {result.reason: result for result in reversed(failed)}
     lines = [
-        f"{_configurations(count)} could not be measured: {reason}, as {configuration(examples[reason].params)}:"
+        f"{_trials(count)} could not be measured: {reason}, as {configuration(examples[reason].params)}:"
         f" {examples[reason].message}"
         for reason, count in counts.items()
     ]
     missing = sum(result.measured and not result.score.feasible for result in results)
-    return (*lines, f"{_configurations(missing)} missed the limits") if missing else tuple(lines)
+    return (*lines, f"{_trials(missing)} missed a limit, or had too few requests to say") if missing else tuple(lines)
 
 
-def _configurations(count: int) -> str:
-    return f"{count} configuration{'' if count == 1 else 's'}"
+def _trials(count: int) -> str:
+    return f"{count} trial{'' if count == 1 else 's'}"
 
 
 def _cautions(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, ...]:
     """Doubts about what the answer rests on: of the proof, or else of the baseline and the best of the search."""
     if proof is not None:
         runs = [run for contender in proof.contenders for run in contender.runs]
-        told = [*_slots(proof.contenders[proof.recommended]), *_unlike(results, proof)]
+        told = [*_slots(proof.contenders[proof.recommended]), *_unlike(results, proof), *_newer(results, proof)]
     else:
         runs, told = [*results[:1], *(standings(results)[0].results if results else ())], []
     counts = Counter(caution for run in {id(run): run for run in runs}.values() for caution in run.cautions)
@@ -211,6 +217,16 @@ def _unlike(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
         if (again := contender.next_tps) and (found := result.score.objective)
         if abs(found - again.mean) > max(again.high - again.mean, _UNLIKE * again.mean)
     ]
+
+
+def _newer(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
+    """A search that went on after its proof may have found something better."""
+    known, best = [one.params for one in proof.contenders], standings(results)[0]
+    tps = proof.contenders[proof.recommended].next_tps
+    if best.params in known or not best.feasible or tps is None or (best.objective or 0.0) <= tps.high:
+        return []
+    told = f"{configuration(best.params)}: {best.objective:.1f} tokens/s in the search, and not in the proof"
+    return [f"{told}: run the study again, with time for another proof"]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

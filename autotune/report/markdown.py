@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import astuple
+from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE
 from autotune.report.words import SIMULATED, configuration, distance, figure, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from autotune.confirm import Verdict
+    from autotune.plan import Provenance
     from autotune.report.findings import Change, Findings
 
 _REPEAT = """\
 Save the study file below under its own name and run it on the same host, with the same Ollama and the same model:
 
-    autotune run {name}.toml
+    autotune run {name}.toml{balancer}
 
 Its seed fixes lengths, arrivals and bodies of all requests; only the nonce in front of each is new.
 """
 
 
-def markdown(found: Findings, header: Mapping[str, Any]) -> str:
-    """The report of a study; `header` is its study.json."""
+def markdown(found: Findings, source: str, provenance: Provenance | None = None) -> str:
+    """The report of a study; `source` is the text of its study file."""
+    balancer = " --balancer direct" if found.spec.cluster.balancer == "direct" else ""
     parts = [
         [f"# {found.spec.study.name}: {found.spec.cluster.model}"],
         [f"**{SIMULATED}**"] if found.spec.cluster.simulated else [],
@@ -32,8 +36,8 @@ def markdown(found: Findings, header: Mapping[str, Any]) -> str:
         _ranking(found),
         _list("Not feasible", found.infeasible),
         _list("Cautions", found.cautions),
-        _host(header.get("provenance") or {}),
-        ["## How to repeat it", _REPEAT.format(name=found.spec.study.name), _fenced(str(header.get("file", "")))],
+        _host(provenance),
+        ["## How to repeat it", _REPEAT.format(name=found.spec.study.name, balancer=balancer), _fenced(source)],
     ]
     return "\n\n".join(text.strip("\n") for part in parts for text in part) + "\n"
 
@@ -42,14 +46,14 @@ def _before_after(found: Findings) -> list[str]:
     if not found.changes:
         return []
     rows = [row for change in found.changes for row in _rows(change)]
-    table = _table(("load", "set-up", "mean TTFT, s", "p50", "p95", "TPS, tokens/s", "change"), rows)
+    table = _table(("load", "", "mean TTFT, s", "p50", "p95", "TPS, tokens/s"), rows)
     return ["## Before and after", f"{found.title}.", table]
 
 
 def _rows(change: Change) -> Iterator[tuple[str, ...]]:
     for name, one in (("baseline", change.before), ("new", change.after)):
-        shown = (figure(value) for value in (one.ttft_mean, one.ttft_p50, one.ttft_p95, one.tps))
-        yield change.label, name, *shown, percent(change.tps) if name == "new" else ""
+        yield change.label, name, *map(figure, astuple(one))
+    yield change.label, "change", *map(percent, astuple(change.relative))
 
 
 def _proof(found: Findings) -> list[str]:
@@ -63,19 +67,28 @@ def _proof(found: Findings) -> list[str]:
         rows.append(
             (
                 configuration(one.params) + ("  (baseline)" if number == BASELINE else ""),
-                ", ".join(f"{value:.1f}" for value in one.tps) or one.reason,
+                ", ".join("failed" if value is None else f"{value:.1f}" for value in one.tps),
                 f"{tps.mean:.1f} ({tps.low:.1f} to {tps.high:.1f})" if tps else "–",
                 f"{gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%})" if gain else "–",
-                "; ".join(distance(name, value) for name, value in proof.violations[number].items()) or "–",
+                _limits(proof, number),
             )
         )
     words = (
         f"{proof.blocks} blocks, in each of which every candidate ran once on fresh starts, in alternating order."
-        f" The mean is shown with its 95 % interval. The changes and the limits hold all together with"
-        f" {proof.rules.confidence:.0%} confidence, however often was looked."
+        f" The mean is shown with its 95 % interval. Changes and limits hold all together, at every planned look, with"
+        f" {proof.rules.confidence:.0%} confidence."
     )
     head = ("candidate", "tokens/s, run by run", "mean", "against the baseline", "limits")
     return ["## Proof", words, _table(head, rows)]
+
+
+def _limits(proof: Verdict, number: int) -> str:
+    """How far one candidate is from its limits."""
+    one = proof.contenders[number]
+    told = [distance(name, value) for name, value in proof.violations[number].items()]
+    told += [f"{name}: too few requests to say" for name in sorted(one.undecided)]
+    told += [f"{one.failures} of {len(one.runs)} runs failed: {one.reason}"] if one.failures else []
+    return "; ".join(told) or "–"
 
 
 def _ranking(found: Findings) -> list[str]:
@@ -94,15 +107,14 @@ def _list(title: str, lines: Sequence[str]) -> list[str]:
     return [f"## {title}", "\n".join(f"- {_escaped(line)}" for line in lines)] if lines else []
 
 
-def _host(provenance: Mapping[str, Any]) -> list[str]:
-    if not provenance:
+def _host(provenance: Provenance | None) -> list[str]:
+    if provenance is None:
         return []
-    devices = [f"{one['name']}, {one['id']}, {one['memory_bytes'] / 2**30:.1f} GiB" for one in provenance["devices"]]
+    driver = f", NVIDIA driver {provenance.driver}" if provenance.driver else ""
     lines = [
-        f"autotune {provenance['autotune']}, Ollama {provenance['ollama']}"
-        + (f", NVIDIA driver {provenance['driver']}" if provenance["driver"] else ""),
-        f"model {provenance['model']}, digest {provenance['model_digest']}",
-        *devices,
+        f"autotune {provenance.autotune}, Ollama {provenance.ollama}{driver}",
+        f"model {provenance.model}, digest {provenance.model_digest}",
+        *(f"{one.name}, {one.id}, {one.memory_bytes / 2**30:.1f} GiB" for one in provenance.devices),
     ]
     return _list("Measured on", lines)
 

@@ -114,6 +114,8 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
     if not best.feasible:
         nearest = configuration(best.params)
         return f"No configuration met the limits. The nearest: {nearest}: {verdict(best.results[-1])}."
+    if sum(standing.feasible for standing in standings(results)) == 1 and results[0] in best.results:
+        return f"Keep what you have, {configuration(best.params)}: nothing else met the limits."
     twice = len(best.results)
     times = "one measurement" if twice == 1 else f"the mean of {twice} measurements"
     begun = f": its proof has {proof.blocks} of the {proof.rules.pairs} blocks that it needs" if proof else ""
@@ -132,16 +134,39 @@ def proved(proof: Verdict) -> str:
         configuration(proof.contenders[BASELINE].params),
         [one for one in proof.others if proof.feasible(one)],
     )
-    if not feasible:
-        fate = "meets them" if proof.feasible(BASELINE) else "misses them too"
-        return f"No clear winner: in the proof no candidate met the limits again; the baseline, {keep}, {fate}."
-    best = max(feasible, key=lambda one: sum(proof.contenders[one].tps))
-    made = f"{configuration(proof.contenders[best].params)} makes {_change(proof.gain(best))}"
+    best = max(feasible, key=lambda one: _mean(proof, one), default=None)
+    if best is None:
+        near = f"no candidate met the limits again{_failures(proof)}"
+    else:
+        near = f"{configuration(proof.contenders[best].params)} makes {_change(proof.gain(best))}"
     if proof.kind is Kind.KEEP:
-        least = f"{proof.rules.least_gain:.0%}"
-        return f"Keep what you have, {keep}: nothing is better by {least} or more. {made} ({proof.blocks} blocks)."
-    limits = "" if proof.feasible(BASELINE) else ", and whether the baseline misses the limits is not certain either"
-    return f"No clear winner after {proof.blocks} blocks: {made}{limits}. Until that is settled keep {keep}."
+        least = f"nothing is better by {proof.rules.least_gain:.0%} or more"
+        return f"Keep what you have, {keep}: {least} ({proof.blocks} blocks). In the proof {near}."
+    return f"No clear winner after {proof.blocks} blocks: {near}{_doubt(proof)}. Until that is settled keep {keep}."
+
+
+def _mean(proof: Verdict, one: int) -> float:
+    tps = proof.contenders[one].mean_tps
+    return tps.mean if tps else 0.0
+
+
+def _failures(proof: Verdict) -> str:
+    """Who could not be measured, and how often."""
+    failed = [one for one in proof.contenders[1:] if one.failures]
+    told = [f"{configuration(one.params)} failed {one.failures} times ({one.reason})" for one in failed]
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _doubt(proof: Verdict) -> str:
+    """Why that settles nothing."""
+    baseline = proof.contenders[BASELINE]
+    if baseline.failures:
+        return f"; the baseline failed {baseline.failures} of {len(baseline.runs)} times ({baseline.reason})"
+    if baseline.undecided:
+        return f"; the baseline had too few requests to say: {', '.join(sorted(baseline.undecided))}"
+    if proof.misses(BASELINE):
+        return "; the baseline misses the limits"
+    return "" if proof.feasible(BASELINE) else "; whether the baseline misses the limits is not certain"
 
 
 def _winner(proof: Verdict) -> str:
@@ -149,8 +174,9 @@ def _winner(proof: Verdict) -> str:
     tps, again = one.mean_tps, one.next_tps
     assert tps is not None
     assert again is not None
-    if proof.contenders[BASELINE].reason:
-        over = "and the baseline could not be measured"
+    baseline = proof.contenders[BASELINE]
+    if baseline.fails:
+        over = f"and the baseline could not be measured ({baseline.reason})"
     elif proof.outlives(proof.recommended, BASELINE):
         over = f"and it meets the limits, which the baseline misses ({_missed(proof)})"
     else:

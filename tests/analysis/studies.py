@@ -15,7 +15,7 @@ from autotune.records import Outcome, RequestRecord
 from autotune.score import judge
 from autotune.store import Store
 from tests.conftest import TINY, gpus, study
-from tests.factories import BASELINE, LIMIT, params, result
+from tests.factories import BASELINE, LIMIT, PROVENANCE, params, result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +99,7 @@ class Written:
     ) -> None:
         plan = self.plan(chosen)
         loads = [] if reason else [requests(plan, wait_s, told=told) for _ in self.spec.workload.levels]
-        shelf.write_plan(number, dict(chosen), plan)
+        shelf.write_plan(number, dict(chosen), plan, PROVENANCE)
         shelf.save(self._result(number, chosen, plan, loads, reason), loads)
         self.spans(number, **({} if proof is None else {"proof": proof}))
 

@@ -13,7 +13,7 @@ from autotune.confirm import Kind
 from autotune.errors import AutotuneError, SpecError, StorageError
 from autotune.store import FORMAT
 from tests.analysis.studies import FAST, LEAN, Written, spec
-from tests.factories import BASELINE
+from tests.factories import BASELINE, PROVENANCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_study_is_what_its_folder_tells(opened: Study) -> None:
     assert (opened.verdict.kind, opened.verdict.blocks) == (Kind.WINNER, 4)
     assert (opened.proved, opened.best) == (True, FAST)
     assert opened.header["file"] == "# the study file\n"
-    assert opened.provenance == {}
+    assert opened.provenance == PROVENANCE
     assert opened.events[0]["what"] == "night begins"
     with pytest.raises(FrozenInstanceError):
         opened.spec = spec()  # type: ignore[misc]
@@ -62,11 +62,14 @@ def test_without_a_proof_the_best_is_that_of_the_search(tmp_path: Path) -> None:
     assert load(tmp_path).best == FAST  # two runs are no proof
 
 
-def test_the_last_proof_is_the_one_that_counts(written: Written) -> None:
+def test_the_last_proof_with_enough_blocks_is_the_one_that_counts(written: Written) -> None:
+    before = load(written.path).candidates
     written.prove([dict(BASELINE), LEAN, FAST], [3.0, 0.6, 0.4], runs=2)
+    assert load(written.path).candidates == before
+    written.prove([dict(BASELINE), LEAN, FAST], [3.0, 0.6, 0.4], runs=12)
     found = load(written.path)
     assert len(found.candidates) == 3
-    assert [run.candidate for run in found.runs if run.phase == "proof"] == [0, 1]
+    assert [run.candidate for run in found.runs if run.phase == "proof"][:6] == [0, 1, 2, 2, 1, 0]
 
 
 @pytest.mark.parametrize("scale", [1, 12])

@@ -26,7 +26,7 @@ async def loaded(folder: Path) -> dict[str, Any]:
     store = Store(folder)
     spec, proof = store.spec(), report.read(store).proof
     assert proof is not None
-    plan = store.proof(store.proofs() - 1).plan(proof.contenders[proof.recommended].runs[0].number)
+    plan = store.proof(proof.number).plan(proof.contenders[proof.recommended].runs[0].number)
     workload, level, scale = night.workload(spec), spec.level(None), spec.cluster.time_scale
     assert isinstance(workload, SeededWorkload)
     assert level.users is not None

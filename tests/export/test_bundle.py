@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
-from dataclasses import replace
+import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +22,20 @@ from autotune.export import compose, systemd
 from autotune.export.bundle import bundle
 from autotune.ground import Ground
 from autotune.inventory import Device, Inventory
-from autotune.ollama.api import ServerFacts
+from autotune.ollama.api import Ollama, ServerFacts
 from autotune.report.words import SIMULATED
+from autotune.simulator.profiles import load_profile
 from autotune.store import FORMAT, Store
 from tests.conftest import TINY, cores, gpus, study
-from tests.factories import BASELINE, LIMIT, params, result
+from tests.factories import BASELINE, LIMIT, PROVENANCE, params, result
 from tests.proofs import FAST
+from tests.simulator.exchange import free_port, instance
 
 if TYPE_CHECKING:
+    from autotune.plan import Provenance
     from autotune.spec import StudySpec
 
-PROVENANCE: dict[str, Any] = {
-    "autotune": "0.1.0",
-    "ollama": "0.32.15",
-    "driver": "560.1",
-    "command": ["/usr/local/bin/ollama", "serve"],
-    "environment": {"LD_LIBRARY_PATH": "/opt/cuda/lib"},
-    "models_dir": "/models of all",
-    "model": "tiny",
-    "model_digest": "abc",
-    "devices": [{"index": 0, "id": "GPU-1", "name": "Small GPU", "memory_bytes": 4 << 30}],
-}
+RAN = replace(PROVENANCE, libraries="/opt/cuda/lib", models_dir="/")
 REAL = {"cluster": {"driver": "process", "balancer": "nginx", "first_port": 9000, "balancer_port": 9999}}
 
 
@@ -49,26 +44,26 @@ def proved(
     inventory: Inventory | None = None,
     chosen: dict[str, Any] = FAST,
     gain: float = 50,
+    provenance: Provenance = RAN,
     **tables: Any,
 ) -> Store:
     """A study in which `chosen` was proved to be better than the baseline by so many tokens/s."""
     spec: StudySpec = study(objective={"limits": [LIMIT]}, **{**REAL, **tables})
     store, there = Store(folder / "night"), inventory or gpus()
     store.open(spec, "# a study\n")
-    store.write_header({**(store.header() or {}), "provenance": PROVENANCE})
     ground = Ground(spec, there, ServerFacts("0.32.15", TINY), Path("/models of all"), Path("/home"), None, {})  # type: ignore[arg-type]
     first = {**BASELINE, "layout": "0+1"} if inventory and inventory.devices[0].make == "cpu" else BASELINE
     pair = [first, chosen]
     for number, one in enumerate([*pair, params(32)]):
         plan = ground.plan(one)
-        store.trials.write_plan(number, one, plan)
+        store.trials.write_plan(number, one, plan, provenance)
         reason = "load_failed" if number == 2 else ""
         store.trials.save(result(number, one, 100 + gain * number, reason=reason, fingerprint=plan.fingerprint), [])
     shelf = store.proof(store.begin_proof(pair))
     for number in range(8):
         which = place(number, 2)[1]
         plan = ground.plan(pair[which])
-        shelf.write_plan(number, pair[which], plan)
+        shelf.write_plan(number, pair[which], plan, provenance)
         found = result(number, pair[which], 100 + gain * which + number / 10, fingerprint=plan.fingerprint)
         shelf.save(found, [])
     return store
@@ -86,17 +81,18 @@ def test_every_setting_of_the_plan_is_in_the_units_and_in_the_environment_files(
     chosen = bundle(store)
     files = chosen.files()
     assert len(chosen.plan.instances) == 2
-    for number, instance in enumerate(chosen.plan.instances):
+    for number, one in enumerate(chosen.plan.instances):
         unit = files[f"systemd/ollama-test@{number}.service.d/10-autotune.conf"]
-        for name, value in instance.env:
+        for name, value in one.env:
             if name != "HOME":
                 assert f'Environment="{name}={value}"' in unit
-                assert f"\n{name}={value}\n" in files[f"env/{instance.name}.env"]
+                assert f"\n{name}={value}\n" in files[f"env/{one.name}.env"]
         assert "HOME=" not in unit
         assert 'Environment="LD_LIBRARY_PATH=/opt/cuda/lib"' in unit
-        assert f'Environment="CUDA_VISIBLE_DEVICES={instance.devices[0]}"' in unit
-        assert instance.devices[0].startswith("GPU-")
-        assert f"ExecStartPost=/bin/bash /usr/local/lib/ollama-test/preload 127.0.0.1 {instance.port} tiny" in unit
+        assert "LD_LIBRARY_PATH" not in files["compose.yaml"]  # a container has libraries of its own
+        assert f'Environment="CUDA_VISIBLE_DEVICES={one.devices[0]}"' in unit
+        assert one.devices[0].startswith("GPU-")
+        assert f"ExecStartPost=/bin/bash /usr/local/lib/ollama-test/preload 127.0.0.1 {one.port} tiny" in unit
     template = files["systemd/ollama-test@.service"]
     for line in ("ExecStart=/usr/local/bin/ollama serve", "Restart=always", "RestartSec=3", "TimeoutStartSec=660"):
         assert f"\n{line}\n" in template
@@ -128,8 +124,8 @@ def test_compose_has_the_same_instances_with_their_devices(store: Store) -> None
     assert one["image"] == "ollama/ollama:0.32.15"
     (card,) = one["deploy"]["resources"]["reservations"]["devices"]
     assert card["device_ids"] == list(chosen.plan.instances[1].devices)
-    assert one["env_file"] == ["env/ollama-1.env"]
-    assert "/models of all:/models of all" in one["volumes"]
+    assert one["environment"]["OLLAMA_HOST"] == "127.0.0.1:9001"
+    assert one["volumes"][0] == "/models of all:/models of all"
 
 
 def test_a_cpu_is_pinned_in_every_form(tmp_path: Path) -> None:
@@ -154,11 +150,12 @@ def test_a_derived_model_comes_with_its_modelfile(tmp_path: Path) -> None:
     assert "ollama create autotune-tiny-batch256 -f Modelfile" in files["INSTALL.md"]
     assert "preload 127.0.0.1 9000 autotune-tiny-batch256" in files["systemd/ollama-test@0.service.d/10-autotune.conf"]
     assert "for the model `autotune-tiny-batch256`" in files["INSTALL.md"]
+    assert files["INSTALL.md"].partition("## Roll back")[2].count("ollama rm autotune-tiny-batch256") == 1
 
 
 def test_the_document_has_the_whole_provenance(store: Store) -> None:
     told = json.loads(bundle(store).files()["cluster.json"])
-    assert told["provenance"] == PROVENANCE
+    assert told["provenance"] == json.loads(json.dumps(asdict(RAN)))
     assert (told["simulated"], told["proved"], told["study_file"]) == (False, True, "# a study\n")
     assert told["answer"].startswith("Winner: 0 | 1  NUM_PARALLEL 8, least_conn: 150.")
     expected = told["expected"]
@@ -175,10 +172,41 @@ def test_the_guide_warns_of_what_surprises(store: Store) -> None:
         "`ollama pull`, `ollama ps` and `ollama create` through the balancer reach one instance",
         "sudo systemctl enable --now ollama-test@0 ollama-test@1",
         "## Roll back",
-        "autotune bench http://127.0.0.1:9999 --model tiny --concurrency 2",
+        "autotune bench http://127.0.0.1:9999 --model tiny --endpoint generate --concurrency 2 --input-tokens 8",
         "19 times of 20",
     ):
         assert piece in guide
+
+
+# the script that loads the model
+
+
+def preload(store: Store, tmp_path: Path, port: int, **env: str) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "preload"
+    script.write_text(bundle(store).files()["preload"])
+    command = ["bash", str(script), "127.0.0.1", str(port), "tiny"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_it_ends_with_the_server_that_it_waits_for(store: Store, tmp_path: Path) -> None:
+    server = subprocess.Popen(["true"])
+    server.wait()
+    done = preload(store, tmp_path, free_port(), MAINPID=str(server.pid))
+    assert (done.returncode, done.stderr) == (1, "the server has ended\n")
+
+
+async def test_it_waits_until_the_model_is_loaded_and_says_why_it_is_not(store: Store, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    async with instance(tmp_path, load_profile("2x-small")) as port:
+        done = await loop.run_in_executor(None, lambda: preload(store, tmp_path, port))
+        assert (done.returncode, done.stderr) == (0, "")
+        async with Ollama(f"http://127.0.0.1:{port}") as server:
+            assert [one.name for one in await server.loaded()] == ["tiny:latest"]
+    faults = {"AUTOTUNE_SIM_FAULT": "load_fails"}
+    async with instance(tmp_path, load_profile("2x-small"), **faults) as port:
+        done = await loop.run_in_executor(None, lambda: preload(store, tmp_path, port))
+        assert done.returncode == 1
+        assert "500" in done.stderr
 
 
 # marks
@@ -196,6 +224,7 @@ def test_a_trial_that_was_chosen_by_hand_is_marked_as_not_proved(store: Store) -
     assert all("Not proved" in content for content in chosen.files().values())
     assert json.loads(chosen.files()["cluster.json"])["expected"]["low"] is None
     assert "One measurement is not a proof." in chosen.files()["INSTALL.md"]
+    assert "Winner" not in chosen.files()["INSTALL.md"]
     assert bundle(store, trial=1).proved  # the same configuration as the winner's
 
 
@@ -326,11 +355,33 @@ def test_a_study_that_cannot_be_read_is_one_clear_line(
     assert "trials/0001/result.json: damaged" in refused(4, store.folder)
 
 
-def test_a_study_in_which_nothing_was_run_has_nothing_to_export(tmp_path: Path) -> None:
+def test_a_study_in_which_nothing_was_measured_has_nothing_to_export(tmp_path: Path) -> None:
     store = Store(tmp_path / "night")
     store.open(study(), "")
-    with pytest.raises(StorageError, match="nothing was run in this study yet"):
+    with pytest.raises(StorageError, match="nothing was measured in this study yet"):
         bundle(store)
+
+
+@pytest.mark.parametrize(
+    ("path", "damage", "words"),
+    [
+        ("proofs/0000/0001/plan.json", {"provenance": {}}, r"plan\.json: damaged \("),
+        ("proofs/0000/0001/plan.json", {"provenance": 3}, r"plan\.json: damaged \("),
+        ("proofs/0000/0001/plan.json", {"plan": {"instances": 1}}, r"plan\.json: damaged \("),
+        ("proofs/0000/proof.json", {"candidates": [{}, {}]}, r"proof\.json: damaged \(no candidates\)"),
+        ("proofs/0000/proof.json", {"candidates": [params(1), params(99)]}, "runs of other configurations than"),
+    ],
+)
+def test_a_proof_that_is_damaged_is_one_clear_line(store: Store, path: str, damage: dict[str, Any], words: str) -> None:
+    file = store.folder / path
+    file.write_text(json.dumps({**json.loads(file.read_text()), **damage}))
+    with pytest.raises(StorageError, match=words):
+        bundle(store)
+
+
+def test_a_proof_that_has_only_begun_does_not_hide_one_that_was_finished(store: Store) -> None:
+    store.begin_proof([BASELINE, params(16)])
+    assert bundle(store).proved
 
 
 def test_names_are_such_that_systemd_and_nginx_take_them(tmp_path: Path) -> None:
@@ -341,5 +392,20 @@ def test_names_are_such_that_systemd_and_nginx_take_them(tmp_path: Path) -> None
 
 def test_the_user_is_the_stores_owner_or_the_one_that_is_named(store: Store, tmp_path: Path) -> None:
     assert "\nUser=nobody\n" in bundle(store, user="nobody").files()["systemd/ollama-test@.service"]
-    store.write_header({**(store.header() or {}), "provenance": {**PROVENANCE, "models_dir": str(tmp_path)}})
-    assert bundle(store).user == tmp_path.owner()
+    assert bundle(store).user == "root"
+    assert "They run as root because the model store is root's" in bundle(store).files()["INSTALL.md"]
+    gone = proved(tmp_path / "gone", provenance=PROVENANCE)
+    with pytest.raises(UsageError, match=r"/models of all, where the models were: .*--user NAME"):
+        bundle(gone)
+    assert bundle(gone, user="ollama").user == "ollama"
+    with pytest.raises(UsageError, match="--user 'two words': allowed is the name of a user"):
+        bundle(gone, user="two words")
+
+
+def test_a_folder_that_is_there_stays_the_one_it_is(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "lent"
+    target.mkdir(mode=0o750)
+    before = target.stat()
+    export.write(store, target)
+    after = target.stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
