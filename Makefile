@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 
+NIGHTS := tests/night tests/export
+
 .PHONY: demo test check nginx format reference picture clean
 
 demo: $(VENV)/installed nginx
@@ -18,7 +20,10 @@ test: $(VENV)/developed nginx
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	@echo "the nights run beside the other tests; they wait for most of their time, and are shown when they are over"; \
+	$(BIN)/coverage run -m pytest $(NIGHTS) > $(VENV)/nights.log 2>&1 & nights=$$!; \
+	$(BIN)/coverage run -m pytest $(NIGHTS:%=--ignore=%); others=$$?; \
+	wait $$nights; result=$$?; cat $(VENV)/nights.log; [ $$others = 0 ] && [ $$result = 0 ]
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered | tail -40
 

@@ -35,8 +35,8 @@ A_A = (
 Twice 4 slots, 8 users, while other work came and went. Their proof ended without a winner, and the candidate that a
 single trial each had preferred by 15 % was still 7 % ahead.
 """
-MEASURED: list[dict[str, Any]] = [{"sd": 0.01}, {"sd": 0.02, "wander": 0.01}, {"sd": 0.01, "recorded": A_A}]
-"""What a quiet host, one that drifts, and one that others use do to figures."""
+MEASURED: list[dict[str, Any]] = [{"sd": 0.01}, {"sd": 0.01, "recorded": A_A}]
+"""What a quiet host does to figures, and one that others use too."""
 
 
 # the order

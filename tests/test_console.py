@@ -250,7 +250,8 @@ def test_a_plan_shows_devices_space_and_time(width: int) -> None:
         "Baseline: 0 NUM_PARALLEL 1",
         "Space: 9 configurations, 9 up to symmetry, 9 that may fit the memory",
         "num_parallel (3): 2, 4, 8",
-        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials; the budget is at most 1 trials",
+        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials, 26 min 00 s to 1 h 18 min for the proof;",
+        "the budget is at most 1 trials",
     ):
         assert piece in said
     assert "GPU-5a110001-0000-4000-8000-000000000001" in said.replace(" ", "").replace("GPU-", "GPU-") or width == 60

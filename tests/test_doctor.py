@@ -20,7 +20,7 @@ from autotune.console import checkup
 from autotune.doctor import Check, devices, examine, places, programs
 from autotune.ground import locks
 from tests.conftest import cores, free_ports, gpus, study
-from tests.night.harness import listen, script, stand_in
+from tests.night.harness import listen, script, stand_in, until
 from tests.nvml import stub as nvml
 from tests.test_inventory import grow
 
@@ -150,7 +150,7 @@ def test_ollama_is_asked_for_its_version_only_and_not_for_long(tmp_path: Path, m
     found = programs.ollama(real(binary=str(slow)))
     assert found.state == "missing"
     assert "does not run" in found.found
-    assert not running(int((tmp_path / "pid").read_text()))
+    assert until(lambda: not running(int((tmp_path / "pid").read_text())), 5)  # a killed process takes its time to go
 
 
 def running(pid: int) -> bool:

@@ -258,7 +258,7 @@ def test_status_says_how_a_study_stands(tmp_path: Path) -> None:
     assert said.startswith("test: tiny; 5 trials; no night runs on it now")
     assert "Winner: 0 | 1  NUM_PARALLEL 8, least_conn: 150." in said
     assert "To install it: autotune export night --to DIRECTORY" in said
-    assert "The whole report: autotune report night" in said
+    assert "All of it, and how to repeat it: autotune report night" in said
 
 
 def test_least_gain_is_told_as_it_was_set() -> None:

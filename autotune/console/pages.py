@@ -65,9 +65,17 @@ def _length(spec: StudySpec, configurations: int) -> str:
         f"at most {spec.budget.trials} trials" if spec.budget.trials else "",
     ]
     return (
-        f"Estimated time: {span(trial_s)} a trial, {span(trial_s * trials)} for {trials} trials;"
+        f"Estimated time: {span(trial_s)} a trial, {span(trial_s * trials)} for {trials} trials{_proof_length(spec)};"
         f" the budget is {', '.join(filter(None, bounds))}"
     )
+
+
+def _proof_length(spec: StudySpec) -> str:
+    """From the least blocks to the most."""
+    block_s = (spec.proof.finalists + 1) * estimate_s(spec)
+    if not spec.proof.finalists:
+        return ""
+    return f", {span(spec.proof.pairs * block_s)} to {span(spec.proof.pairs_max * block_s)} for the proof"
 
 
 def morning(console: Console, found: Findings, spent: Mapping[str, float], ending: Ending, study: Path) -> None:
@@ -120,5 +128,5 @@ def _onward(say: Callable[[str], None], found: Findings, folder: Path) -> None:
     if found.chosen is not None:
         say(f"To install it: autotune export {folder} --to DIRECTORY")
     if found.results:
-        say(f"The whole report: autotune report {folder}")
+        say(f"All of it, and how to repeat it: autotune report {folder}")
     say(f"Results are in {folder}; look at them with: optuna-dashboard sqlite:///{folder}/optuna.db")
