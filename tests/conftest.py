@@ -76,6 +76,11 @@ def _no_ollama() -> str:
     return "" if _smallest_model() else f"no model in {' or '.join(map(str, _stores()))}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What holds figures against each other comes last: by then nothing else runs beside it (see the Makefile)."""
+    items.sort(key=lambda item: item.get_closest_marker("quiet") is not None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, missing in (("nginx", _no_nginx), ("ollama", _no_ollama)):
         if item.get_closest_marker(marker) is not None and (why := missing()):

@@ -220,7 +220,7 @@ def test_the_report_has_all_that_people_ask_for() -> None:
         assert heading in said
     assert "| 2 users | baseline | 0.50 | 0.50 | 0.50 |" in said
     assert "autotune 0.1.0, Ollama 0.32.15, NVIDIA driver 560.1" in said
-    assert "    autotune run test.toml" in said
+    assert "    autotune run test.toml --balancer direct\n" in said
     assert said.endswith("```toml\n[study]\n```\n")
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from autotune.console.scene import estimate_s
 from autotune.console.tables import before_after, ranking
 from autotune.plan import GIB
-from autotune.report.words import SIMULATED, configuration, span
+from autotune.report.words import SIMULATED, configuration, flags, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,7 +92,7 @@ def morning(console: Console, found: Findings, spent: Mapping[str, float], endin
     say(found.answer)
     folder = study.parent / found.spec.study.name
     if ending.error is not None:
-        say(f"Everything was put away; results are in {folder}. Go on with: autotune run {study}")
+        say(f"Everything was put away; results are in {folder}. Go on with: autotune run {study}{flags(found.spec)}")
     else:
         _onward(say, found, folder)
 

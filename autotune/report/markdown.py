@@ -6,7 +6,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE
-from autotune.report.words import SIMULATED, configuration, distance, figure, percent
+from autotune.report.words import SIMULATED, configuration, distance, figure, flags, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _REPEAT = """\
 Save the study file below under its own name and run it on the same host, with the same Ollama and the same model:
 
-    autotune run {name}.toml{balancer}
+    autotune run {name}.toml{flags}
 
 Its seed fixes lengths, arrivals and bodies of all requests; only the nonce in front of each is new.
 """
@@ -26,7 +26,6 @@ Its seed fixes lengths, arrivals and bodies of all requests; only the nonce in f
 
 def markdown(found: Findings, source: str, provenance: Provenance | None = None) -> str:
     """The report of a study; `source` is the text of its study file."""
-    balancer = " --balancer direct" if found.spec.cluster.balancer == "direct" else ""
     parts = [
         [f"# {found.spec.study.name}: {found.spec.cluster.model}"],
         [f"**{SIMULATED}**"] if found.spec.cluster.simulated else [],
@@ -37,7 +36,7 @@ def markdown(found: Findings, source: str, provenance: Provenance | None = None)
         _list("Not feasible", found.infeasible),
         _list("Cautions", found.cautions),
         _host(provenance),
-        ["## How to repeat it", _REPEAT.format(name=found.spec.study.name, balancer=balancer), _fenced(source)],
+        ["## How to repeat it", _REPEAT.format(name=found.spec.study.name, flags=flags(found.spec)), _fenced(source)],
     ]
     return "\n\n".join(text.strip("\n") for part in parts for text in part) + "\n"
 

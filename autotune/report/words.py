@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from autotune.confirm import Verdict
     from autotune.metrics import Metrics
+    from autotune.spec import StudySpec
     from autotune.stats import Interval
     from autotune.study import Standing
     from autotune.trial import TrialResult
@@ -40,6 +41,11 @@ def configuration(params: Mapping[str, Any]) -> str:
     ]
     policy = [str(params["policy"])] if "policy" in params else []
     return ", ".join([f"{params['layout']}  NUM_PARALLEL {params['num_parallel']}", *policy, *rest])
+
+
+def flags(spec: StudySpec) -> str:
+    """What the command line needs beside the study file, for the study to run as it did."""
+    return " --balancer direct" if spec.cluster.balancer == "direct" else ""
 
 
 def figures(metrics: Metrics) -> str:

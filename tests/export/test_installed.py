@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.export.conftest import Exported
 
-pytestmark = [pytest.mark.nginx, pytest.mark.slow]
+pytestmark = [pytest.mark.nginx, pytest.mark.slow, pytest.mark.quiet]
 
 EITHER = pytest.mark.parametrize("which", ["simulated", pytest.param("real", marks=pytest.mark.ollama)])
 LOAD = "tests.export.load"

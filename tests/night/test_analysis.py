@@ -81,6 +81,7 @@ def test_a_first_look_shows_a_study(proved: Folder, monkeypatch: pytest.MonkeyPa
     assert all("SIMULATED" in json.dumps(figure["layout"]["title"]) for figure in figures(outputs))
 
 
+@pytest.mark.quiet
 def test_the_reference_deployment_is_held_against_its_rows(reference: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = executed("reference-deployment", reference.file, monkeypatch)
     assert "reference-deployment: 3 trials on SIMULATED hardware" in printed(outputs)

@@ -18,7 +18,7 @@ from tests.conftest import free_ports
 from tests.night.harness import stand_in, until
 from tests.nvml.stub import build_stub
 
-pytestmark = [pytest.mark.nginx, pytest.mark.slow]
+pytestmark = [pytest.mark.nginx, pytest.mark.slow, pytest.mark.quiet]
 
 ROOT = Path(__file__).parents[2]
 CARDS = [f"GPU-2080000{number}-0000-4000-8000-00000000000{number}" for number in range(4)]

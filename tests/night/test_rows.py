@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.night.harness import Folder
 
-pytestmark = [pytest.mark.nginx, pytest.mark.slow]
+pytestmark = [pytest.mark.nginx, pytest.mark.slow, pytest.mark.quiet]
 
 ROWS = {
     # layout, num_parallel, users: TTFT in s, tokens/s
