@@ -313,9 +313,8 @@ def test_nothing_that_could_be_measured_shows_the_reason() -> None:
 def test_a_night_that_was_cut_short_says_how_to_go_on(why: str, error: Any) -> None:
     said = dawn(BASE, BEST, why=why, error=error)
     assert f"Ended: {why}. Best: 0 | 1 NUM_PARALLEL 4, least_conn: 161.7 tokens/s" in said
-    assert said.endswith(
-        "Everything was put away; results are in nights/test. Go on with: autotune run nights/study.toml --balancer direct"
-    )
+    again = "autotune run nights/study.toml --balancer direct"
+    assert said.endswith(f"Everything was put away; results are in nights/test. Go on with: {again}")
 
 
 def test_a_night_without_a_trial() -> None:
