@@ -60,5 +60,8 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def real(tmp_path_factory: pytest.TempPathFactory, real_ollama: RealOllama) -> Exported:
     """Of a real Ollama on this host's cores."""
     path = tmp_path_factory.mktemp("real")
-    values = {"num_parallel": "[4]", "trials": 2, "finalists": 1, "warmup_s": 1, "window_s": 4}
-    return exported(on_cores(path, real_ollama, values), path / "bundle")
+    values = {"num_parallel": "[4]", "trials": 2, "finalists": 1, "warmup_s": 1, "window_s": 6}
+    folder = on_cores(path, real_ollama, values)
+    # Ollama logs each request: with a hundred of them a second the journal alone takes a core, which no file does
+    folder.file.write_text(folder.file.read_text().replace("mean = 24", "mean = 200"))
+    return exported(folder, path / "bundle")
