@@ -25,6 +25,8 @@ _NOTES = """\
   store, so that one `pull` serves them all.
 - `OLLAMA_KEEP_ALIVE=-1` keeps the model in memory, and `OLLAMA_MAX_LOADED_MODELS=1` lets no second one in: a request
   for another model throws the first one out.
+- The trials wrote Ollama's log to a file, units write it to the journal. At a hundred short requests a second that took
+  a good part of a core where this was tried. `StandardOutput=append:FILE` in a drop-in does without.
 - The units run as `{user}`, who must be able to read {models}.
 """
 _ROOT = "- They run as root because the model store is root's. To name another user: `autotune export … --user NAME`.\n"
