@@ -12,7 +12,7 @@ from rich.console import Console
 
 from autotune import console, report
 from autotune.confirm import Verdict, contenders, place
-from autotune.report.words import SIMULATED
+from autotune.simulator import SIMULATED
 from autotune.spec import Proof
 from autotune.store import Store
 from tests.conftest import study

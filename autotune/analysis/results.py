@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 
 from autotune.analysis.columns import MOMENT, REAL, TEXT, WHICH, WHOLE, YES, frame, of, which
+from autotune.space import USUAL
 from autotune.stats import Statistic
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 _PARTS = ("mean", "low", "high")
-_USUAL = {"flash_attention": "auto", "kv_cache_type": "f16"}
 
 
 def parameters(study: Study) -> list[str]:
@@ -35,7 +35,7 @@ def parameters(study: Study) -> list[str]:
 def configuration(study: Study, params: Mapping[str, Any]) -> str:
     """A configuration in a few words, "0 | 1 · 8 slots each · least_conn"; of the rest only what the study varies."""
     rest = [name for name in parameters(study) if name not in {"layout", "num_parallel", "policy"}]
-    varied = [name for name in rest if len({run.result.params.get(name, _USUAL.get(name)) for run in study.runs}) > 1]
+    varied = [name for name in rest if len({run.result.params.get(name, USUAL.get(name)) for run in study.runs}) > 1]
     told = [f"{name.removeprefix('env:')} {params[name]}" for name in varied if name in params]
     policy = [params["policy"]] if "policy" in params else []
     return " · ".join([params["layout"], _slots(params), *policy, *told])

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from autotune.simulator import SIMULATED
+
 if TYPE_CHECKING:
     from autotune.analysis.reading import Study
 
@@ -13,7 +15,6 @@ BLUE, SKY, GREEN, ORANGE, RED, PINK = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
 INK, GREY, PALE = "#262626", "#767676", "#EBEBEB"
 BLUES, GREYS = ([0, "#E3EEF6"], [1, BLUE]), ([0, "#F5F5F5"], [1, "#C4C4C4"])
 """More is darker."""
-SIMULATED = "SIMULATED: figures of a played host, not of this one"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
 _AXIS = {
     "showline": True,

@@ -76,6 +76,11 @@ class Contender:
         return _interval(mean_interval, self.tps)
 
     @property
+    def speed(self) -> float:
+        """The same as a number to sort by; 0 where it is not known."""
+        return self.mean_tps.mean if self.mean_tps else 0.0
+
+    @property
     def next_tps(self) -> Interval | None:
         """Where a further fresh start lands 19 times of 20, tokens/s; None with fewer than two."""
         return _interval(next_interval, self.tps)
@@ -205,17 +210,20 @@ class Verdict:
         """Those better than the baseline, the most tokens/s first."""
         if self.blocks < self.rules.pairs:
             return ()
-        return tuple(sorted((one for one in self.others if self._worth(one)), key=self._by_tps))
+        return tuple(
+            sorted((one for one in self.others if self._worth(one)), key=lambda one: -self.contenders[one].speed)
+        )
 
-    def _by_tps(self, one: int) -> float:
-        tps = self.contenders[one].mean_tps
-        return -tps.mean if tps else 0.0
+    @property
+    def nearest(self) -> int:
+        """The candidate that came nearest to a win: of the feasible, if any, the one with the most tokens/s."""
+        return max(self.others, key=lambda one: (self.feasible(one), self.contenders[one].speed))
 
     @cached_property
     def equals(self) -> tuple[int, ...]:
         """Winners that cannot be told apart from the one with the most tokens/s, the simplest first."""
         alike = (one for one in self.winners if not self.beats(self.winners[0], one))
-        return tuple(sorted(alike, key=lambda one: (self.contenders[one].size, self._by_tps(one))))
+        return tuple(sorted(alike, key=lambda one: (self.contenders[one].size, -self.contenders[one].speed)))
 
     @property
     def kind(self) -> Kind:

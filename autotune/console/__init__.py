@@ -4,7 +4,8 @@ from autotune.console.checks import checkup
 from autotune.console.live import Bench, Night
 from autotune.console.pages import morning, outlook, status
 from autotune.console.tables import before_after, comparison, ranking
-from autotune.report.words import SIMULATED, configuration, figures, span, verdict
+from autotune.report.words import configuration, figures, span, verdict
+from autotune.simulator import SIMULATED
 
 __all__ = [
     "SIMULATED",

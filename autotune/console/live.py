@@ -13,7 +13,8 @@ from rich.live import Live
 from autotune.console.panel import Panel
 from autotune.console.scene import Scene, candidate_name
 from autotune.console.tables import cells, levels_table
-from autotune.report.words import SIMULATED, configuration, figures, proved, seconds, span, verdict
+from autotune.report.words import configuration, figures, proved, seconds, span, verdict
+from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

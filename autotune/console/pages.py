@@ -11,7 +11,8 @@ from rich.text import Text
 from autotune.console.scene import estimate_s
 from autotune.console.tables import before_after, ranking
 from autotune.plan import GIB
-from autotune.report.words import SIMULATED, configuration, flags, span
+from autotune.report.words import configuration, flags, span
+from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

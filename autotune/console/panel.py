@@ -10,7 +10,7 @@ from rich.text import Text
 
 from autotune.console import parts
 from autotune.console.parts import Row, Section
-from autotune.report.words import SIMULATED
+from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

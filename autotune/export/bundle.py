@@ -17,7 +17,8 @@ from autotune.confirm import Kind
 from autotune.errors import NothingFeasible, StorageError, UsageError
 from autotune.export import compose, guide, systemd
 from autotune.plan import LOOPBACK
-from autotune.report.words import SIMULATED, configuration, verdict
+from autotune.report.words import configuration, verdict
+from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,11 +152,11 @@ def write(store: Store, folder: Path, **choices: Any) -> list[str]:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(f"--to {folder}: is not an empty folder; nothing was written")
         chosen = bundle(store, **choices)
-        _place(folder.resolve(), chosen.files())
+        files = chosen.files()
+        _place(folder.resolve(), files)
     except OSError as error:
         raise StorageError(f"--to {folder}: {error.strerror or error}") from error
-    files = (f"  {folder / name}" for name in chosen.files())
-    return [*chosen.marks, *files, f"Next: read {folder / 'INSTALL.md'}"]
+    return [*chosen.marks, *(f"  {folder / name}" for name in files), f"Next: read {folder / 'INSTALL.md'}"]
 
 
 def _place(folder: Path, files: Mapping[str, str]) -> None:

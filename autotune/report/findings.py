@@ -97,11 +97,11 @@ class Findings:
         return self.proof.contenders[self.proof.recommended]
 
 
-def read(store: Store, spec: StudySpec | None = None, unproved: str = "") -> Findings:
+def read(store: Store, spec: StudySpec | None = None) -> Findings:
     """What the study in a folder has found so far. Raises `StorageError`."""
     written = spec or store.spec()
     results = store.trials.results()
-    return findings(written, results, verdict_of(store, written.proof) if results else None, unproved)
+    return findings(written, results, verdict_of(store, written.proof) if results else None)
 
 
 def findings(
@@ -125,7 +125,7 @@ def findings(
 
 def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, tuple[Change, ...]]:
     if proof is not None and proof.kind is not Kind.UNPROVED:
-        other = proof.recommended if proof.recommended != BASELINE else _nearest(proof)
+        other = proof.recommended if proof.recommended != BASELINE else proof.nearest
         name = "The winner" if proof.recommended != BASELINE else "The best candidate"
         before, after = proof.contenders[BASELINE].runs, proof.contenders[other].runs
         title = f"{name} against the baseline, mean of {proof.blocks} runs each"
@@ -137,16 +137,6 @@ def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str
     shared = [label for label in before[0].levels if all(label in run.levels for run in (*before, *after))]
     changes = tuple(Change(label, _at(label, before), _at(label, after)) for label in shared)
     return (f"{title}: {configuration(after[0].params)}", changes) if changes else ("", ())
-
-
-def _nearest(proof: Verdict) -> int:
-    """The candidate that came nearest to a win: of the feasible the one with the most tokens/s."""
-
-    def worth(one: int) -> tuple[bool, float]:
-        tps = proof.contenders[one].mean_tps
-        return proof.feasible(one), tps.mean if tps else 0.0
-
-    return max(proof.others, key=worth)
 
 
 def _at(label: str, runs: Sequence[TrialResult]) -> Figures:

@@ -6,7 +6,8 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE
-from autotune.report.words import SIMULATED, configuration, distance, figure, flags, percent
+from autotune.report.words import configuration, distance, figure, flags, percent
+from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

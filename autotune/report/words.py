@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, Kind
 from autotune.score import UNDECIDED
+from autotune.space import USUAL
 from autotune.study import standings
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from autotune.stats import Interval
     from autotune.study import Standing
     from autotune.trial import TrialResult
-
-SIMULATED = "SIMULATED: figures of a played host, not of this one"
 
 
 def span(seconds: float | None) -> str:
@@ -33,11 +32,10 @@ def span(seconds: float | None) -> str:
 
 def configuration(params: Mapping[str, Any]) -> str:
     """Parameters in one line, the usual ones left out."""
-    usual = {"flash_attention": "auto", "kv_cache_type": "f16"}
     rest = [
         f"{name.removeprefix('env:')}={value}"
         for name, value in params.items()
-        if name not in {"layout", "num_parallel", "policy"} and usual.get(name) != value
+        if name not in {"layout", "num_parallel", "policy"} and USUAL.get(name) != value
     ]
     policy = [str(params["policy"])] if "policy" in params else []
     return ", ".join([f"{params['layout']}  NUM_PARALLEL {params['num_parallel']}", *policy, *rest])
@@ -136,12 +134,8 @@ def proved(proof: Verdict) -> str:
     """What a proof says."""
     if proof.kind is Kind.WINNER:
         return f"{_winner(proof)}{_alike(proof)}"
-    keep, feasible = (
-        configuration(proof.contenders[BASELINE].params),
-        [one for one in proof.others if proof.feasible(one)],
-    )
-    best = max(feasible, key=lambda one: _mean(proof, one), default=None)
-    if best is None:
+    keep, best = configuration(proof.contenders[BASELINE].params), proof.nearest
+    if not proof.feasible(best):
         near = f"no candidate met the limits again{_failures(proof)}"
     else:
         near = f"{configuration(proof.contenders[best].params)} makes {_change(proof.gain(best))}"
@@ -149,11 +143,6 @@ def proved(proof: Verdict) -> str:
         least = f"nothing is better by {proof.rules.least_gain:.0%} or more"
         return f"Keep what you have, {keep}: {least} ({proof.blocks} blocks). In the proof {near}."
     return f"No clear winner after {proof.blocks} blocks: {near}{_doubt(proof)}. Until that is settled keep {keep}."
-
-
-def _mean(proof: Verdict, one: int) -> float:
-    tps = proof.contenders[one].mean_tps
-    return tps.mean if tps else 0.0
 
 
 def _failures(proof: Verdict) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Value = str | int
 
+USUAL = {"flash_attention": "auto", "kv_cache_type": "f16"}
+"""Values that go without saying, because they are Ollama's own."""
 PLAIN_CACHE = frozenset({"f32", "f16", "bf16"})
 """Types of the KV cache that are not quantised."""
 

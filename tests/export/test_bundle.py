@@ -23,7 +23,7 @@ from autotune.export.bundle import bundle
 from autotune.ground import Ground
 from autotune.inventory import Device, Inventory
 from autotune.ollama.api import Ollama, ServerFacts
-from autotune.report.words import SIMULATED
+from autotune.simulator import SIMULATED
 from autotune.simulator.profiles import load_profile
 from autotune.store import FORMAT, Store
 from tests.conftest import TINY, cores, gpus, study
