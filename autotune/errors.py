@@ -10,7 +10,8 @@ AutotuneError                      exit code
 │   ├── DeviceLost                 3    a device that was there is there no more
 │   ├── BalancerError              3    nginx is missing, refuses its configuration, or died
 │   ├── BinaryMissing              3    no such Ollama binary
-│   └── ModelMissing               3    the server does not have the model, or it cannot generate text
+│   ├── ModelMissing               3    the server does not have the model, or it cannot generate text
+│   └── ClientSaturated            3    our own client was too slow: what it measured is no figure of the server
 ├── BaselineFailed                 3    what runs today does not start: there is nothing to compare with
 ├── StorageError                   4    the study folder cannot be read or written (disk full, newer version, damaged)
 ├── TrialFailure                   3    the configuration's own fault; inside a study it becomes a typed result
@@ -86,6 +87,10 @@ class BinaryMissing(ClusterError):
 
 class ModelMissing(ClusterError):
     """The server does not have the model, or the model cannot generate text."""
+
+
+class ClientSaturated(ClusterError):
+    """Our own client was too slow, in as many processes as there are cores."""
 
 
 class BaselineFailed(AutotuneError):

@@ -9,16 +9,18 @@ import signal
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune import __version__, confirm
 from autotune import ground as grounds
-from autotune.benchmark.client import HttpClient
+from autotune.benchmark.carrier import Target
+from autotune.benchmark.crew import Crew
+from autotune.benchmark.dialect import Ask
 from autotune.benchmark.spread import Spread
-from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload
+from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
 from autotune.cluster.children import Children
 from autotune.cluster.lock import Lock, holder
 from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from autotune.inventory import Inventory
     from autotune.plan import Plan
     from autotune.spec import Budget, StudySpec
+    from autotune.spec.workload import Lengths as WrittenLengths
     from autotune.trial import TrialResult
 
 
@@ -98,7 +101,13 @@ async def _night(
         events.show({"what": "ground", "ground": ground})
         async with grounds.cluster(spec, children, store.run) as cluster:
             bench = Bench(
-                spec, found, cluster, events, workload(spec), lambda plan: client(spec, plan), store.trials.keep_logs
+                spec,
+                found,
+                cluster,
+                events,
+                workload(spec),
+                lambda plan, processes: client(spec, plan, processes),
+                store.trials.keep_logs,
             )
             bench.provenance = provenance(ground)
             _calibration(bench, store)
@@ -179,39 +188,46 @@ def _calibration(bench: Bench, store: Store) -> None:
     known = (store.header() or {}).get("chars_per_token")
     if known is None:
         bench.remember = lambda ratio: store.write_header({**(store.header() or {}), "chars_per_token": ratio})
-    elif isinstance(bench.workload, SeededWorkload):
-        bench.workload = replace(bench.workload, chars_per_token=known)
+    else:
+        bench.workload = bench.workload.recalibrated(known)
 
 
-def client(spec: StudySpec, plan: Plan) -> AbstractAsyncContextManager[Client]:
-    """The client of a load on a plan: through nginx, or to the instances themselves."""
+def client(spec: StudySpec, plan: Plan, processes: int = 1) -> AbstractAsyncContextManager[Client]:
+    """The client of a load on a plan: through nginx, or to the instances themselves.
 
-    def one(url: str) -> HttpClient:
-        return HttpClient(
-            url,
-            spec.workload.endpoint,
-            plan.model,
-            options={"temperature": spec.workload.temperature, "seed": spec.study.seed},
-            think=spec.workload.think,
-            raw=spec.workload.raw,
-            timeout_s=spec.workload.request_timeout_s / spec.cluster.time_scale,
-        )
-
+    It runs in processes of its own: what this one does meanwhile, for the screen or for Optuna, delays no request.
+    """
+    ask = Ask(
+        spec.workload.endpoint,
+        plan.model,
+        options={"temperature": spec.workload.temperature, "seed": spec.study.seed},
+        think=spec.workload.think,
+        raw=spec.workload.raw,
+        timeout_s=spec.workload.request_timeout_s / spec.cluster.time_scale,
+    )
     if plan.balancer.kind == "nginx":
-        return one(plan.url)
-    clients = {instance.address: one(instance.url) for instance in plan.instances}
-    return Spread(clients, plan.balancer.policy, spec.study.seed)
+        return Crew(Target(plan.url, ask), processes)
+    urls = {instance.address: instance.url for instance in plan.instances}
+    return Spread(Crew(Target("", ask, urls=urls), processes), urls, plan.balancer.policy, spec.study.seed)
 
 
 def workload(spec: StudySpec) -> Workload:
     """What is asked. Raises `SpecError` for a file of prompts that cannot be used."""
     written = spec.workload
-    answers = Lengths(written.num_predict.kind, written.num_predict.mean, written.num_predict.spread)
-    if written.prompts is not None:
-        return JsonlWorkload(written.prompts, answers, spec.study.seed)
-    assert written.input_tokens is not None
-    prompts = Lengths(written.input_tokens.kind, written.input_tokens.mean, written.input_tokens.spread)
-    return SeededWorkload(spec.study.seed, prompts, answers)
+    prefix, talk = written.shared_prefix, written.conversation
+    return make(
+        spec.study.seed,
+        _lengths(written.num_predict),
+        None if written.input_tokens is None else _lengths(written.input_tokens),
+        None if written.prompts is None else PromptFile(written.prompts, written.format, written.num_ctx),
+        correlation=written.correlation,
+        prefixes=None if prefix is None else Prefixes(prefix.prefixes, prefix.tokens),
+        turns=1 if talk is None else talk.turns,
+    )
+
+
+def _lengths(written: WrittenLengths) -> Lengths:
+    return Lengths(written.kind, written.mean, written.spread)
 
 
 def now(store: Store) -> str:

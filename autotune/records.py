@@ -41,6 +41,10 @@ class RequestRecord:
     outcome: Outcome
     written_at: float | None = None
     first_content_at: float | None = None
+    first_answer_at: float | None = None
+    """The first text of the answer itself; later than `first_content_at` where a model has thought before."""
+    receive_lag_s: float | None = None
+    """How long the first text lay ready in the kernel before the client read it; in no stamp. None where unknown."""
     finished_at: float | None = None
     chunk_times: tuple[float, ...] = ()
     """When each chunk that carries text (answer or thinking) arrived."""
@@ -84,8 +88,8 @@ def decode(encoded: dict[str, Any]) -> RequestRecord:
         raise ValueError(f"not the record of a request: {error}") from error
 
 
-DURATIONS = ("total_duration_s", "load_duration_s", "prompt_eval_duration_s", "eval_duration_s")
-STAMPS = ("intended_at", "written_at", "first_content_at", "finished_at")
+DURATIONS = ("total_duration_s", "load_duration_s", "prompt_eval_duration_s", "eval_duration_s", "receive_lag_s")
+STAMPS = ("intended_at", "written_at", "first_content_at", "first_answer_at", "finished_at")
 
 
 def scaled(record: RequestRecord, factor: float) -> RequestRecord:

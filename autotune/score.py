@@ -10,6 +10,7 @@ from autotune.stats import enough
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from autotune.benchmark.phases import Look
     from autotune.metrics import Metrics
     from autotune.spec import Limit, Objective, StudySpec
 
@@ -40,8 +41,8 @@ class Score:
         return self.objective is not None and self.violation == 0
 
 
-def judge(spec: StudySpec, levels: Mapping[str, Metrics]) -> Score:
-    """The score of a trial from its metrics at each level, by level label."""
+def judge(spec: StudySpec, levels: Mapping[str, Metrics], looks: Mapping[str, Look] | None = None) -> Score:
+    """The score of a trial from its metrics at each level, and the last look at each window, by level label."""
     constraints: dict[str, float] = {}
     cautions: list[str] = []
     for limit in spec.objective.limits:
@@ -52,6 +53,9 @@ def judge(spec: StudySpec, levels: Mapping[str, Metrics]) -> Score:
             cautions.append(_undecided(name, limit, levels[label]))
     for label, metrics in levels.items():
         constraints[f"success rate at {label}"] = _missing_success(spec.objective, metrics)
+        if looks and spec.level(label).users is None:
+            overload = looks[label].overload
+            constraints[f"overload at {label}"] = 0.0 if overload is None else min(FAILED, overload.over)
     return Score(levels[spec.level(None).label].output_tps, constraints, tuple(cautions))
 
 

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from autotune import telemetry
+from autotune import aims, telemetry
+from autotune.benchmark import pacer
 from autotune.benchmark.calibration import calibrated
 from autotune.benchmark.load import run
-from autotune.benchmark.pacer import ClosedLoop, OpenLoop
-from autotune.benchmark.phases import Phases
-from autotune.benchmark.workload import SeededWorkload
+from autotune.benchmark.phases import Look  # noqa: TC001 - the store reads the fields of TrialResult
 from autotune.cluster import verify
-from autotune.cluster.verify import Placement  # noqa: TC001 - the store reads the fields of TrialResult
-from autotune.errors import NoAnswer, TrialFailure
-from autotune.metrics import COLD_S, Metrics, measure
+from autotune.cluster.verify import Placement  # noqa: TC001
+from autotune.doubts import doubts, heat
+from autotune.errors import ClientSaturated, NoAnswer, TrialFailure
+from autotune.health import Health, examine
+from autotune.metrics import Attainment, Metrics, measure
 from autotune.score import Score, failed, judge
-from autotune.stats import enough
+from autotune.selftest import cores
 from autotune.telemetry import DeviceSample  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
-
-MOST_STOPPED_EARLY = 0.2
-"""Share of answers that may end by themselves before a caution: their lengths are then no longer the study's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,12 @@ class TrialResult:
     score: Score
     levels: dict[str, Metrics]
     """By level label, in the order of the study file."""
+    health: dict[str, Health] = field(default_factory=dict)
+    """How the client itself was in each level's window, by level label."""
+    attainments: dict[str, Attainment] = field(default_factory=dict)
+    """How many requests met all limits of a level at once, by level label; of those that have limits."""
+    looks: dict[str, Look] = field(default_factory=dict)
+    """What was certain when each level's window ended, by level label."""
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Start and end of each level's window on the clock of its records: with them the metrics can be computed again."""
     placements: tuple[Placement, ...] = ()
@@ -93,13 +97,16 @@ class Bench:
     cluster: Cluster
     events: Events
     workload: Workload
-    client: Callable[[Plan], AbstractAsyncContextManager[Client]]
+    client: Callable[[Plan, int], AbstractAsyncContextManager[Client]]
+    """The client of a load on a plan, in so many processes."""
     keep: Callable[[int, dict[str, str]], None]
     """Keeps the logs of a trial that failed, by instance."""
     remember: Callable[[float], None] | None = None
     """Called with the characters a token that the server's own counts gave; None when the workload is calibrated."""
     alone: dict[tuple[str, ...], Placement] = field(default_factory=dict)
     """Placements of the model alone, by the kinds of its devices; filled where a placement is in doubt."""
+    processes: int = 1
+    """Of the client; doubled when a load was too much for it."""
     fresh: bool = False
     """Whether every instance is started anew for each trial, also one that could go on."""
     mark: dict[str, Any] = field(default_factory=dict)
@@ -161,37 +168,79 @@ class Bench:
             await self.cluster.load(plan)
         with self._span("verify", number):
             placements = await self._verify(plan)
-        levels: dict[str, Metrics] = {}
-        windows: dict[str, tuple[float, float]] = {}
-        samples: dict[str, Samples] = {}
-        cautions: list[str] = []
-        async with self.client(plan) as client:
-            await self._calibrate(client)
-            for level in self.spec.workload.levels:
-                before = telemetry.snapshot(self.inventory)
-                loaded = await self._load(client, plan, level, number)
-                self.cluster.check()
-                if loaded.gave_up:
-                    raise NoAnswer(f"{level.label}: nothing but failures came back: {_last_error(loaded)}")
-                samples[level.label] = Samples(before, telemetry.snapshot(self.inventory))
-                records.append(loaded.records)
-                windows[level.label] = loaded.window_start, loaded.window_end
-                levels[level.label] = metrics = self._figures(loaded)
-                doubts = _doubts(self.spec, loaded, metrics, samples[level.label])
-                cautions += [f"{level.label}: {doubt}" for doubt in doubts]
-                self.events.show({"what": "level", "label": level.label, "metrics": metrics})
-                self.events.show({"what": "devices", "samples": samples[level.label].after})
+        found = [await self._level(plan, level, number) for level in self.spec.workload.levels]
         self.events.note("loaded", number=number, **self.mark)
-        score = judge(self.spec, levels)
+        records += [one.records for one in found]
+        levels = {one.label: one.metrics for one in found}
+        score = judge(self.spec, levels, {one.label: one.look for one in found})
         return replace(
             blank,
             score=score,
             levels=levels,
-            windows=windows,
+            health={one.label: one.health for one in found},
+            attainments={one.label: one.attainment for one in found if one.attainment is not None},
+            looks={one.label: one.look for one in found},
+            windows={one.label: one.window for one in found},
             placements=placements,
-            samples=samples,
-            cautions=(*verify.unproved(placements), *cautions, *score.cautions),
+            samples={one.label: one.samples for one in found},
+            cautions=(
+                *verify.unproved(placements),
+                *(f"{one.label}: {doubt}" for one in found for doubt in one.doubts),
+                *score.cautions,
+            ),
         )
+
+    async def _level(self, plan: Plan, level: Level, number: int) -> _Measured:
+        """One load and its figures, by a client that was healthy: where it was not, again with more processes.
+
+        Raises ClientSaturated when there are no more cores. What loads a played host may be as it is.
+        """
+        while True:
+            before = telemetry.snapshot(self.inventory)
+            async with self.client(plan, self.processes) as client:
+                await self._calibrate(client)
+                here = await self._load(client, plan, level, number)
+            self.cluster.check()
+            loaded = here.scaled(self.spec.cluster.time_scale)
+            if loaded.gave_up:
+                raise NoAnswer(f"{level.label}: nothing but failures came back: {_last_error(loaded)}")
+            samples = Samples(before, telemetry.snapshot(self.inventory))
+            metrics = self._figures(loaded)
+            health = examine(here, metrics, aims.ttft_limit_s(self.spec, level), self.spec.cluster.time_scale)
+            if not health.faults or self.spec.cluster.simulated:
+                break
+            self._more_processes(level, health)
+        self.events.show({"what": "level", "label": level.label, "metrics": metrics, "health": health})
+        self.events.show({"what": "devices", "samples": samples.after})
+        return _Measured(
+            label=level.label,
+            records=loaded.records,
+            metrics=metrics,
+            health=health,
+            attainment=aims.attainment(self.spec, level, loaded),
+            look=loaded.look,
+            window=(loaded.window_start, loaded.window_end),
+            samples=samples,
+            doubts=(*self._doubts(level, loaded, metrics, health), *heat(samples.after)),
+        )
+
+    def _doubts(self, level: Level, loaded: LoadResult, metrics: Metrics, health: Health) -> list[str]:
+        asked = self.spec.workload.input_tokens
+        return doubts(
+            loaded,
+            metrics,
+            health,
+            workload=self.workload,
+            input_tokens=None if asked is None or self.spec.workload.conversation else asked.mean,
+            precision=aims.precision(self.spec, level),
+        )
+
+    def _more_processes(self, level: Level, health: Health) -> None:
+        said = f"{level.label}: the client of autotune is the bottleneck: {'; '.join(health.faults)}"
+        if self.processes >= (most := cores()):
+            raise ClientSaturated(f"{said}. It has {self.processes} processes, and this host {most} cores for it")
+        self.processes = min(most, 2 * self.processes)
+        self.events.note("client", said=f"{said}; again with {self.processes} processes", **self.mark)
 
     def _span(self, what: str, number: int, **fields: Any) -> AbstractContextManager[None]:
         return self.events.span(what, number=number, **self.mark, **fields)
@@ -221,88 +270,62 @@ class Bench:
 
     async def _calibrate(self, client: Client) -> None:
         """Once a study: all its trials get the same prompts."""
-        if self.remember is None or not isinstance(self.workload, SeededWorkload):
+        if self.remember is None:
             return
         better = await calibrated(client, self.workload)
         if better is not self.workload:
             self.workload = better
+            assert better.chars_per_token is not None
             self.remember(better.chars_per_token)
             self.remember = None
 
     async def _load(self, client: Client, plan: Plan, level: Level, number: int) -> LoadResult:
-        """One load, in seconds of the played host where there is one."""
-        scale = self.spec.cluster.time_scale
+        """One load, on this host's clock; shown in seconds of the played one, where there is one."""
+        scale, seed = self.spec.cluster.time_scale, self.spec.study.seed
 
         def progress(seen: Progress) -> None:
             self.events.show({"what": "progress", "label": level.label, "progress": seen.scaled(scale)})
 
         with self._span("load", number, label=level.label):
+            planned = aims.phases(self.spec, level).scaled(1 / scale)
             loaded = await run(
                 client,
                 self.workload,
-                self._pacer(level, scale),
-                phases(self.spec, level).scaled(1 / scale),
+                pacer.make(level, seed, self.workload.stamps, scale),
+                planned,
                 f"{number}-{level.label}-{secrets.token_hex(8)}",
                 progress,
                 len(plan.instances),
+                aims.goal(self.spec, level, planned),
             )
         seconds = max(loaded.window_end - loaded.window_start, 0.0)
         self.events.note("window", number=number, **self.mark, label=level.label, seconds=seconds)
-        return loaded.scaled(scale)
-
-    def _pacer(self, level: Level, scale: float) -> ClosedLoop | OpenLoop:
-        seed = self.spec.study.seed
-        if level.users is not None:
-            return ClosedLoop(level.users, seed)
-        assert level.rate is not None
-        return OpenLoop(level.rate * scale, level.arrivals, seed)
+        return loaded
 
     def _figures(self, loaded: LoadResult) -> Metrics:
         return measure(
             loaded.records,
             window_start=loaded.window_start,
             window_end=loaded.window_end,
-            open_loop=isinstance(loaded.level, OpenLoop),
-            cold_s=COLD_S * self.spec.cluster.time_scale,
+            open_loop=loaded.open_loop,
+            cold_s=aims.cold_s(self.spec),
         )
 
 
-def phases(spec: StudySpec, level: Level) -> Phases:
-    """How long a load takes, and how many requests its limits need."""
-    limits = [limit for limit in spec.objective.limits if spec.level(limit.at) == level]
-    return Phases(
-        warmup_s=spec.workload.warmup_s,
-        warmup_max_s=spec.workload.warmup_max_s,
-        window_s=spec.workload.window_s,
-        window_max_s=spec.workload.window_max_s,
-        drain_s=spec.workload.drain_s,
-        min_requests=max((enough(limit.statistic) for limit in limits), default=0),
-    )
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one level gave."""
 
-
-def _doubts(spec: StudySpec, loaded: LoadResult, metrics: Metrics, samples: Samples) -> list[str]:
-    """Cautions that one load calls for, each with advice."""
-    found = [*loaded.cautions, *_heat(samples.after)]
-    if metrics.cold:
-        found.append(f"{metrics.cold} requests met a model that was not loaded; they are left out")
-    if metrics.connected:
-        found.append(f"{metrics.connected} requests of the window had to open a connection first")
-    if metrics.stopped_early is not None and metrics.stopped_early > MOST_STOPPED_EARLY:
-        found.append(f"{metrics.stopped_early:.0%} of the answers ended before num_predict: choose one that they reach")
-    asked = spec.workload.input_tokens
-    if asked is not None and metrics.input_tokens is not None and abs(metrics.input_tokens / asked.mean - 1) > 0.3:
-        found.append(f"prompts have {metrics.input_tokens:.0f} tokens in the mean, not {asked.mean}")
-    return found
+    label: str
+    records: Sequence[RequestRecord]
+    metrics: Metrics
+    health: Health
+    attainment: Attainment | None
+    look: Look
+    window: tuple[float, float]
+    samples: Samples
+    doubts: tuple[str, ...]
 
 
 def _last_error(loaded: LoadResult) -> str:
     return next((record.error for record in reversed(loaded.records) if record.error), "no reason was given")
-
-
-def _heat(samples: Sequence[DeviceSample]) -> list[str]:
-    return [
-        f"GPU {sample.device} was throttled ({', '.join(sample.throttle_reasons)}) at {sample.temperature_c} °C:"
-        " better cooling, or a lower power limit, makes figures that repeat"
-        for sample in samples
-        if sample.throttled
-    ]

@@ -12,12 +12,14 @@ import pytest
 
 from autotune import console as view
 from autotune import report
+from autotune.bench import Found
 from autotune.benchmark.pacer import ClosedLoop
 from autotune.benchmark.phases import LoadResult, Progress
 from autotune.console import SIMULATED, comparison, configuration, morning, outlook, span, verdict
 from autotune.console.live import REFRESH_S
 from autotune.errors import DeviceBusy, Interrupted, PortTaken
 from autotune.ground import Ground
+from autotune.health import examine
 from autotune.night import Ending
 from autotune.ollama.api import ServerFacts
 from autotune.score import Score
@@ -29,6 +31,7 @@ from tests.screens import ANSI, COLOUR, Clock, screen, text, words
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from autotune.metrics import Metrics
     from autotune.spec import StudySpec
     from autotune.trial import TrialResult
 
@@ -370,8 +373,9 @@ def test_the_order_of_the_ranking_is_that_of_the_study() -> None:
 # bench
 
 
-def loaded(*cautions: str) -> LoadResult:
-    return LoadResult(ClosedLoop(5), 0.0, 60.0, (), cautions)
+def found(label: str, figures: Metrics, *cautions: str) -> Found:
+    loaded = LoadResult(ClosedLoop(5), 0.0, 60.0, ())
+    return Found(label, loaded, figures, examine(loaded, figures), None, cautions)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -379,8 +383,8 @@ def test_bench_has_a_row_for_each_load(width: int) -> None:
     on = screen(width)
     with view.Bench(on) as bench:
         bench.progress("5 users", PROGRESS)
-        bench.level("5 users", metrics(81.3, 0.25), loaded("[/odd] the window has 3 requests"))
-        bench.level("20 users", metrics(160.0, None, requests=0, success_rate=0.995), loaded())
+        bench.level(found("5 users", metrics(81.3, 0.25), "[/odd] the window has 3 requests"))
+        bench.level(found("20 users", metrics(160.0, None, requests=0, success_rate=0.995)))
     said = words(on)
     assert "caution: 5 users: [/odd] the window has 3 requests" in said
     assert "5 users 0.25 0.25 0.25 81.30 100.0% of 400" in said or width == 60

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from autotune.errors import SpecError
 from autotune.spec import StudySpec, load
@@ -149,6 +150,112 @@ def test_a_clock_that_is_not_the_walls_makes_a_study_simulated(driver: str, scal
     assert study().cluster.simulated
 
 
+# the kinds of load
+
+
+@pytest.mark.parametrize(
+    ("level", "label"),
+    [
+        ('{ rate = 2.5, arrivals = "constant" }', "2.5 requests/s constant"),
+        ('{ rate = 2.5, arrivals = "gamma", burstiness = 0.5 }', "2.5 requests/s gamma 0.5"),
+        ("{ ramp = [1, 5], over_s = 60 }", "ramp 1 to 5 requests/s in 60 s"),
+        ("{ ramp = [0, 2.5], over_s = 1.5 }", "ramp 0 to 2.5 requests/s in 1.5 s"),
+        # ignored since the first version
+        ('{ users = 3, arrivals = "constant" }', "3 users"),
+    ],
+)
+def test_a_level_has_a_label_of_its_own(tmp_path: Path, level: str, label: str) -> None:
+    spec = read(changed("{ users = 10 }", level).replace("at = 10\n", f'at = "{label}"\n'), tmp_path)
+    assert [one.label for one in spec.workload.levels] == ["5 users", label, "2.5 requests/s"]
+    assert spec.level(None) is spec.workload.levels[1]
+
+
+TRACE = {"prompts": "trace.csv", "format": "azure", "input_tokens": None}
+TALK = {"endpoint": "chat", "conversation": {"turns": 4}}
+PREFIX = {"shared_prefix": {"prefixes": 4, "tokens": 7}}
+SPREAD = {"input_tokens": {"kind": "lognormal", "mean": 8}, "num_predict": {"kind": "normal", "mean": 8}}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        TRACE | {"levels": [{"trace": 1}, {"trace": 2.5}, 5]},
+        {"prompts": "talks.json", "format": "sharegpt", "input_tokens": None, "levels": [{"rate": 1}]},
+        SPREAD | {"correlation": -0.5},
+        TALK,
+        PREFIX | {"levels": [{"ramp": (1, 5), "over_s": 60}]},
+    ],
+)
+def test_what_is_asked_comes_back_from_the_store_as_it_was(written: dict[str, Any]) -> None:
+    spec = study(workload=written)
+    again = StudySpec.model_validate(json.loads(json.dumps(spec.model_dump(mode="json"))))
+    assert again == spec
+    assert again.measured() == spec.measured() != study().measured()
+
+
+def test_keys_that_were_added_mean_what_was_measured_before() -> None:
+    data = study(workload={"levels": [2, {"rate": 1.0}]}).model_dump(mode="json")
+    workload = data["workload"]
+    for key in ("correlation", "shared_prefix", "conversation", "format"):
+        del workload[key]
+    for level in workload["levels"]:
+        for key in ("ramp", "trace", "burstiness", "over_s"):
+            del level[key]
+    now = study(workload={"levels": [2, {"rate": 1}]})
+    assert StudySpec.model_validate(data).measured() == now.measured()
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        # levels
+        ({"levels": [{}]}, "a level has one of users, rate, ramp, trace; this one has none"),
+        ({"levels": [{"rate": 1, "arrivals": "gamma"}]}, 'arrivals "gamma" needs burstiness, a number above 0'),
+        ({"levels": [{"rate": 1, "burstiness": 2}]}, 'burstiness 2 belongs to arrivals "gamma"'),
+        ({"levels": [{"rate": 1, "arrivals": "gamma", "burstiness": 0}]}, "should be greater than or equal to 0.01"),
+        ({"levels": [{"users": 1, "arrivals": "gamma"}]}, 'arrivals "gamma" belongs to a rate; this level has users'),
+        ({"levels": [{"ramp": (1, 2), "arrivals": "constant"}]}, 'arrivals "constant" belongs to a rate'),
+        ({"levels": [{"ramp": (1, 5)}]}, "a ramp needs over_s, a number above 0"),
+        ({"levels": [{"rate": 1, "over_s": 9}]}, "over_s 9 belongs to a ramp"),
+        ({"levels": [{"ramp": (1, 5, 9), "over_s": 9}]}, "allowed are two rates, the second above 0, as in [1, 5]"),
+        ({"levels": [{"ramp": (1, 0), "over_s": 9}]}, "allowed are two rates, the second above 0, as in [1, 5]"),
+        (
+            {"levels": [{"trace": 1}]},
+            'levels: "trace" needs prompts with times, of format mooncake or burstgpt or azure',
+        ),
+        # files
+        ({"format": "azure"}, 'format "azure" belongs to a file of prompts'),
+        (TRACE | {"format": "csv"}, "should be 'jsonl', 'sharegpt', 'mooncake', 'burstgpt' or 'azure'"),
+        (
+            TRACE | {"num_predict": SPREAD["num_predict"]},
+            'num_predict.kind "normal": the answers of format "azure" have',
+        ),
+        (TRACE | {"correlation": 0.5}, "correlation belongs to input_tokens, not to a file of prompts"),
+        (TRACE | PREFIX, "shared_prefix belongs to input_tokens, not to a file of prompts"),
+        (TRACE | TALK, "conversation belongs to input_tokens, not to a file of prompts"),
+        # the generator
+        ({"correlation": 0.5}, "correlation 0.5: all lengths of input_tokens are equal; allowed is one with the kind"),
+        (SPREAD | {"correlation": 1.5}, "should be less than or equal to 1"),
+        ({"shared_prefix": {"prefixes": 4, "tokens": 8}}, "tokens 8: allowed is less than input_tokens 8"),
+        ({"shared_prefix": {"prefixes": 0, "tokens": 8}}, "should be greater than or equal to 1"),
+        # conversations
+        (TALK | {"endpoint": "generate"}, 'conversation: endpoint "generate" takes a single text; allowed is "chat"'),
+        (TALK | {"levels": [2, {"rate": 1}]}, 'conversation: "1 requests/s" would not wait for an answer'),
+        (TALK | PREFIX, "shared_prefix or conversation, one of the two"),
+        (
+            TALK | {"num_ctx": 63},
+            "conversation.turns 4: messages and answers are 64 tokens in the mean, more than num_ctx",
+        ),
+        (TALK | {"conversation": {"turns": 1}}, "should be greater than or equal to 2"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(written: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        study(workload=written)
+    (error,) = caught.value.errors()
+    assert words in error["msg"].replace("Input should", "should")
+
+
 # what a study measures
 
 
@@ -202,6 +309,16 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ("trials = 7", "trails = 7", 'budget.trails: unknown key; did you mean "trials"?'),
         ("[budget]", "[proof]\npiars = 4\n[budget]", 'proof.piars: unknown key; did you mean "pairs"?'),
         ("[budget]", "[budgets]", 'budgets: unknown key; did you mean "budget"? Allowed here: baseline, budget,'),
+        (
+            "raw = false",
+            "shared_prefix = { prefix = 1, tokens = 9 }",
+            'shared_prefix.prefix: unknown key; did you mean "prefixes"?',
+        ),
+        (
+            "raw = false",
+            "conversation = { turn = 4 }",
+            'workload.conversation.turn: unknown key; did you mean "turns"?',
+        ),
         ("{ users = 10 }", "{ user = 10 }", 'workload.levels[1].user: unknown key; did you mean "users"?'),
         ('{ id = "0" }', '{ idd = "0" }', 'cluster.devices[0].idd: unknown key; did you mean "id"?'),
         ("mean = 236", "maen = 236", 'workload.num_predict.maen: unknown key; did you mean "mean"?'),
@@ -249,7 +366,11 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ("[budget]", "[proof]\npairs = 13\n[budget]", "proof: pairs 13 is more than pairs_max 12"),
         ("warmup_s = 30", "warmup_s = 200", "workload: warmup_s 200 is more than warmup_max_s 180"),
         ("input_tokens = 60", 'input_tokens = 60\nprompts = "x.jsonl"', "input_tokens (there is no default) or a file"),
-        ("{ users = 10 }", "{ users = 10, rate = 1 }", "workload.levels[1]: a level has either users or a rate"),
+        (
+            "{ users = 10 }",
+            "{ users = 10, rate = 1 }",
+            "workload.levels[1]: a level has one of users, rate, ramp, trace; this one has users and rate",
+        ),
         ('{ id = "0" }', '{ id = "0", cores = "0" }', "cluster.devices[0]: a device has either an id or cores"),
         ("balancer_port = 9999", "balancer_port = 9000", "cluster: balancer_port 9000 is first_port"),
         ("at = 10", "at = 11", "objective.at: 11: no such level; there are '5 users', '10 users', '2.5 requests/s'"),

@@ -8,6 +8,7 @@ tps_against_ttft(study)
 """
 
 from autotune.analysis.figures import by_level, slots_by_layout, tps_against_ttft
+from autotune.analysis.files import parquet
 from autotune.analysis.loads import instances, requests
 from autotune.analysis.reading import Run, Study, load, recomputed, stored
 from autotune.analysis.results import candidates, configuration, constraints, parameters, trials
@@ -24,6 +25,7 @@ __all__ = [
     "instances",
     "load",
     "parameters",
+    "parquet",
     "recomputed",
     "requests",
     "requests_over_time",

@@ -111,7 +111,7 @@ class Study:
         """The measurement window of one load; None where it could not be measured."""
         bounds = run.result.windows.get(level.label)
         cold_s = COLD_S * self.spec.cluster.time_scale
-        return Window(*bounds, open_loop=level.rate is not None, cold_s=cold_s) if bounds else None
+        return Window(*bounds, open_loop=level.users is None, cold_s=cold_s) if bounds else None
 
     def loads(self, run: Run) -> list[tuple[Level, Window, list[RequestRecord]]]:
         """The loads of a trial that could be measured, with their stored records. Raises `StorageError`."""

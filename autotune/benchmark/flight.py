@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
+    from autotune.benchmark.watch import Pulse
     from autotune.benchmark.workload import Prompt
     from autotune.records import RequestRecord
+
+
+def clock() -> Callable[[], float]:
+    """The running loop's clock, s; where that is rounded to milliseconds (uvloop), the one beneath it."""
+    loop = asyncio.get_running_loop()
+    return loop.time if isinstance(loop, asyncio.BaseEventLoop) else time.monotonic
 
 
 class Flight:
@@ -19,11 +27,24 @@ class Flight:
     Times are the event loop's. The record that comes of it is exact; what is seen here is only for progress.
     """
 
-    __slots__ = ("_bound", "first_content_at", "intended_at", "pieces", "prompt", "settled", "was_cut", "written_at")
+    __slots__ = (
+        "_bound",
+        "address",
+        "first_content_at",
+        "intended_at",
+        "on_cut",
+        "pieces",
+        "prompt",
+        "settled",
+        "was_cut",
+        "written_at",
+    )
 
-    def __init__(self, prompt: Prompt, intended_at: float) -> None:
+    def __init__(self, prompt: Prompt, intended_at: float, address: str = "") -> None:
         self.prompt = prompt
         self.intended_at = intended_at
+        self.address = address
+        """host:port of the instance it goes to, where the client has several."""
         self.written_at: float | None = None
         self.first_content_at: float | None = None
         self.pieces = 0
@@ -31,7 +52,13 @@ class Flight:
         self.settled = asyncio.Event()
         """Its first text came, or it is over."""
         self.was_cut = False
+        self.on_cut: Callable[[], None] | None = None
+        """How to reach whoever carries it in another process."""
         self._bound: asyncio.Timeout | None = None
+
+    def wrote(self, at: float) -> None:
+        """To be called by the client when the last byte has been handed to the socket."""
+        self.written_at = at
 
     def speak(self, at: float) -> None:
         """To be called by the client at the first text."""
@@ -41,6 +68,8 @@ class Flight:
     def cut(self) -> None:
         """End it now: its client shall return what came so far, as `cut_off`. Harmless when it is over."""
         self.was_cut = True
+        if self.on_cut is not None:
+            self.on_cut()
         if self._bound is not None and not self._bound.expired():
             self._bound.reschedule(asyncio.get_running_loop().time())
 
@@ -59,6 +88,9 @@ class Flight:
 class Client(Protocol):
     """What carries requests to a cluster."""
 
+    lead_s: float
+    """How long before its intended time a request should be handed over; it is sent when that has come."""
+
     async def open(self, connections: int) -> int:
         """Open that many connections ahead of the load; how many were opened. A server that is gone is no error."""
 
@@ -68,3 +100,6 @@ class Client(Protocol):
         The one exception is cancellation from outside. A flight that is cut yields `cut_off` with the chunks so far;
         `finished_at` is then the moment until which it was watched.
         """
+
+    async def pulse(self) -> tuple[Pulse, ...]:
+        """How each process that carries requests has been since it began; none where nobody knows."""

@@ -11,36 +11,36 @@ import asyncio
 import gc
 import math
 from contextlib import contextmanager, suppress
-from itertools import count
 from typing import TYPE_CHECKING
 
-from autotune.benchmark.flight import Flight
+from autotune.benchmark.flight import clock
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
-from autotune.benchmark.phases import LoadResult, Phases, Progress, Stage
-from autotune.records import Outcome, RequestRecord
-from autotune.stats import mean
+from autotune.benchmark.phases import Anything, LoadResult, Look, Phases, Progress, Seen, Stage
+from autotune.benchmark.traffic import MOST_IN_FLIGHT, Traffic
+from autotune.stats import mean, ready, steady_from, trend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from autotune.benchmark.flight import Client
+    from autotune.benchmark.flight import Client, Flight
     from autotune.benchmark.pacer import Level
+    from autotune.benchmark.phases import Goal
+    from autotune.benchmark.watch import Pulse
     from autotune.benchmark.workload import Workload
 
 REPORT_S = 0.25
-MOST_IN_FLIGHT = 4096
-"""An open loop beyond this waits; the waiting counts, since latency counts from the intended time."""
 
-FAILURES = (Outcome.FAILED, Outcome.REJECTED, Outcome.TIMEOUT)
+SAMPLE_S, LEAST_SAMPLE_S = 0.25, 0.02
+"""So often the load is looked at, or a hundred times in its shortest phase, but not more often than that."""
 
-BACK_OFF_S, MOST_BACK_OFF_S = 0.05, 1.0
-"""What a user waits after a failure, twice as long after each further one."""
+FEWEST_SAMPLES = 50
+"""With fewer, nobody can tell whether a load is steady."""
 
-STEPS = 10
-"""A window that is too short grows by this part of its length: never up to an arrival, which would bias it."""
+MOST_DRIFT = 0.05
+"""By how much the output rate may still change in the second half of a warm-up, in parts of its mean."""
 
 
-async def run(
+async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that makes a load
     client: Client,
     workload: Workload,
     level: Level,
@@ -48,23 +48,29 @@ async def run(
     nonce: str,
     progress: Callable[[Progress], None] | None = None,
     upstreams: int = 1,
+    goal: Goal | None = None,
 ) -> LoadResult:
     """Load `client` at `level`; `nonce` is unique to the trial, `upstreams` the number of instances that must answer.
 
-    Whatever the server does ends in records. Cancelling ends every request, and returns nothing.
+    The window ends when `goal` says that nothing more has to be known, or when its time is up. Whatever the server does
+    ends in records. Cancelling ends every request, and returns nothing. Raises ClusterError when a process of the
+    client has died.
     """
     await client.open(connections(level))
     async with asyncio.TaskGroup() as tasks:
-        load = _Load(client, workload, level, phases, nonce)
-        reporter = tasks.create_task(load.report(progress)) if progress is not None else None
+        load = _Load(client, Traffic(client, workload, level, nonce), level, phases)
+        watchers = [tasks.create_task(load.sample())]
+        if progress is not None:
+            watchers.append(tasks.create_task(load.report(progress)))
         sender = tasks.create_task(load.send())
         await load.warm_up(upstreams)
         with _without_collector():
-            await load.measure()
+            await load.measure(goal or Anything())
         await load.drain()
         await sender
-        if reporter is not None:
-            reporter.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+    await client.pulse()  # whether all who carried it still live
     return load.result()
 
 
@@ -74,160 +80,119 @@ def connections(level: Level) -> int:
 
 
 class _Load:
-    """The state of one load. What sends and what watches are apart: senders only look whether it is over."""
+    """One load in its phases: what watches the traffic, and says when it is over."""
 
-    def __init__(self, client: Client, workload: Workload, level: Level, phases: Phases, nonce: str) -> None:
+    def __init__(self, client: Client, traffic: Traffic, level: Level, phases: Phases) -> None:
         self._client = client
-        self._workload = workload
+        self._traffic = traffic
         self._level = level
         self._phases = phases
-        self._nonce = nonce
-        self._now = asyncio.get_running_loop().time
-        self._began = self._now()
-        self._window = (math.inf, math.inf)
-        self._stage: tuple[Stage, float, float] = ("warm-up", self._began, phases.warmup_s)
-        self._over = asyncio.Event()
-        self._news = asyncio.Event()
-        self._indices = count()
-        self._due = math.inf
-        self._flights: set[Flight] = set()
-        self._records: list[RequestRecord] = []
-        self._answered: set[int] = set()
-        self._upstreams: set[str] = set()
-        self._failures = 0
-        self._last_error = ""
-        self._gave_up = False
+        self._now = clock()
+        self._stage: tuple[Stage, float, float] = ("warm-up", traffic.began, phases.warmup_s)
         self._cautions: list[str] = []
+        self._pulses: list[tuple[Pulse, ...]] = []
+        self._look = Look()
 
     async def send(self) -> None:
-        """Send until it is over, and see every request to its end."""
-        async with asyncio.TaskGroup() as tasks:
-            if isinstance(self._level, OpenLoop):
-                await self._pace(self._level, tasks)
-            else:
-                for user, start in enumerate(self._level.starts(self._phases.warmup_s / 2)):
-                    tasks.create_task(self._use(user, start))
+        """Send until it is over."""
+        await self._traffic.send(self._phases.warmup_s / 2)
 
-    async def _use(self, user: int, start: float) -> None:
-        """A user without think time."""
-        await self._pause(start)
-        failures = 0
-        while not self._over.is_set():
-            record = await self._ask(user, self._now())
-            failures = failures + 1 if record.outcome in FAILURES else 0
-            if failures:
-                # a dead server refuses at once: without a pause this would be a loop without breath
-                await self._pause(min(MOST_BACK_OFF_S, BACK_OFF_S * 2 ** min(failures - 1, 10)))
-
-    async def _pace(self, level: OpenLoop, tasks: asyncio.TaskGroup) -> None:
-        """Send at the intended times, whatever is still on its way."""
-        for offset in level.times():
-            self._due = intended_at = self._began + offset
-            self._news.set()
-            await self._pause(intended_at - self._now())
-            while len(self._flights) >= MOST_IN_FLIGHT and not self._over.is_set():
-                await self._pause(BACK_OFF_S)
-            if self._over.is_set() and intended_at >= self._window[1]:
-                return
-            tasks.create_task(self._ask(0, intended_at))
-
-    async def _ask(self, user: int, intended_at: float) -> RequestRecord:
-        flight = Flight(self._workload.prompt(next(self._indices), self._nonce), intended_at)
-        if self._over.is_set():
-            flight.cut()  # due in the window and never sent: it has waited all the same
-        self._flights.add(flight)
-        try:
-            record = await self._client.send(flight)
-        finally:
-            self._flights.discard(flight)
-            flight.settled.set()
-        self._records.append(record)
-        self._learn(user, record)
-        self._news.set()
-        return record
-
-    def _learn(self, user: int, record: RequestRecord) -> None:
-        if record.outcome in FAILURES:
-            self._failures += 1
-            self._last_error = record.error
-            alive = any(flight.first_content_at is not None for flight in self._flights)
-            self._gave_up = self._gave_up or (self._failures >= self._patience and not alive)
-        elif record.outcome is not Outcome.CUT_OFF:
-            self._failures = 0
-            self._answered.add(user)
-            self._upstreams |= {record.upstream} - {""}
-
-    @property
-    def _patience(self) -> int:
-        """Failures in a row, with no answer under way, after which nobody is there any more."""
-        each = self._level.users if isinstance(self._level, ClosedLoop) else math.ceil(self._level.rate)
-        return 3 * each + 10
+    async def sample(self) -> None:
+        """Note how it goes, until cancelled."""
+        shortest_s = min(self._phases.warmup_s or math.inf, self._phases.window_s)
+        await self._traffic.sample(max(LEAST_SAMPLE_S, min(SAMPLE_S, shortest_s / 100)))
 
     async def warm_up(self, upstreams: int) -> None:
-        """Until users and instances are at work; both bounds count from the start of the load."""
-        await self._until(self._began + self._phases.warmup_s)
-        await self._until(self._began + self._phases.warmup_max_s, lambda: not self._cold(upstreams))
+        """Until users and instances are at work and the load is steady; bounds count from the start of the load."""
+        began, phases = self._traffic.began, self._phases
+        latest = began + phases.warmup_max_s
+        await self._until(began + phases.warmup_s / 4)
+        ready()  # it stops everything for a moment: not before the first request, and not in the window
+        await self._until(began + phases.warmup_s)
+        await self._until(latest, lambda: not self._cold(upstreams))
+        while phases.warmup_s and self._moves() and self._now() < latest and not self._traffic.gave_up:
+            await self._until(min(latest, self._now() + phases.warmup_s / 4))
         if cold := self._cold(upstreams):
             self._cautions.append(f"the warm-up ended before the cluster was warm: {cold}")
+        elif phases.warmup_s and self._moves():
+            self._cautions.append("the warm-up ended before the output rate was steady: lengthen warmup_max_s")
 
     def _cold(self, upstreams: int) -> str:
         """What is still missing; instances count only where answers say which of them they are from."""
-        users = self._level.users if isinstance(self._level, ClosedLoop) else 1
-        if len(self._answered) < users:
-            return f"{len(self._answered)} of {users} users had an answer"
-        if self._upstreams and len(self._upstreams) < upstreams:
-            return f"{len(self._upstreams)} of {upstreams} instances had answered"
+        users, traffic = self._level.users if isinstance(self._level, ClosedLoop) else 1, self._traffic
+        if len(traffic.answered) < users:
+            return f"{len(traffic.answered)} of {users} users had an answer"
+        if traffic.upstreams and len(traffic.upstreams) < upstreams:
+            return f"{len(traffic.upstreams)} of {upstreams} instances had answered"
         return ""
 
-    async def measure(self) -> None:
-        """The window: its length, or longer until it has the requests that its statistics need."""
-        start, phases = self._now(), self._phases
+    def _moves(self) -> bool:
+        """Whether the load has not settled yet: MSER-5 sees no steady part, and the second half has a slope."""
+        rates = self._traffic.rates()
+        if len(rates) < FEWEST_SAMPLES or steady_from(rates) is not None:
+            return False
+        late = rates[len(rates) // 2 :]
+        slope = trend(range(len(late)), late, 0.95)
+        return (slope.rises or slope.falls) and abs(slope.slope) * len(late) > MOST_DRIFT * mean(late)
+
+    async def measure(self, goal: Goal) -> None:
+        """The window: as long as its goal needs, and until it has the requests that its statistics need."""
+        start, phases, traffic = self._now(), self._phases, self._traffic
         self._stage = ("window", start, phases.window_s)
-        self._window, end = (start, math.inf), start + phases.window_s
-        await self._until(end)
-        while self._asked() < phases.min_requests and end < start + phases.window_max_s and not self._gave_up:
-            end = min(end + phases.window_s / STEPS, start + phases.window_max_s)
+        traffic.window, end = (start, math.inf), start
+        self._pulses.append(await self._client.pulse())
+        for number, after_s in enumerate(phases.looks, 1):
+            end = start + after_s
             await self._until(end)
-        self._window = (start, min(end, self._now()) if self._gave_up else end)
-        if (asked := self._asked()) < phases.min_requests:
+            if traffic.gave_up:
+                break
+            self._look = goal.look(self._seen(number))
+            enough = self._look.enough and after_s >= phases.window_s and self._asked() >= phases.min_requests
+            if self._look.sunk or enough:
+                break
+        traffic.window = (start, min(end, self._now()) if traffic.gave_up else end)
+        self._pulses.append(await self._client.pulse())
+        if (asked := self._asked()) < phases.min_requests and not self._look.sunk:
             self._cautions.append(f"the window has {asked} requests, its statistics need {phases.min_requests}")
 
     def _asked(self) -> int:
-        return sum(map(self._inside, self._requests()))
+        return sum(map(self._traffic.inside, self._traffic.requests()))
 
-    def _requests(self) -> Iterator[Flight | RequestRecord]:
-        yield from self._records
-        yield from self._flights
-
-    def _inside(self, request: Flight | RequestRecord) -> bool:
-        return self._window[0] <= self._asked_at(request) < self._window[1]
-
-    def _asked_at(self, request: Flight | RequestRecord) -> float:
-        """The stamp from which its TTFT counts: it decides what the request belongs to."""
-        if isinstance(self._level, OpenLoop) or request.written_at is None:
-            return request.intended_at
-        return request.written_at
+    def _seen(self, number: int) -> Seen:
+        traffic, start = self._traffic, self._traffic.window[0]
+        on_their_way = [flight for flight in traffic.flights if traffic.inside(flight)]
+        return Seen(
+            start=start,
+            at=self._now(),
+            look=number,
+            open_loop=isinstance(self._level, OpenLoop),
+            records=traffic.records,
+            waiting=[(traffic.asked_at(flight), flight.first_content_at) for flight in on_their_way],
+            samples=[sample for sample in traffic.samples if sample.at >= start],
+        )
 
     async def drain(self) -> None:
         """Hold the load up until the window's requests have their first text; then follow them to their end."""
+        traffic, bound = self._traffic, self._now() + self._phases.drain_s
         self._stage = ("drain", self._now(), self._phases.drain_s)
-        bound = self._now() + self._phases.drain_s
-        # an open loop at its most in flight is late: what was due in the window is still to be sent
-        await self._until(bound, lambda: self._due >= self._window[1])
-        await self._first_texts(bound)
-        self._over.set()
-        self._cut(flight for flight in self._flights if self._asked_at(flight) >= self._window[1])
-        await self._until(bound, lambda: not self._flights)
-        if left := sum(map(self._inside, self._flights)):
-            self._cautions.append(f"{left} requests of the window were still running when the drain ended")
-        self._cut(self._flights)
+        if self._look.overload is None:  # else they would wait longer and longer, for nothing that is not known
+            # an open loop at its most in flight is late: what was due in the window is still to be sent
+            await self._until(bound, lambda: traffic.due >= traffic.window[1])
+            await self._first_texts(bound)
+        traffic.over.set()
+        self._cut(flight for flight in traffic.flights if traffic.asked_at(flight) >= traffic.window[1])
+        if self._look.overload is None:
+            await self._until(bound, lambda: not traffic.flights)
+            if left := sum(map(traffic.inside, traffic.flights)):
+                self._cautions.append(f"{left} requests of the window were still running when the drain ended")
+        self._cut(traffic.flights)
 
     async def _first_texts(self, bound: float) -> None:
-        if self._gave_up:
+        if self._traffic.gave_up:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout_at(bound):
-                for flight in [flight for flight in self._flights if self._inside(flight)]:
+                for flight in [flight for flight in self._traffic.flights if self._traffic.inside(flight)]:
                     await flight.settled.wait()
 
     def _cut(self, flights: Iterable[Flight]) -> None:
@@ -236,56 +201,53 @@ class _Load:
 
     async def _until(self, deadline: float, done: Callable[[], bool] = lambda: False) -> None:
         """Until `done`, looked at whenever a request has ended, or `deadline`, or there is no use in waiting."""
-        while not (done() or self._gave_up) and self._now() < deadline:
-            self._news.clear()
+        traffic = self._traffic
+        while not (done() or traffic.gave_up) and self._now() < deadline:
+            traffic.news.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
-                    await self._news.wait()
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but not beyond the end."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._over.wait()
+                    await traffic.news.wait()
 
     async def report(self, progress: Callable[[Progress], None]) -> None:
         """Tell how it goes, until cancelled."""
         stage, before = self._stage, 0
         while True:
             if stage is not self._stage:
-                stage, before = self._stage, self._pieces()
+                stage, before = self._stage, self._traffic.pieces
             progress(self._progress(before))
             await asyncio.sleep(REPORT_S)
 
-    def _pieces(self) -> int:
-        return sum(len(r.chunk_times) for r in self._records) + sum(flight.pieces for flight in self._flights)
-
     def _progress(self, pieces_before: int) -> Progress:
         stage, since, planned_s = self._stage
-        elapsed_s = self._now() - since
+        traffic, elapsed_s = self._traffic, self._now() - since
         waits = [
-            request.first_content_at - self._asked_at(request)
-            for request in self._requests()
-            if request.first_content_at is not None and self._asked_at(request) >= since
+            request.first_content_at - traffic.asked_at(request)
+            for request in traffic.requests()
+            if request.first_content_at is not None and traffic.asked_at(request) >= since
         ]
         return Progress(
             stage=stage,
             elapsed_s=elapsed_s,
             planned_s=planned_s,
-            requests_done=len(self._records),
-            output_tps=max(0, self._pieces() - pieces_before) / elapsed_s if elapsed_s > 0 else 0.0,
+            requests_done=len(traffic.records),
+            output_tps=max(0, traffic.pieces - pieces_before) / elapsed_s if elapsed_s > 0 else 0.0,
             ttft_s=mean(waits) if waits else None,
         )
 
     def result(self) -> LoadResult:
         """What came of it."""
-        records = tuple(sorted(self._records, key=lambda record: record.index))
-        if self._gave_up:
-            self._cautions.append(f"the last {self._failures} requests all failed: {self._last_error}")
-        return LoadResult(self._level, *self._window, records, tuple(self._cautions), self._gave_up)
+        traffic = self._traffic
+        if traffic.gave_up:
+            self._cautions.append(f"the last {traffic.failures} requests all failed: {traffic.last_error}")
+        return LoadResult(
+            self._level,
+            *traffic.window,
+            records=tuple(sorted(traffic.records, key=lambda record: record.index)),
+            cautions=tuple(self._cautions),
+            gave_up=traffic.gave_up,
+            pulses=(self._pulses[0], self._pulses[1]),
+            look=self._look,
+        )
 
 
 @contextmanager

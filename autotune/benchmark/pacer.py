@@ -6,13 +6,18 @@ come whatever the cluster does: it shows what happens when they come too fast.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 from typing import TYPE_CHECKING, Literal
 
+from autotune.errors import SpecError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from autotune import spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +42,121 @@ class ClosedLoop:
 
 
 @dataclass(frozen=True, slots=True)
+class Ramp:
+    """Random arrivals that begin with `start` requests a second and reach the loop's rate in a straight line.
+
+    They take `seconds` for it, and then stay at that rate.
+    """
+
+    start: float
+    seconds: float
+
+    def when(self, expected: float, rate: float) -> float:
+        """The moment up to which `expected` arrivals are due in the mean: the inverse of the intensity's integral."""
+        if expected <= 0:
+            return 0.0
+        within = (self.start + rate) / 2 * self.seconds
+        if expected >= within:
+            return self.seconds + (expected - within) / rate
+        bend = 2 * (rate - self.start) / self.seconds
+        # the root of a quadratic in the form that neither cancels nor divides by a rise of 0
+        return 2 * expected / (self.start + math.sqrt(max(0.0, self.start**2 + bend * expected)))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Arrivals that were recorded: seconds from the first one, rising. At its end it begins again."""
+
+    stamps: tuple[float, ...]
+
+    @property
+    def rate(self) -> float:
+        """Requests a second, in the mean, as they were recorded."""
+        return (len(self.stamps) - 1) / self.stamps[-1]
+
+    @property
+    def round_s(self) -> float:
+        """From one beginning to the next: the trace, and once its mean gap."""
+        return len(self.stamps) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
 class OpenLoop:
-    """`rate` requests a second: at equal distances, or at random as independent users come (Poisson)."""
+    """`rate` requests a second, of which nobody waits for another.
+
+    `constant` is at equal distances, `poisson` at random as independent users come. The gaps of `gamma` have a gamma
+    distribution whose shape is `burstiness`: 1 is Poisson, below it requests come in bursts, above it they are more
+    even; their coefficient of variation is 1/√burstiness. A `Ramp` reaches the rate, a `Trace` is replayed so fast
+    that it has this rate in the mean.
+    """
 
     rate: float
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    arrivals: Literal["poisson", "constant", "gamma"] | Ramp | Trace = "poisson"
     seed: int = 0
+    burstiness: float = 1.0
 
     @property
     def label(self) -> str:
-        """How people and results name it."""
-        return f"{self.rate:g} requests/s"
+        """How people and results name it: as a level of a study file is named."""
+        match self.arrivals:
+            case Ramp(start, seconds):
+                return f"ramp {start:g} to {self.rate:g} requests/s in {seconds:g} s"
+            case Trace() as trace:
+                speed = f"{self.rate / trace.rate:g}"
+                return "trace" if speed == "1" else f"trace at {speed}x"
+            case "gamma":
+                return f"{self.rate:g} requests/s gamma {self.burstiness:g}"
+            case "constant":
+                return f"{self.rate:g} requests/s constant"
+            case "poisson":
+                return f"{self.rate:g} requests/s"
 
     def times(self) -> Iterator[float]:
         """The intended times. One generator draws all of them: several with one seed would not be Poisson together."""
-        if self.arrivals == "constant":
-            yield from (index / self.rate for index in count())
         rng = random.Random(f"{self.seed}/arrivals")
-        at = 0.0
-        while True:
-            at += rng.expovariate(self.rate)
-            yield at
+        match self.arrivals:
+            case "constant":
+                return (index / self.rate for index in count())
+            case "poisson":
+                return accumulate(rng.expovariate(self.rate) for _ in count())
+            case "gamma":
+                scale = 1 / (self.burstiness * self.rate)
+                return accumulate(rng.gammavariate(self.burstiness, scale) for _ in count())
+            case Ramp() as ramp:
+                units = accumulate(rng.expovariate(1.0) for _ in count())
+                return (ramp.when(expected, self.rate) for expected in units)
+            case Trace() as trace:
+                slower = trace.rate / self.rate
+                return (slower * (turn * trace.round_s + at) for turn in count() for at in trace.stamps)
 
 
 Level = ClosedLoop | OpenLoop
+
+
+def make(level: spec.Level, seed: int, stamps: Sequence[float] = (), scale: float = 1.0) -> Level:
+    """The pacer of a study file's level, on a clock that runs `scale` times as fast as its seconds.
+
+    `stamps` are the times of the workload's trace, seconds, for a level that replays it. Raises `SpecError` when there
+    are none for it, or all are the same.
+    """
+    if level.users is not None:
+        return ClosedLoop(level.users, seed)
+    if level.ramp is not None:
+        assert level.over_s is not None
+        start, end = level.ramp
+        return OpenLoop(end * scale, Ramp(start * scale, level.over_s / scale), seed)
+    if level.trace is not None:
+        return _replay(stamps, level.trace * scale, seed)
+    assert level.rate is not None
+    return OpenLoop(level.rate * scale, level.arrivals, seed, level.burstiness or 1.0)
+
+
+def _replay(stamps: Sequence[float], speed: float, seed: int) -> OpenLoop:
+    """Recorded arrivals, so many times as fast as they came."""
+    if not stamps or stamps[-1] <= stamps[0]:
+        raise SpecError(
+            f"trace: the workload has {len(stamps)} time stamps;"
+            " a replay needs a file of prompts with two different ones (format mooncake, burstgpt or azure)"
+        )
+    trace = Trace(tuple(stamp - stamps[0] for stamp in stamps))
+    return OpenLoop(trace.rate * speed, trace, seed)

@@ -27,6 +27,8 @@ class Parsed:
 
     chunk_times: tuple[float, ...]
     """One for each piece of text, answer or thinking."""
+    first_answer_at: float | None
+    """When the first text came that is no thinking."""
     output_chars: int
     output_hash: str
     done_at: float | None
@@ -49,8 +51,8 @@ def parse_ndjson(reads: Reads) -> Parsed:
         entry = found.entry(line)
         message = entry.get("message")
         said = message if isinstance(message, dict) else entry
-        found.text(at, said.get("thinking"))
-        found.text(at, said.get("response") or said.get("content"))
+        found.think(at, said.get("thinking"))
+        found.text(at, said.get("response") or said.get("content") or _calls(said))
         found.fail(entry.get("error"))
         if entry.get("done") is True:
             found.done_at = at
@@ -60,7 +62,7 @@ def parse_ndjson(reads: Reads) -> Parsed:
 
 
 def parse_sse(reads: Reads) -> Parsed:
-    """The answer in a stream of `/v1/chat/completions`. A delta that names only the role is no text."""
+    """The answer in a stream of `/v1/chat/completions` or `/v1/completions`. A delta with only a role is no text."""
     found = _Found()
     for at, line in _lines(reads):
         name, _, data = line.partition(b":")
@@ -77,14 +79,23 @@ def parse_sse(reads: Reads) -> Parsed:
 def _hear_event(found: _Found, at: float, event: dict[str, Any]) -> None:
     choices, usage = event.get("choices"), event.get("usage")
     for choice in choices if isinstance(choices, list) else ():
-        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if not isinstance(choice, dict):
+            continue
+        found.text(at, choice.get("text"))
+        found.done_reason = str(choice.get("finish_reason") or found.done_reason)
+        delta = choice.get("delta")
         if isinstance(delta, dict):
-            found.text(at, delta.get("reasoning") or delta.get("reasoning_content"))
-            found.text(at, delta.get("content"))
-            found.done_reason = str(choice.get("finish_reason") or found.done_reason)
+            found.think(at, delta.get("reasoning") or delta.get("reasoning_content"))
+            found.text(at, delta.get("content") or _calls(delta))
     found.fail(event.get("error"))
     if isinstance(usage, dict):
         found.last = {"prompt_eval_count": usage.get("prompt_tokens"), "eval_count": usage.get("completion_tokens")}
+
+
+def _calls(said: dict[str, Any]) -> str:
+    """Calls of tools are an answer too; what they say is written out, to have a length."""
+    calls = said.get("tool_calls")
+    return json.dumps(calls) if isinstance(calls, list) and calls else ""
 
 
 def error_text(body: bytes) -> str:
@@ -103,6 +114,7 @@ class _Found:
     def __init__(self) -> None:
         self.times: list[float] = []
         self.texts: list[str] = []
+        self.first_answer_at: float | None = None
         self.done_at: float | None = None
         self.done_reason = ""
         self.error = ""
@@ -119,9 +131,15 @@ class _Found:
         return {}
 
     def text(self, at: float, text: object) -> None:
-        if isinstance(text, str) and text:
-            self.times.append(at)
-            self.texts.append(text)
+        if self.think(at, text) and self.first_answer_at is None:
+            self.first_answer_at = at
+
+    def think(self, at: float, text: object) -> bool:
+        if not isinstance(text, str) or not text:
+            return False
+        self.times.append(at)
+        self.texts.append(text)
+        return True
 
     def fail(self, told: object) -> None:
         if told and not self.error:
@@ -131,6 +149,7 @@ class _Found:
         text, last = "".join(self.texts), self.last
         return Parsed(
             chunk_times=tuple(self.times),
+            first_answer_at=self.first_answer_at,
             output_chars=len(text),
             output_hash=digest(text),
             done_at=self.done_at,

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from autotune.benchmark.pacer import OpenLoop
 from autotune.records import scaled
+from autotune.stats import Decision  # noqa: TC001 - the store reads the fields of Look
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autotune.benchmark.pacer import Level
+    from autotune.benchmark.watch import Pulse
     from autotune.records import RequestRecord
 
 Stage = Literal["warm-up", "window", "drain"]
+
+EARLY = (0.25, 0.5)
+"""Parts of the least window at which a load that is sure to miss a limit may already end."""
+LONGER = 1.25
+"""From one planned end of the window to the next. They are planned, never an arrival or an answer: that would bias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +33,102 @@ class Phases:
     """The warm-up goes on until every user and instance has answered, but not longer than this."""
     window_s: float
     window_max_s: float
-    """The window grows until it has `min_requests`, but not longer than this."""
+    """The window grows until it has `min_requests` and its goal is reached, but not longer than this."""
     drain_s: float
     """Bound on what comes after the window."""
     min_requests: int = 0
     """As many as the statistics of the limits need, see `stats.enough`."""
 
+    @property
+    def looks(self) -> tuple[float, ...]:
+        """When it is asked whether the window may end, in seconds from its start; the last is its greatest length."""
+        found = [part * self.window_s for part in EARLY]
+        end = self.window_s
+        while end * LONGER**0.5 < self.window_max_s:
+            found.append(end)
+            end *= LONGER
+        return (*found, self.window_max_s)
+
     def scaled(self, factor: float) -> Phases:
         """The same on a clock that runs `factor` times as long."""
         times = ("warmup_s", "warmup_max_s", "window_s", "window_max_s", "drain_s")
         return replace(self, **{name: getattr(self, name) * factor for name in times})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A load at one moment."""
+
+    at: float
+    pieces: int
+    """Pieces of text since its start: tokens, nearly."""
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a load has seen when it is asked whether its window may end. Times on the clock of the records."""
+
+    start: float
+    at: float
+    look: int
+    """The how manieth look, from 1."""
+    open_loop: bool
+    records: Sequence[RequestRecord]
+    """Of all requests that have ended, those of the warm-up too."""
+    waiting: Sequence[tuple[float, float | None]]
+    """Of each request of the window that is on its way: when it was asked, and when its first text came."""
+    samples: Sequence[Sample]
+    """Since the window's start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """An open loop's queue that grows and grows: more is asked than can be answered."""
+
+    offered: float
+    """Requests/s that came, in the window."""
+    served: float
+    """Requests/s that were answered."""
+    in_flight_per_s: tuple[float, float]
+    """How fast the number of requests on their way grows: the ends of its interval, requests/s."""
+    ttft_per_s: tuple[float, float]
+    """How fast the TTFT grows: the ends of its interval, seconds/s."""
+
+    @property
+    def over(self) -> float:
+        """By how much it was too much: 0.25 is a quarter more than what was answered."""
+        return self.offered / self.served - 1 if self.served else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is certain at one moment of the window."""
+
+    enough: bool = True
+    """Whether nothing more has to be known."""
+    sunk: bool = False
+    """Whether a limit is surely missed, or the queue grows without end: more time would change nothing."""
+    limits: dict[str, Decision] = field(default_factory=dict)
+    """Each limit, by "ttft_s p95": held, violated, or still open."""
+    precision: float | None = None
+    """Half the 95 % interval of the output rate, in parts of its mean; None where nothing can be said yet."""
+    overload: Overload | None = None
+
+
+class Goal(Protocol):
+    """What a window is for."""
+
+    def look(self, seen: Seen) -> Look:
+        """What is certain by now. It takes milliseconds: the load goes on meanwhile."""
+
+
+class Anything:
+    """The goal of a window that has none: it ends after its time."""
+
+    def look(self, _: Seen) -> Look:
+        """Always enough."""
+        return Look()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +169,10 @@ class LoadResult:
     cautions: tuple[str, ...] = ()
     gave_up: bool = False
     """Nothing but failures came back, so that it ended early; the window may be shorter, or empty."""
+    pulses: tuple[tuple[Pulse, ...], tuple[Pulse, ...]] | None = None
+    """The client's processes at the start and at the end of the window, on this host's own clock."""
+    look: Look = Look()
+    """The last look at the window, which ended it."""
 
     @property
     def open_loop(self) -> bool:

@@ -9,28 +9,27 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
-    from autotune.benchmark.client import HttpClient
-    from autotune.benchmark.flight import Flight
+    from autotune.benchmark.flight import Client, Flight
+    from autotune.benchmark.watch import Pulse
     from autotune.records import RequestRecord
 
 
-class Spread:
-    """A client of several instances, by address. Policies are nginx's: `round_robin`, `least_conn`, `random_two`."""
+class Direct:
+    """A client of several instances: each request goes to the address that is written on it."""
 
-    def __init__(self, clients: Mapping[str, HttpClient], policy: str, seed: int = 0) -> None:
-        self._clients = dict(clients)
-        self._policy = policy
-        self._turn = cycle(self._clients)
-        self._random = random.Random(seed)
-        self._busy = dict.fromkeys(self._clients, 0)
-        self._waited = dict.fromkeys(self._clients, 0)
+    lead_s = 0.0
+
+    def __init__(self, clients: Mapping[str, AbstractAsyncContextManager[Client]]) -> None:
+        self._closed = dict(clients)
+        self._clients: dict[str, Client] = {}
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
-        for client in self._clients.values():
-            await self._stack.enter_async_context(client)
+        for address, client in self._closed.items():
+            self._clients[address] = await self._stack.enter_async_context(client)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -41,21 +40,63 @@ class Spread:
         return sum([await client.open(connections) for client in self._clients.values()])
 
     async def send(self, flight: Flight) -> RequestRecord:
+        """Carry one request to its address."""
+        return replace(await self._clients[flight.address].send(flight), upstream=flight.address)
+
+    async def pulse(self) -> tuple[Pulse, ...]:
+        """How this process has been; the clients of all addresses are in it."""
+        return await next(iter(self._clients.values())).pulse()
+
+
+class Spread:
+    """Writes on each request the address of the instance that gets it. The policies are nginx's.
+
+    `round_robin`, `least_conn`, `random_two`; `client` carries each request to its address.
+    """
+
+    def __init__(
+        self, client: AbstractAsyncContextManager[Client], addresses: Iterable[str], policy: str, seed: int = 0
+    ) -> None:
+        self._closed = client
+        self._addresses = tuple(addresses)
+        self._policy = policy
+        self._turn = cycle(self._addresses)
+        self._random = random.Random(seed)
+        self._busy = dict.fromkeys(self._addresses, 0)
+        self._waited = dict.fromkeys(self._addresses, 0)
+
+    async def __aenter__(self) -> Self:
+        self._client = await self._closed.__aenter__()
+        self.lead_s = self._client.lead_s
+        return self
+
+    async def __aexit__(self, *exit_: object) -> None:
+        await self._closed.__aexit__(None, None, None)
+
+    async def open(self, connections: int) -> int:
+        """Open connections ahead of the load, to each instance."""
+        return await self._client.open(connections)
+
+    async def send(self, flight: Flight) -> RequestRecord:
         """Carry one request by the instance whose turn it is."""
-        address = self._choose()
+        address = flight.address = self._choose()
         self._busy[address] += 1
         try:
-            return replace(await self._clients[address].send(flight), upstream=address)
+            return await self._client.send(flight)
         finally:
             self._busy[address] -= 1
 
+    async def pulse(self) -> tuple[Pulse, ...]:
+        """How each process has been."""
+        return await self._client.pulse()
+
     def _choose(self) -> str:
-        if self._policy == "round_robin" or len(self._clients) == 1:
+        if self._policy == "round_robin" or len(self._addresses) == 1:
             return next(self._turn)
         if self._policy == "random_two":
-            return min(self._random.sample(list(self._clients), 2), key=self._busy.__getitem__)
+            return min(self._random.sample(self._addresses, 2), key=self._busy.__getitem__)
         least = min(self._busy.values())
-        equals = [one for one in self._clients if self._busy[one] == least]
+        equals = [one for one in self._addresses if self._busy[one] == least]
         if len(equals) == 1:
             return equals[0]
         for one in equals:  # they take turns, in nginx's way (ngx_http_upstream_least_conn_module.c)

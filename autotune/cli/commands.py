@@ -123,13 +123,30 @@ def doctor(chosen: argparse.Namespace) -> int:
 
 
 def bench(chosen: argparse.Namespace) -> int:
-    """Load an endpoint."""
+    """Load an endpoint; what was measured is kept whatever happens then."""
     from autotune import bench, console
+    from autotune.benchmark.worker import run
 
-    with console.Bench(_screen()) as view:
-        found = asyncio.run(bench.load(chosen, view.progress, view.level))
-    if chosen.json is not None:
-        bench.save(chosen.json, chosen, found)
+    job = bench.job(chosen)
+    found: list[bench.Found] = []
+    complete = False
+    try:
+        with console.Bench(_screen()) as view:
+
+            def done(one: bench.Found) -> None:
+                found.append(one)
+                if one.valid:
+                    view.level(one)
+
+            run(bench.load(job, view.progress, done))
+        complete = True
+    finally:
+        if chosen.json is not None and found:
+            bench.save(chosen.json, job, found, complete=complete)
+        if chosen.csv is not None and found:
+            bench.save_csv(chosen.csv, found)
+        if chosen.parquet is not None and found:
+            bench.save_parquet(chosen.parquet, found)
     return 0
 
 

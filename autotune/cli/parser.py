@@ -81,19 +81,32 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="of an Ollama, or of what stands in front of several")
+    _add_endpoint(parser)
+    load = parser.add_argument_group("load")
+    load.add_argument("--concurrency", default="5,10,20", metavar="N,N", help="users, a run for each")
+    load.add_argument("--rate", default="", metavar="R,R", help="requests/s that come by themselves, in place of users")
+    load.add_argument("--arrivals", choices=("poisson", "constant", "gamma"), default="poisson", help="of a --rate")
+    load.add_argument("--burstiness", type=_positive, metavar="K", help="of gamma: 1 is Poisson, less comes in bursts")
+    load.add_argument("--ramp", default="", metavar="R,R,S", help="from one rate to another in S seconds")
+    load.add_argument(
+        "--trace", type=_positive, metavar="SPEED", help="the arrivals of --prompts; 1 is their own speed"
+    )
+    keep = parser.add_argument_group("what is kept")
+    keep.add_argument("--json", type=Path, metavar="FILE", help="the figures, for `autotune compare`")
+    keep.add_argument("--csv", type=Path, metavar="FILE", help="a row for each request")
+    keep.add_argument("--parquet", type=Path, metavar="FILE", help="the same as Parquet (needs pyarrow)")
+    parser.set_defaults(command=commands.bench)
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """What `bench` and `capacity` have in common: the endpoint, the workload, the window, the limits."""
+    parser.add_argument("url", metavar="URL", nargs="?", help="of an Ollama, or of what stands in front of several")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--concurrency", default="5,10,20", metavar="N,N", help="users, a run for each")
-    parser.add_argument("--rate", default="", metavar="R,R", help="requests/s that arrive at random, in place of users")
-    parser.add_argument("--endpoint", choices=("generate", "chat", "openai"), default="generate")
-    parser.add_argument("--input-tokens", type=_count, default=200, metavar="N")
-    parser.add_argument("--num-predict", type=_count, default=236, metavar="N")
-    parser.add_argument("--temperature", type=_not_negative, default=0.8)
-    parser.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help="prompts in place of the seeded generator")
-    parser.add_argument("--warmup", type=_not_negative, default=10, metavar="S")
-    parser.add_argument("--window", type=_positive, default=60, metavar="S")
-    parser.add_argument("--timeout", type=_positive, default=900, metavar="S", help="the most one request may take")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--endpoint", choices=("generate", "chat", "openai", "completions"), default="generate")
+    parser.add_argument("--via", metavar="URL", default="", help="the same as URL, to be read beside --direct")
+    parser.add_argument(
+        "--direct", metavar="URL,URL", default="", help="instances, asked in turn; beside --via what a proxy costs"
+    )
     parser.add_argument(
         "--header",
         action="append",
@@ -101,8 +114,32 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VARIABLE",
         help="a header whose value is in an environment variable, never here: --header Authorization=TOKEN",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures for `autotune compare`")
-    parser.set_defaults(command=commands.bench)
+    parser.add_argument("--ca-file", type=Path, metavar="PEM", help="certificates to check an https server against")
+    work = parser.add_argument_group("workload")
+    work.add_argument("--input-tokens", type=_count, default=200, metavar="N")
+    work.add_argument("--num-predict", type=_count, default=236, metavar="N")
+    work.add_argument("--temperature", type=_not_negative, default=0.8)
+    work.add_argument("--prompts", type=Path, metavar="FILE", help="prompts in place of the seeded generator")
+    work.add_argument("--format", choices=FORMATS, default="jsonl", help="of --prompts")
+    work.add_argument("--shared-prefix", default="", metavar="K,N", help="K beginnings of N tokens that prompts share")
+    work.add_argument("--turns", type=_count, default=1, metavar="N", help="messages of a conversation")
+    work.add_argument("--seed", type=int, default=0)
+    phases = parser.add_argument_group("window and limits")
+    phases.add_argument("--warmup", type=_not_negative, default=10, metavar="S")
+    phases.add_argument("--window", type=_positive, default=60, metavar="S")
+    phases.add_argument("--window-max", type=_positive, metavar="S", help="it may grow so far (default: it does not)")
+    phases.add_argument(
+        "--precision", type=_positive, metavar="P", help="until the rate is known to so many parts: 0.05"
+    )
+    phases.add_argument("--limit", action="append", default=[], metavar="METRIC:STATISTIC:S", help="as in ttft_s:p95:2")
+    phases.add_argument("--slo", metavar="NAME", help="limits of MLPerf by name, as in llama3.1-8b-interactive")
+    phases.add_argument("--timeout", type=_positive, default=900, metavar="S", help="the most one request may take")
+    phases.add_argument(
+        "--processes", type=_count, default=1, metavar="N", help="of the client; it takes more if it must"
+    )
+
+
+FORMATS = ("jsonl", "sharegpt", "mooncake", "burstgpt", "azure")
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from autotune.benchmark.phases import LoadResult, Progress
-    from autotune.metrics import Metrics
+    from autotune.bench import Found
+    from autotune.benchmark.phases import Progress
     from autotune.spec import StudySpec
     from autotune.trial import TrialResult
 
@@ -208,8 +208,9 @@ class Bench:
             f" {now.output_tps:.1f} tokens/s, TTFT {seconds(now.ttft_s)}"
         )
 
-    def level(self, label: str, metrics: Metrics, loaded: LoadResult) -> None:
-        """What came of a level."""
-        self._table.add_row(label, *cells(metrics), f"{metrics.success_rate:.1%} of {metrics.requests}")
-        for caution in loaded.cautions:
-            self._console.print(f"caution: {label}: {caution}", markup=False, highlight=False)
+    def level(self, found: Found) -> None:
+        """What came of a load."""
+        metrics = found.metrics
+        self._table.add_row(found.label, *cells(metrics), f"{metrics.success_rate:.1%} of {metrics.requests}")
+        for caution in found.cautions:
+            self._console.print(f"caution: {found.label}: {caution}", markup=False, highlight=False)

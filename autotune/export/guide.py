@@ -10,7 +10,7 @@ from autotune.plan import LOOPBACK
 
 if TYPE_CHECKING:
     from autotune.export.bundle import Bundle
-    from autotune.spec import StudySpec
+    from autotune.spec import Level, StudySpec
 
 _DERIVE = """
 0. Make the derived model while the old service still runs. Its store has to be {models}:
@@ -156,15 +156,26 @@ def _check(bundle: Bundle) -> list[str]:
 def _load(spec: StudySpec) -> str:
     """The study's load, as far as `bench` can be told: its lengths are all equal."""
     level, work = spec.level(None), spec.workload
-    asked = f"--concurrency {level.users}" if level.users is not None else f"--rate {level.rate:g}"
+    asked = f"--concurrency {level.users}" if level.users is not None else _arrivals(level)
     if work.input_tokens is not None:
         prompts = f"--input-tokens {work.input_tokens.mean}"
     else:
-        prompts = f"--prompts {quote(str(work.prompts))}"
+        prompts = f"--prompts {quote(str(work.prompts))} --format {work.format}"
     return (
         f"--endpoint {work.endpoint} {asked} {prompts} --num-predict {work.num_predict.mean}"
         f" --temperature {work.temperature:g} --warmup {work.warmup_s:g} --window {work.window_s:g}"
     )
+
+
+def _arrivals(level: Level) -> str:
+    """What comes whatever the cluster does, as `bench` says it."""
+    if level.ramp is not None:
+        start, end = level.ramp
+        return f"--ramp {start:g},{end:g},{level.over_s:g}"
+    if level.trace is not None:
+        return f"--trace {level.trace:g}"
+    shape = f" --burstiness {level.burstiness:g}" if level.burstiness is not None else ""
+    return f"--rate {level.rate:g} --arrivals {level.arrivals}{shape}"
 
 
 def _url(bundle: Bundle) -> str:

@@ -1,7 +1,8 @@
 """A study file becomes a frozen `StudySpec`."""
 
 from autotune.spec.reading import load
-from autotune.spec.sections import Budget, Cluster, Level, Limit, Objective, Proof, Workload
+from autotune.spec.sections import Budget, Cluster, Limit, Objective, Proof
 from autotune.spec.study import StudySpec
+from autotune.spec.workload import Level, Workload
 
 __all__ = ["Budget", "Cluster", "Level", "Limit", "Objective", "Proof", "StudySpec", "Workload", "load"]

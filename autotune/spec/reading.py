@@ -16,17 +16,15 @@ from autotune.spec.sections import (
     Budget,
     Cluster,
     DeviceEntry,
-    Lengths,
-    Level,
     Limit,
     Objective,
     Proof,
     Search,
     Study,
-    Workload,
 )
 from autotune.spec.study import StudySpec
 from autotune.spec.values import LIST, TEXT
+from autotune.spec.workload import Conversation, Lengths, Level, SharedPrefix, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,6 +129,8 @@ _NESTED: dict[str, type[BaseModel]] = {
     "proof": Proof,
     "cluster.devices": DeviceEntry,
     "workload.levels": Level,
+    "workload.shared_prefix": SharedPrefix,
+    "workload.conversation": Conversation,
     "workload.num_predict": Lengths,
     "workload.input_tokens": Lengths,
     "objective.limits": Limit,

@@ -31,7 +31,6 @@ from autotune.spec.values import (
     Unique,
     Value,
     Variable,
-    Yes,
     kind,
     like,
     one_of,
@@ -200,88 +199,6 @@ class Baseline(Section):
     """Its other variables, on top of `cluster.env`."""
 
 
-class Lengths(Section):
-    """Lengths in tokens: all `mean`, or spread around it."""
-
-    kind: Literal["fixed", "uniform", "normal", "lognormal"] = "fixed"
-    """How they are spread."""
-    mean: Count
-    """Tokens. The number alone will do: `236` is `{ mean = 236 }`."""
-    spread: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.3
-    """Relative: half the range of `uniform`, the standard deviation of the others, in parts of the mean."""
-
-
-class Level(Section, json_schema_extra=one_of("users", "rate")):
-    """One load: so many users without think time, or so many requests a second."""
-
-    users: Count | None = None
-    """Users, each of whom sends the next request when the answer is there. The number alone will do: `[5, 10]`."""
-    rate: Positive | None = None
-    """Requests a second, whether the earlier ones are answered or not."""
-    arrivals: Literal["poisson", "constant"] = "poisson"
-    """Of a `rate`: at random, or one like the other."""
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Self:
-        if (self.users is None) == (self.rate is None):
-            raise ValueError("a level has either users or a rate")
-        return self
-
-    @property
-    def label(self) -> str:
-        """How people and results name it."""
-        return f"{self.users} users" if self.users is not None else f"{self.rate:g} requests/s"
-
-
-Tokens = Annotated[Lengths, short("mean", int, "a whole number of tokens", Count | Lengths)]
-
-
-class Workload(Section, json_schema_extra=one_of("input_tokens", "prompts")):
-    """What is asked, and how hard: as your users do. Either `input_tokens` or `prompts` has to be there."""
-
-    endpoint: Literal["generate", "chat"] = "generate"
-    """`/api/generate` or `/api/chat`."""
-    num_ctx: Annotated[int, Field(ge=4, strict=True)]
-    """Context of a slot, tokens: OLLAMA_CONTEXT_LENGTH of every instance. Prompt and answer have to fit in."""
-    num_predict: Tokens
-    """The most tokens of an answer. A model may stop earlier."""
-    input_tokens: Tokens | None = None
-    """Tokens of a prompt of the seeded generator."""
-    prompts: Path | None = None
-    """JSON lines with a `prompt`, in place of the seeded generator; relative to the study file."""
-    raw: Yes = False
-    """Send prompts without the model's template (endpoint `generate`)."""
-    temperature: NotNegative = 0.8
-    """With which tokens are drawn."""
-    think: Yes | None = None
-    """Whether a model that can think does so before it answers; without it as the model does by itself."""
-    levels: Annotated[tuple[Annotated[Level, short("users", int, "a whole number of users", Count | Level)], ...], Some]
-    """The loads of a trial, one after the other."""
-    warmup_s: NotNegative = 10
-    """Seconds of load before the measurement window."""
-    warmup_max_s: Positive = 180
-    """The warm-up goes on until every user and instance has answered, but not longer than this, seconds."""
-    window_s: Positive = 60
-    """Length of the measurement window, seconds."""
-    window_max_s: Positive = 300
-    """It grows until it has the requests that the limits' statistics need, but not beyond this, seconds."""
-    drain_s: NotNegative = 120
-    """How long requests of the window are followed after its end, seconds."""
-    request_timeout_s: Positive = 900
-    """A request that takes longer has failed, seconds."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.input_tokens is None) == (self.prompts is None):
-            raise ValueError("input_tokens (there is no default) or a file of prompts, one of the two")
-        for low, high in (("warmup_s", "warmup_max_s"), ("window_s", "window_max_s")):
-            if getattr(self, low) > getattr(self, high):
-                raise ValueError(f"{low} {getattr(self, low):g} is more than {high} {getattr(self, high):g}")
-        if len({level.label for level in self.levels}) < len(self.levels):
-            raise ValueError("levels: the same load twice")
-        return self
-
-
 class Limit(Section):
     """`statistic` of `metric` must not exceed `max`, at one level or (without `at`) at the objective's."""
 
@@ -306,6 +223,9 @@ class Objective(Section):
     """What must hold."""
     min_success_rate: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.99
     """The part of the requests that must succeed, at every level."""
+    precision: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
+    """A window ends when half the 95 % interval of the output rate is this part of it, and the limits are decided; or
+    after `workload.window_max_s`."""
 
 
 class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key in ("trials", "hours", "until")]}):

@@ -10,14 +10,13 @@ from autotune.spec.sections import (
     Baseline,
     Budget,
     Cluster,
-    Level,
     Objective,
     Proof,
     Search,
     Section,
     Study,
-    Workload,
 )
+from autotune.spec.workload import Level, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -69,6 +69,12 @@ def unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def two_rates(rates: tuple[float, ...]) -> tuple[float, ...]:
+    if len(rates) != 2 or rates[1] <= 0:
+        raise ValueError("allowed are two rates, the second above 0, as in [1, 5]")
+    return rates
+
+
 def tunable(name: str) -> str:
     if name in OWN_VARIABLES:
         raise ValueError(f"{name} is set by {OWN_VARIABLES[name]}")
@@ -136,6 +142,7 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Yes = Annotated[bool, Field(strict=True)]
 Some = Rule(some, {"minItems": 1})
 Unique = Rule(unique, {"uniqueItems": True})
+Ramp = Annotated[tuple[NotNegative, ...], Rule(two_rates, {"minItems": 2, "maxItems": 2})]
 Choices = Annotated[tuple[Count, ...], Some, Unique]
 Variable = Annotated[str, Rule(tunable, {"pattern": f"^{_NAME}$", "not": {"enum": sorted(OWN_VARIABLES)}})]
 Value = Annotated[str, Rule(printable, {"pattern": r"^[^\x00-\x1f\x7f]*$"})]
@@ -143,4 +150,7 @@ At = Annotated[int | float | str, PlainValidator(level_name, json_schema_input_t
 FlashAttention = Literal["auto", "on", "off"]
 CacheType = Literal["f16", "q8_0", "q4_0"]
 Policy = Literal["round_robin", "least_conn", "random_two"]
+Format = Literal["jsonl", "sharegpt", "mooncake", "burstgpt", "azure"]
+TIMED = ("mooncake", "burstgpt", "azure")
+"""Formats of prompts that tell when each was asked."""
 Statistic = Literal["mean", "p50", "p90", "p95", "p99"]

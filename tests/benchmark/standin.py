@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from autotune.benchmark.flight import Flight
+    from autotune.benchmark.watch import Pulse
 
 
 @dataclass
 class Standin:
     """A client with the cluster inside. Times are exact, so that loads can be checked against arithmetic."""
 
+    lead_s = 0.0
     slots: int = 4
     prompt_s: float = 0.5
     token_s: float = 0.1
@@ -71,6 +73,9 @@ class Standin:
                 flight.pieces += 1
                 if not number:
                     flight.speak(loop.time())
+
+    async def pulse(self) -> tuple[Pulse, ...]:
+        return ()
 
     def _record(self, flight: Flight, outcome: Outcome, times: list[float], upstream: str, at: float) -> RequestRecord:
         return RequestRecord(

@@ -8,26 +8,36 @@ from typing import TYPE_CHECKING
 import pytest
 
 from autotune.benchmark.calibration import calibrated
-from autotune.benchmark.workload import Lengths, SeededWorkload
+from autotune.benchmark.workload import JsonlWorkload, Lengths, Prefixes, SeededWorkload, ShareGptWorkload, make
 from autotune.records import Outcome, RequestRecord
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from autotune.benchmark.flight import Flight
+    from autotune.benchmark.watch import Pulse
+    from autotune.benchmark.workload import Workload
 
 
 class Counting:
     """A server whose tokens have so many characters; None: it does not count."""
 
+    lead_s = 0.0
+
     def __init__(self, chars_per_token: float | None) -> None:
         self.chars_per_token = chars_per_token
         self.texts: list[str] = []
+
+    async def pulse(self) -> tuple[Pulse, ...]:
+        return ()
 
     async def open(self, connections: int) -> int:
         return connections
 
     async def send(self, flight: Flight) -> RequestRecord:
-        self.texts.append(flight.prompt.text)
-        count = None if self.chars_per_token is None else round(len(flight.prompt.text) / self.chars_per_token)
+        said = [text for _, text in flight.prompt.history]
+        self.texts.append("".join([*said, flight.prompt.text]))
+        count = None if self.chars_per_token is None else round(len(self.texts[-1]) / self.chars_per_token)
         return RequestRecord(0, asyncio.get_running_loop().time(), Outcome.OK, prompt_eval_count=count)
 
 
@@ -49,3 +59,28 @@ async def test_the_prompts_that_were_counted_never_come_again() -> None:
 
 async def test_without_counts_lengths_stay() -> None:
     assert await calibrated(Counting(None), SEEDED) is SEEDED
+
+
+ASKED, ANSWERED = Lengths("lognormal", 100), Lengths("fixed", 10)
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        make(1, ANSWERED, ASKED, prefixes=Prefixes(2, 40)),
+        make(1, ANSWERED, ASKED, turns=4),
+        ShareGptWorkload((("Why is the sky blue? " * 20, 90),)),
+    ],
+)
+async def test_the_length_of_a_token_is_found_whatever_is_asked(workload: Workload) -> None:
+    server = Counting(2.5)
+    assert (await calibrated(server, workload)).chars_per_token == pytest.approx(2.5, rel=0.01)
+    assert len({text[:16] for text in server.texts}) == len(server.texts)  # nothing of them was in a cache
+
+
+async def test_where_no_length_depends_on_it_nothing_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "prompts").write_text('{"prompt": "Why?"}')
+    workload, server = JsonlWorkload(tmp_path / "prompts", ANSWERED), Counting(2.5)
+    assert await calibrated(server, workload) is workload
+    assert workload.recalibrated(2.0) is workload
+    assert server.texts == []

@@ -13,7 +13,8 @@ import pytest
 from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop, Level, OpenLoop
 from autotune.benchmark.phases import LoadResult, Phases, Progress
-from autotune.benchmark.workload import Lengths, SeededWorkload
+from autotune.benchmark.workload import ConversationWorkload, Lengths, SeededWorkload, make
+from autotune.benchmark.workload.conversations import USERS
 from autotune.metrics import Metrics, measure
 from autotune.records import Outcome
 from autotune.simulator.clock import run_virtual
@@ -130,7 +131,7 @@ def test_the_window_grows_until_it_has_its_requests() -> None:
     result, _ = load(ClosedLoop(4), replace(PHASES, min_requests=100))
     metrics = figures(result)
     assert 40 < metrics.window_s < 120
-    assert metrics.window_s % 4 == pytest.approx(0, abs=1e-6)
+    assert metrics.window_s == pytest.approx(62.5)  # the third planned end: 40 s, 50 s, 62.5 s
     assert metrics.requests >= 100
     assert result.cautions == ()
 
@@ -188,7 +189,7 @@ def test_open_loop_below_capacity() -> None:
 
 
 def test_open_loop_beyond_its_bound_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autotune.benchmark.load.MOST_IN_FLIGHT", 20)
+    monkeypatch.setattr("autotune.benchmark.traffic.MOST_IN_FLIGHT", 20)
     result, cluster = load(OpenLoop(4.0, "constant"), slots=1)
     assert cluster.busiest <= 21
     metrics = figures(result)
@@ -297,3 +298,13 @@ def test_the_collector_rests_in_the_window_only() -> None:
     assert states["window"] == {False}
     assert states["warm-up"] == {True}
     assert gc.isenabled()
+
+
+def test_the_turns_of_a_conversation_are_a_users_one_after_the_other() -> None:
+    talk = make(1, Lengths("uniform", 20, 0.5), Lengths("fixed", 50), turns=3)
+    assert isinstance(talk, ConversationWorkload)
+    result = run_virtual(run(Standin(), talk, ClosedLoop(5), PHASES, "trial 1"))
+    for user in range(5):
+        own = [record for record in result.records if record.index % USERS == user]
+        assert [record.index for record in own] == [talk.index(user, number) for number in range(len(own))]
+        assert all((now.finished_at or 0) <= then.intended_at for now, then in pairwise(own))

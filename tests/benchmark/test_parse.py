@@ -28,7 +28,8 @@ def of(name: str, version: str, parse: Callable[[Reads], Parsed] = parse_ndjson)
 
 def timeless(parsed: Parsed) -> Parsed:
     done_at = None if parsed.done_at is None else 0.0
-    return replace(parsed, chunk_times=(0.0,) * len(parsed.chunk_times), done_at=done_at)
+    answer_at = None if parsed.first_answer_at is None else 0.0
+    return replace(parsed, chunk_times=(0.0,) * len(parsed.chunk_times), done_at=done_at, first_answer_at=answer_at)
 
 
 def texts(raw: bytes) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from autotune.benchmark.client import HttpClient
+from autotune.benchmark.dialect import Ask
 from autotune.benchmark.flight import Flight
-from autotune.benchmark.spread import Spread
+from autotune.benchmark.spread import Direct, Spread
+from autotune.benchmark.wire import WireClient
 from autotune.benchmark.workload import Prompt
 from autotune.records import Outcome
 from tests.benchmark.server import END, HEAD, Say, Server, line, listening
@@ -53,8 +54,9 @@ async def instances(policy: str, *scripts: list[Say], seed: int = 0) -> AsyncIte
         for script in scripts:
             server = Server(script)
             servers[f"127.0.0.1:{await stack.enter_async_context(listening(server.serve))}"] = server
-        clients = {address: HttpClient(f"http://{address}", "generate", "tiny") for address in servers}
-        spread = await stack.enter_async_context(Spread(clients, policy, seed))
+        ask = Ask("generate", "tiny")
+        direct = Direct({address: WireClient(f"http://{address}", ask) for address in servers})
+        spread = await stack.enter_async_context(Spread(direct, servers, policy, seed))
         yield Instances(spread, servers)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from autotune.benchmark.workload import JsonlWorkload, Lengths, SeededWorkload, calibrate, mark
+from autotune.benchmark.workload.lengths import pair
 from autotune.errors import SpecError
 
 if TYPE_CHECKING:
@@ -73,6 +77,40 @@ def test_lengths_have_their_mean_and_spread(kind: str, deviation: float) -> None
     spread = (sum((value - average) ** 2 for value in drawn) / len(drawn)) ** 0.5
     assert average == pytest.approx(1000, rel=0.02)
     assert spread == pytest.approx(1000 * deviation, rel=0.05)
+
+
+# lengths that go together
+
+
+@pytest.mark.parametrize("correlation", [-1.0, -0.6, 0.4, 0.9, 1.0])
+@pytest.mark.parametrize("kind", ["uniform", "normal", "lognormal"])
+def test_a_correlation_is_realised_and_both_keep_their_distribution(kind: str, correlation: float) -> None:
+    lengths = Lengths(kind, 1000, 0.3), Lengths("lognormal", 500, 0.5)  # type: ignore[arg-type]
+    drawn = [pair(random.Random(f"{seed}"), *lengths, correlation) for seed in range(4000)]
+    asked, answered = [one for one, _ in drawn], [other for _, other in drawn]
+    found = float(stats.spearmanr(asked, answered).statistic)
+    assert found == pytest.approx(6 / math.pi * math.asin(correlation / 2), abs=0.03)
+    for values, length in zip((asked, answered), lengths, strict=True):
+        alone = [length.draw(random.Random(f"alone {seed}")) for seed in range(4000)]
+        assert stats.ks_2samp(values, alone).pvalue > 1e-3
+
+
+def test_without_a_correlation_there_is_none() -> None:
+    drawn = [pair(random.Random(seed), Lengths("normal", 1000), Lengths("normal", 500), 0.0) for seed in range(4000)]
+    assert abs(float(stats.spearmanr(drawn).statistic)) < 0.05
+
+
+@given(lengths, st.floats(-1, 1), st.integers(0, 1000))
+def test_lengths_that_go_together_are_held(tokens: Lengths, correlation: float, seed: int) -> None:
+    held = Lengths(tokens.kind, tokens.mean, tokens.spread, least=5, most=50)
+    assert all(5 <= length <= 50 for length in pair(random.Random(seed), held, held, correlation))
+
+
+def test_bodies_are_those_of_the_first_release() -> None:
+    """A study that goes on asks what it asked before."""
+    texts = "".join(seeded().prompt(index, "n").text for index in range(20))
+    assert hashlib.sha256(texts.encode()).hexdigest()[:16] == "dc371c2ccb52ed8c"
+    assert [seeded().prompt(index, "n").num_predict for index in range(6)] == [189, 77, 36, 68, 195, 171]
 
 
 def test_calibration_meets_the_count() -> None:

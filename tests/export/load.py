@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from autotune import night, report
+from autotune.aims import phases
 from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop
 from autotune.benchmark.workload import SeededWorkload
 from autotune.metrics import measure
 from autotune.store import Store
-from autotune.trial import phases
 
 RELOAD_S = 0.3
 """On a core that others use too a warm model may answer after 50 ms; to load the smallest takes longer than this."""

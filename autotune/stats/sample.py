@@ -1,9 +1,8 @@
-"""Statistics on plain sequences of numbers: the same to the last bit in any order."""
+"""What a sample says of itself: the same to the last bit in any order."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -58,40 +57,3 @@ def enough(statistic: Statistic) -> int:
     if statistic == "mean":
         return ENOUGH_FOR_A_MEAN
     return math.ceil(math.log(TAIL) / math.log(QUANTILES[statistic]))
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean of `n` values, and the interval around it."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-
-def mean_interval(values: Sequence[float], confidence: float) -> Interval:
-    """Where the mean lies that the values come from: x̄ ± t·s/√n, with Student's t for n − 1 degrees of freedom.
-
-    Source: Student, "The Probable Error of a Mean" (Biometrika 6, 1908). ValueError for fewer than two values.
-    """
-    return _around(values, confidence, 1 / len(values) if values else 0.0)
-
-
-def next_interval(values: Sequence[float], confidence: float) -> Interval:
-    """Where one more value will lie: x̄ ± t·s·√(1 + 1/n). ValueError for fewer than two values.
-
-    Source: Hahn and Meeker, "Statistical Intervals" (1991), section 4.7.
-    """
-    return _around(values, confidence, 1 + 1 / len(values) if values else 0.0)
-
-
-def _around(values: Sequence[float], confidence: float, variance_factor: float) -> Interval:
-    if len(values) < 2:
-        raise ValueError(f"an interval needs at least two values, not {len(values)}")
-    from scipy.special import stdtrit  # noqa: PLC0415 - a quarter of a second, which only a proof needs
-
-    centre, n = mean(values), len(values)
-    variance = math.fsum((value - centre) ** 2 for value in values) / (n - 1)
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * math.sqrt(variance * variance_factor)
-    return Interval(centre, centre - half, centre + half, n)

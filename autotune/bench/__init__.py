@@ -1,0 +1,13 @@
+"""`autotune bench` and `autotune capacity`: the figures of any Ollama endpoint, without a study.
+
+- `asked`: what was written behind the command, checked, as a value
+- `slo`: limits by name
+- `measuring`: the loads; `capacity`: the search for the largest that holds
+- `files`: what is kept
+"""
+
+from autotune.bench.asked import Job, job
+from autotune.bench.files import FORMAT, read, save, save_csv, save_parquet
+from autotune.bench.measuring import Found, load
+
+__all__ = ["FORMAT", "Found", "Job", "job", "load", "read", "save", "save_csv", "save_parquet"]

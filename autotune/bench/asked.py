@@ -1,0 +1,214 @@
+"""What was written behind `bench` or `capacity`, checked, as one value. Nothing is asked of any server here."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autotune.bench.slo import limit, preset
+from autotune.benchmark.carrier import Target
+from autotune.benchmark.dialect import Ask
+from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, Trace
+from autotune.benchmark.phases import Phases
+from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
+from autotune.errors import UsageError
+from autotune.stats import enough
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from autotune.benchmark.pacer import Level
+    from autotune.benchmark.workload import Workload
+    from autotune.goal import Bound
+
+WARM_MAX_S, DRAIN_S = 180.0, 120.0
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to what is measured: through whatever stands in front, or to the instances themselves."""
+
+    name: str
+    """Empty where there is only one."""
+    target: Target
+
+    @property
+    def shown(self) -> str:
+        """Its URL, or URLs, for people."""
+        return ", ".join(self.target.urls.values()) or self.target.url
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a command was told."""
+
+    routes: tuple[Route, ...]
+    levels: tuple[Level, ...]
+    workload: Workload
+    input_tokens: float | None
+    """What prompts are meant to have, where that is one figure."""
+    phases: Phases
+    bounds: tuple[Bound, ...]
+    precision: float | None
+    processes: int
+    seed: int
+    said: dict[str, str]
+    """What is kept of it beside the figures."""
+
+
+def job(chosen: argparse.Namespace) -> Job:
+    """The job. Raises `UsageError` for what cannot be, and `SpecError` for a file of prompts that cannot be used."""
+    bounds = _bounds(chosen)
+    asked = _workload(chosen)
+    for flag in ("json", "csv", "parquet"):
+        check_target(flag, getattr(chosen, flag, None))
+    least = max((enough(bound.statistic) for bound in bounds), default=0)
+    longest = chosen.window if chosen.window_max is None else chosen.window_max
+    if longest < chosen.window:
+        raise UsageError(f"--window-max {longest:g}: is less than --window {chosen.window:g}")
+    named = ("model", "endpoint", "input_tokens", "num_predict", "window")
+    routes = _routes(chosen)
+    return Job(
+        routes=routes,
+        levels=tuple(_levels(chosen, asked)),
+        workload=asked,
+        input_tokens=None if chosen.prompts or chosen.turns > 1 else chosen.input_tokens,
+        phases=Phases(chosen.warmup, max(chosen.warmup, WARM_MAX_S), chosen.window, longest, DRAIN_S, least),
+        bounds=bounds,
+        precision=chosen.precision,
+        processes=chosen.processes,
+        seed=chosen.seed,
+        said={"url": routes[0].shown} | {name: str(getattr(chosen, name)) for name in named},
+    )
+
+
+def _bounds(chosen: argparse.Namespace) -> tuple[Bound, ...]:
+    found = [*(preset(chosen.slo) if chosen.slo else ()), *map(limit, chosen.limit)]
+    for bound in found:
+        if sum(one.name == bound.name for one in found) > 1:
+            raise UsageError(f"--limit {bound.metric}:{bound.statistic}: there are two of it")
+    return tuple(found)
+
+
+def _routes(chosen: argparse.Namespace) -> tuple[Route, ...]:
+    ask = Ask(
+        chosen.endpoint,
+        chosen.model,
+        options={"temperature": chosen.temperature, "seed": chosen.seed},
+        headers=_headers(chosen.header),
+        timeout_s=chosen.timeout,
+    )
+    ca_file = _ca_file(chosen.ca_file)
+    front = chosen.via or chosen.url
+    direct = [url.strip() for url in chosen.direct.split(",") if url.strip()]
+    if chosen.via and chosen.url:
+        raise UsageError(f"{chosen.url} and --via {chosen.via}: one of the two")
+    if not front and not direct:
+        raise UsageError("what is to be measured? Write a URL, as in http://127.0.0.1:11434")
+    for url in [*filter(None, [front]), *direct]:
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"{url}: not a URL; as in http://127.0.0.1:11434")
+    both = bool(front and direct)
+    routes = []
+    if front:
+        routes.append(Route("via" if both else "", Target(front, ask, ca_file)))
+    if direct:
+        urls = {url.partition("://")[2].rstrip("/"): url for url in direct}
+        routes.append(Route("direct" if both else "", Target("", ask, ca_file, urls)))
+    return tuple(routes)
+
+
+def _ca_file(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise UsageError(f"--ca-file {path}: no certificate in PEM form is in it") from error
+    except OSError as error:
+        raise UsageError(f"--ca-file {path}: {error.strerror}") from error
+    return str(path)
+
+
+def _levels(chosen: argparse.Namespace, asked: Workload) -> list[Level]:
+    open_ = [flag for flag in ("rate", "ramp", "trace") if getattr(chosen, flag)]
+    if len(open_) > 1:
+        raise UsageError(f"--{open_[0]} and --{open_[1]}: one of the two")
+    if chosen.burstiness is not None and chosen.arrivals != "gamma":
+        raise UsageError(f"--burstiness {chosen.burstiness:g}: belongs to --arrivals gamma")
+    if chosen.trace:
+        if not asked.stamps:
+            raise UsageError(f"--trace {chosen.trace:g}: needs --prompts with times: mooncake, burstgpt or azure")
+        trace = Trace(asked.stamps)
+        return [OpenLoop(trace.rate * chosen.trace, trace, chosen.seed)]
+    if chosen.ramp:
+        start, end, seconds = _numbers("--ramp", chosen.ramp, float, "two rates and a time above 0, as in 1,5,60", 3)
+        return [OpenLoop(end, Ramp(start, seconds), chosen.seed)]
+    if chosen.rate:
+        rates = _numbers("--rate", chosen.rate, float, LIST)
+        return [OpenLoop(rate, chosen.arrivals, chosen.seed, chosen.burstiness or 1.0) for rate in rates]
+    return [ClosedLoop(users, chosen.seed) for users in _numbers("--concurrency", chosen.concurrency, int, LIST)]
+
+
+LIST = "numbers above 0 with commas between, as in 5,10,20"
+
+
+def _numbers(flag: str, given: str, kind: Callable[[str], Any], allowed: str, count: int | None = None) -> list[Any]:
+    try:
+        found = [kind(one) for one in given.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < one < math.inf for one in found) or (count and len(found) != count):
+        raise UsageError(f"{flag} {given}: allowed are {allowed}")
+    return found
+
+
+def _workload(chosen: argparse.Namespace) -> Workload:
+    answers = Lengths("fixed", chosen.num_predict)
+    prefix = None
+    if chosen.shared_prefix:
+        count, tokens = _numbers("--shared-prefix", chosen.shared_prefix, int, "two whole numbers, as in 4,512", 2)
+        prefix = Prefixes(count, tokens)
+    if chosen.turns > 1 and (chosen.endpoint not in {"chat", "openai"} or chosen.rate or chosen.ramp or chosen.trace):
+        raise UsageError(f"--turns {chosen.turns}: conversations need --endpoint chat or openai, and --concurrency")
+    return make(
+        chosen.seed,
+        answers,
+        None if chosen.prompts else Lengths("fixed", chosen.input_tokens),
+        PromptFile(chosen.prompts, chosen.format) if chosen.prompts else None,
+        prefixes=prefix,
+        turns=chosen.turns,
+    )
+
+
+def _headers(given: list[str]) -> dict[str, str]:
+    """Values come from the environment: what is on a command line, everybody on the host can read."""
+    headers = {}
+    for entry in given:
+        name, _, variable = entry.partition("=")
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise UsageError(f"--header {name}: write NAME=VARIABLE, as in Authorization=TOKEN")
+        if variable not in os.environ:
+            raise UsageError(
+                f"--header {name}=…: no environment variable has that name; write the name of one that holds the value"
+            )
+        if not os.environ[variable].isprintable():
+            raise UsageError(f"--header {name}=…: the variable's value has characters that no header may have")
+        headers[name] = os.environ[variable]
+    return headers
+
+
+def check_target(flag: str, path: Path | None) -> None:
+    """Before the load, not after it: figures that cannot be written would be lost. Raises `UsageError`."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"--{flag} {path}: is a folder; write the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--{flag} {path}: {path.parent} is no folder that can be written to")

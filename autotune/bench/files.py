@@ -1,0 +1,88 @@
+"""The files in which figures are kept: JSON for `autotune compare`, and a row for each request as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from autotune import __version__
+from autotune.errors import UsageError
+from autotune.metrics import Metrics
+from autotune.records import RequestRecord
+from autotune.store import write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from autotune.bench.asked import Job
+    from autotune.bench.measuring import Found
+
+FORMAT = 1
+_METRICS = TypeAdapter(dict[str, Metrics])
+
+COLUMNS = tuple(field.name for field in fields(RequestRecord) if field.name != "chunk_times")
+"""Of a row; `load` comes before them, `in_window` and `chunks` behind."""
+
+
+def save(path: Path, job: Job, found: Sequence[Found], *, complete: bool) -> None:
+    """Write the figures; `complete` says whether all loads were made. Raises `StorageError`."""
+    content = {
+        "format": FORMAT,
+        "autotune": __version__,
+        "at": datetime.now(UTC).isoformat(),
+        "complete": complete,
+        "load": job.said,
+        "levels": {one.label: asdict(one.metrics) for one in found},
+        "valid": {one.label: one.valid for one in found},
+        "client": {one.label: asdict(one.health) for one in found},
+        "attainment": {one.label: asdict(one.attainment) for one in found if one.attainment},
+        "cautions": {one.label: one.cautions for one in found},
+    }
+    write(path, json.dumps(content, indent=1))
+
+
+def read(path: Path) -> dict[str, Metrics]:
+    """The figures of a result file, by level. Raises `UsageError`."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] > FORMAT:
+            raise UsageError(f"{path}: format {content['format']} is of a newer autotune; this one knows {FORMAT}")
+        return _METRICS.validate_python(content["levels"])
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UsageError(f"{path}: not a result file of `autotune bench --json`") from error
+
+
+def rows(found: Sequence[Found]) -> Iterator[dict[str, Any]]:
+    """Every request of every load, its chunk times as their number; stamps in seconds on the host's monotonic clock."""
+    for one in found:
+        loaded = one.loaded
+        for record in loaded.records:
+            at = record.intended_at if loaded.open_loop or record.written_at is None else record.written_at
+            inside = loaded.window_start <= at < loaded.window_end
+            plain = {name: getattr(record, name) for name in COLUMNS} | {"outcome": record.outcome.value}
+            yield {"load": one.label, **plain, "in_window": inside, "chunks": len(record.chunk_times)}
+
+
+def save_csv(path: Path, found: Sequence[Found]) -> None:
+    """Write all requests as CSV. Raises `StorageError`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["load", *COLUMNS, "in_window", "chunks"])
+    writer.writeheader()
+    writer.writerows(rows(found))
+    write(path, text.getvalue())
+
+
+def save_parquet(path: Path, found: Sequence[Found]) -> None:
+    """Write all requests as Parquet. Raises `StorageError`, and `UsageError` where pyarrow is missing."""
+    from autotune.analysis import parquet  # noqa: PLC0415 - pandas takes half a second
+
+    write(path, parquet(list(rows(found))))

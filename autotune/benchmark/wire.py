@@ -1,0 +1,351 @@
+"""Carries requests over sockets of its own: plain HTTP/1.1 on Linux, with the kernel's stamps.
+
+The kernel stamps each packet when it comes in (SO_TIMESTAMPNS), so what a chunk waits until this process gets round to
+reading it is in nobody's waiting time, and is known. The stamps are on the wall clock; each is moved to the monotonic
+one by how old it is at the moment in which it is read, which no slow adjustment of the clock can spoil.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from autotune.benchmark.exchange import KEEP_ALIVE_S, MOST_CONNECTIONS, Exchange, carried, now
+from autotune.benchmark.watch import Watch
+from autotune.records import UPSTREAM_HEADER
+
+if TYPE_CHECKING:
+    from autotune.benchmark.dialect import Ask
+    from autotune.benchmark.flight import Flight
+    from autotune.benchmark.watch import Pulse
+    from autotune.records import RequestRecord
+
+SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
+"""asm-generic/socket.h; Python names it since 3.14."""
+
+TIMESPEC = struct.Struct("@ll")
+ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size) if hasattr(socket, "CMSG_SPACE") else 0
+
+UNTIL_TEXT = 512
+"""Bytes a read until the first text is there: a read has one stamp, that of its last packet."""
+AT_MOST = 1 << 16
+
+MOST_HEAD, MOST_LINE = 1 << 16, 1 << 12
+
+
+class BadAnswer(OSError):
+    """What came is not HTTP."""
+
+
+class Framing:
+    """The body of an answer out of its bytes: by chunks, by length, or to the end of the connection (RFC 9112, 6)."""
+
+    def __init__(self, headers: dict[str, str], status: int) -> None:
+        self.chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
+        length = headers.get("content-length", "")
+        if length and not length.isdecimal():
+            raise BadAnswer(f"a body of {length} bytes")
+        self.left = 0 if status in (204, 304) else int(length) if length else None
+        self.ended = not self.chunked and self.left == 0
+        self._rest = b""
+        self._size: int | None = None
+        """Of the chunk under way what is still to come, with its line end; None before its size is known."""
+        self._trailing = False
+
+    def body(self, data: bytes) -> bytes:
+        """What of the next bytes belongs to the body."""
+        if self.chunked:
+            return self._chunks(data)
+        if self.left is not None:
+            self.left -= len(data)
+            self.ended = self.left <= 0
+        return data
+
+    def _chunks(self, data: bytes) -> bytes:
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        found, at, end = [], 0, len(data)
+        while at < end and not self.ended:
+            if self._size is None:
+                line = data.find(b"\r\n", at)
+                if line < 0:
+                    self._rest = data[at:]
+                    if len(self._rest) > MOST_LINE:
+                        raise BadAnswer(f"a chunk of {self._rest[:20]!r} bytes")
+                    break
+                self._begin(data[at:line])
+                at = line + 2
+                continue
+            text = data[at : at + max(0, self._size - 2)]
+            at, self._size = at + self._size, self._size - (end - at)
+            found.append(text)
+            if self._size <= 0:
+                self._size = None
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def _begin(self, line: bytes) -> None:
+        """A chunk's size; after the last chunk come lines up to an empty one."""
+        if self._trailing:
+            self.ended = not line
+            return
+        try:
+            size = int(line.partition(b";")[0], 16)
+        except ValueError:
+            raise BadAnswer(f"a chunk of {line[:20]!r} bytes") from None
+        self._trailing = size == 0
+        self._size = size + 2 if size else None
+
+
+class Connection:
+    """One connection, with at most one request on it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._exchange: Exchange | None = None
+        self._framing: Framing | None = None
+        self._head = b""
+        self._keep = True
+        self._last = 0.0
+        self._ended: asyncio.Future[None] | None = None
+        self.idle_since = now()
+        self.open = True
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    async def carry(self, exchange: Exchange, request: bytes) -> None:
+        """Send it, and hear the answer to its end. Raises OSError for whatever goes wrong."""
+        self._exchange, self._framing, self._head, self._keep = exchange, None, b"", True
+        self._ended = self._loop.create_future()
+        try:
+            await self._write(request)
+            self._last = now()
+            exchange.wrote(self._last)
+            await self._ended
+        except BaseException:
+            self.close()  # an answer is still to come on it
+            raise
+        finally:
+            self._exchange = self._ended = None
+            self.idle_since = now()
+        if not self._keep:
+            self.close()
+
+    async def _write(self, request: bytes) -> None:
+        """Nearly always all of it goes at once."""
+        try:
+            sent = self._sock.send(request)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(request):
+            await self._loop.sock_sendall(self._sock, request[sent:])
+
+    def close(self) -> None:
+        """No more."""
+        if self.open:
+            self.open = False
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    def _readable(self) -> None:
+        exchange = self._exchange
+        most = UNTIL_TEXT if exchange is not None and exchange.waiting else AT_MOST
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(most, ANCILLARY)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        at = now()
+        lag_s = age_s(ancillary)
+        if not data:
+            self._over()
+        elif exchange is None:
+            self.close()  # nobody has asked
+        else:
+            # never before what came before it, whatever the wall clock did
+            self._last = max(self._last, at - lag_s)
+            try:
+                self._hear(exchange, self._last, data, at - self._last)
+            except BadAnswer as error:
+                self._fail(error)
+
+    def _hear(self, exchange: Exchange, at: float, data: bytes, lag_s: float) -> None:
+        framing = self._framing
+        if framing is None:
+            self._head += data
+            framing, data = self._begin(exchange)
+            if framing is None:
+                return
+        if body := framing.body(data):
+            exchange.hear(at, body, lag_s)
+        if framing.ended:
+            self._end()
+
+    def _begin(self, exchange: Exchange) -> tuple[Framing | None, bytes]:
+        """The head, once it is whole, and what came behind it."""
+        head, end, rest = self._head.partition(b"\r\n\r\n")
+        if not end:
+            if len(head) > MOST_HEAD or not b"HTTP/1.".startswith(head[:7]):
+                raise BadAnswer(f"no HTTP: {head[:40]!r}")
+            return None, b""
+        status, headers, keep = _read_head(head)
+        if 100 <= status < 200:
+            self._head = rest
+            return self._begin(exchange)
+        exchange.head(status, headers.get(UPSTREAM_HEADER.lower(), ""))
+        self._framing = Framing(headers, status)
+        self._keep = keep and (self._framing.chunked or self._framing.left is not None)
+        return self._framing, rest
+
+    def _over(self) -> None:
+        """The server has closed: the end of an answer without a length, else the end of the connection."""
+        framing = self._framing
+        if framing is not None and not framing.chunked and framing.left is None:
+            self._keep = False
+            self._end()
+        else:
+            self._fail(ConnectionResetError("the server closed the connection"))
+
+    def _end(self) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _fail(self, error: OSError) -> None:
+        self.close()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(error)
+
+
+def _read_head(head: bytes) -> tuple[int, dict[str, str], bool]:
+    """Status, headers by their name in lower case, and whether the connection stays open."""
+    first, *rows = head.decode("latin-1").split("\r\n")
+    version, _, status = first.partition(" ")
+    if not version.startswith("HTTP/1.") or not status[:3].isdecimal():
+        raise BadAnswer(f"no HTTP: {first[:40]!r}")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (row.partition(":") for row in rows)}
+    said = headers.get("connection", "").lower()
+    return int(status[:3]), headers, "close" not in said and (version != "HTTP/1.0" or "keep-alive" in said)
+
+
+def age_s(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """How long ago the kernel got the data, s; 0 where it does not say."""
+    for level, kind, raw in ancillary:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+            seconds, nanoseconds = TIMESPEC.unpack(raw[: TIMESPEC.size])
+            age_ns: int = time.time_ns() - seconds * 1_000_000_000 - nanoseconds
+            return max(0.0, age_ns / 1e9)
+    return 0.0
+
+
+class WireClient:
+    """The client of a load over plain sockets; `async with` it."""
+
+    lead_s = 0.0
+
+    def __init__(self, base_url: str, ask: Ask, *, connections: int = MOST_CONNECTIONS) -> None:
+        parts, self._wrong = urlsplit(""), ""
+        try:
+            parts = urlsplit(base_url)
+            self._host, self._port = parts.hostname or "", parts.port or 80
+        except ValueError as error:
+            self._wrong = str(error)
+        self._prefix = parts.path.rstrip("/")
+        self._ask = ask
+        self._most_connections = connections
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._opened = 0
+        self._watch = Watch()
+        self._turn = asyncio.Lock()
+        named = [("Host", parts.netloc.rpartition("@")[2]), ("Accept", "*/*"), *ask.all_headers.items()]
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in named)
+
+    async def __aenter__(self) -> Self:
+        self._watch.begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._watch.end()
+        for connection in [*self._idle, *self._busy]:
+            connection.close()
+
+    async def open(self, connections: int) -> int:
+        """Open connections ahead of the load, with that many cheap requests at once; how many were opened so far."""
+        wanted = min(connections, self._most_connections)
+        opened = await asyncio.gather(*(self._open_one() for _ in range(wanted)))
+        self._opened += sum(opened)
+        return self._opened
+
+    async def _open_one(self) -> bool:
+        exchange = Exchange(self._ask)
+        try:
+            async with asyncio.timeout(30):
+                await self._exchange(exchange, self._request("GET", "/api/version"))
+        except OSError:
+            return False  # the load itself will show what is wrong with the server, request by request
+        return exchange.connected
+
+    async def send(self, flight: Flight) -> RequestRecord:
+        """Carry one request; see `flight.Client`."""
+        return await carried(Exchange(self._ask, flight), flight, self._carry, self._turn)
+
+    async def pulse(self) -> tuple[Pulse, ...]:
+        """How this process has been so far."""
+        return (self._watch.pulse(),)
+
+    async def _carry(self, exchange: Exchange, flight: Flight) -> None:
+        body = self._ask.body(flight.prompt)
+        await self._exchange(exchange, self._request("POST", self._ask.dialect.path, body))
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        return f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode("latin-1") + (
+            body or b""
+        )
+
+    async def _exchange(self, exchange: Exchange, request: bytes) -> None:
+        connection = self._kept() or await self._connect(exchange)
+        self._busy.add(connection)
+        try:
+            await connection.carry(exchange, request)
+        finally:
+            self._busy.discard(connection)
+        if connection.open:
+            self._idle.append(connection)
+
+    def _kept(self) -> Connection | None:
+        """The connection that was used last, if the server has not forgotten it."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and now() - connection.idle_since < KEEP_ALIVE_S:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, exchange: Exchange) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self._wrong or not self._host:
+            raise OSError(self._wrong or "the URL has no host")
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        failed: OSError = OSError(f"{self._host} has no address")
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setblocking(False)  # noqa: FBT003
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                await loop.sock_connect(sock, address)
+            except BaseException as error:
+                sock.close()
+                if not isinstance(error, OSError):
+                    raise
+                failed = error
+                continue
+            exchange.connected = True
+            return Connection(sock)
+        raise failed

@@ -1,0 +1,102 @@
+"""What calls for doubt in the figures of one load: each caution with advice. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.metrics import slow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from autotune.benchmark.phases import LoadResult
+    from autotune.benchmark.workload import Workload
+    from autotune.health import Health
+    from autotune.metrics import Metrics
+    from autotune.telemetry import DeviceSample
+
+MOST_STOPPED_EARLY = 0.2
+"""Share of answers that may end by themselves before a caution: their lengths are then no longer the study's."""
+
+FEWEST_CHUNKS = 0.8
+"""Pieces of text for each token. With fewer, pieces come bundled, and gaps between them say little of tokens."""
+
+MOST_APART = 0.1
+"""By how much the client's time per token may differ from the server's own."""
+
+MOST_DRIFT = 0.05
+"""By how much the output rate may change over a window, where it surely does."""
+
+LEAST_IN_FLIGHT = 0.9
+"""Of the users that were asked for, on their way in the mean."""
+
+MOST_UNEXPLAINED = 0.2
+"""What Little's law may leave, in windows in which many requests find room."""
+
+
+def doubts(
+    loaded: LoadResult,
+    metrics: Metrics,
+    health: Health,
+    *,
+    workload: Workload | None = None,
+    input_tokens: float | None = None,
+    precision: float | None = None,
+) -> list[str]:
+    """Cautions of one load. `input_tokens` and `precision` are what was asked for, where something was."""
+    found = [*loaded.cautions, *_of_requests(metrics, input_tokens), *_of_time(metrics, health)]
+    if workload is not None and workload.cached:
+        found.append(f"the prompt cache is part of what was measured: {workload.cached}")
+    found += [
+        f"instance {name} takes {ratio:.2f} times as long for a token as the others: look at its device"
+        for name, ratio in slow(metrics.instances).items()
+    ]
+    look = loaded.look
+    if look.overload is not None:
+        over = f"{look.overload.offered:.3g} requests/s came and {look.overload.served:.3g} were answered"
+        found.append(f"overloaded: {over}, and the queue only grew; the window ended early")
+        return found
+    if open_ := [name for name, decision in look.limits.items() if decision == "open"]:
+        found.append(f"too close to its limit to be sure: {', '.join(open_)}; a longer window_max_s tells more")
+    if precision is not None and not look.sunk and (look.precision is None or look.precision > precision):
+        known = "is not known" if look.precision is None else f"is known to ±{look.precision:.1%}"
+        found.append(f"the output rate {known}, not to ±{precision:.1%}: lengthen window_max_s")
+    return found
+
+
+def _of_requests(metrics: Metrics, input_tokens: float | None) -> Iterator[str]:
+    if metrics.cold:
+        yield f"{metrics.cold} requests met a model that was not loaded; they are left out"
+    if metrics.connected:
+        yield f"{metrics.connected} requests of the window had to open a connection first"
+    if metrics.stopped_early is not None and metrics.stopped_early > MOST_STOPPED_EARLY:
+        yield f"{metrics.stopped_early:.0%} of the answers ended before num_predict: choose one that they reach"
+    if input_tokens and metrics.input_tokens is not None and abs(metrics.input_tokens / input_tokens - 1) > 0.3:
+        yield f"prompts have {metrics.input_tokens:.0f} tokens in the mean, not {input_tokens:g}"
+    if metrics.tokens_per_chunk is not None and 1 / metrics.tokens_per_chunk < FEWEST_CHUNKS:
+        yield f"{1 / metrics.tokens_per_chunk:.2f} pieces of text for each token: chunk gaps are not those of tokens"
+
+
+def _of_time(metrics: Metrics, health: Health) -> Iterator[str]:
+    if metrics.pace is not None and abs(metrics.pace - 1) > MOST_APART:
+        yield f"a token takes {metrics.pace:.2f} times as long here as the server says: text is held up on its way"
+    if metrics.drift is not None and metrics.drift_range is not None and abs(metrics.drift) > MOST_DRIFT:
+        low, high = metrics.drift_range
+        if low > 0 or high < 0:
+            yield f"the output rate changed by {metrics.drift:+.0%} from one end of the window to the other"
+    users = health.intended_in_flight
+    if users and metrics.success_rate >= 0.99 and metrics.in_flight < LEAST_IN_FLIGHT * users:
+        yield f"only {metrics.in_flight:.1f} of {users} users were on their way in the mean: the client lost time"
+    many = metrics.e2e_s.mean is not None and metrics.window_s > 5 * metrics.e2e_s.mean
+    if many and metrics.little is not None and abs(metrics.little) > MOST_UNEXPLAINED:
+        yield f"{metrics.little:+.0%} of the requests in flight are not explained by their rate and length: not steady"
+
+
+def heat(samples: Sequence[DeviceSample]) -> list[str]:
+    """Cautions of GPUs that were slowed down."""
+    return [
+        f"GPU {sample.device} was throttled ({', '.join(sample.throttle_reasons)}) at {sample.temperature_c} °C:"
+        " better cooling, or a lower power limit, makes figures that repeat"
+        for sample in samples
+        if sample.throttled
+    ]

@@ -1,0 +1,145 @@
+"""When a window has told enough: its limits are decided, its output rate is known as exactly as was asked for.
+
+Also when it has told enough to end early: a limit is surely missed, or the queue of an open loop grows without end.
+All of it is looked at at planned moments only, and the error of all looks together is bounded (`stats.Looks`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from autotune.benchmark.phases import Look, Overload
+from autotune.metrics import COLD_S, COMPLETE, CONFIDENCE, Window, tpot_s
+from autotune.records import Outcome
+from autotune.stats import (
+    FEWEST_BATCHES,
+    QUANTILES,
+    Looks,
+    Statistic,
+    batch_means,
+    decide_mean,
+    decide_share,
+    enough,
+    mean_interval,
+    trend,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from autotune.benchmark.phases import Sample, Seen
+    from autotune.stats import Decision
+
+ALPHA = 0.05
+"""Chance that any of the looks decides a limit wrongly, one way or the other."""
+
+SURE = 0.99
+"""Confidence with which a queue has to grow: it is looked at often, and ends a trial."""
+
+LEAST_GROWTH = 0.1
+"""A growing queue matters once this part of all that came has piled up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit on a statistic of the requests of a window; seconds."""
+
+    metric: str
+    """`ttft_s`, `tpot_s` or `e2e_s`."""
+    statistic: Statistic
+    most: float
+
+    @property
+    def name(self) -> str:
+        """How people and results name it."""
+        return f"{self.metric} {self.statistic}"
+
+
+@dataclass(frozen=True, slots=True)
+class Precise:
+    """The goal of a measurement window: limits decided, and the output rate known to `precision`.
+
+    `precision` is half the 95 % interval of the output rate in parts of its mean; None asks for none. `looks` are the
+    planned moments, in seconds from the window's start. All seconds are those of this host's clock.
+    """
+
+    bounds: tuple[Bound, ...]
+    precision: float | None
+    looks: tuple[float, ...]
+    cold_s: float = COLD_S
+
+    def look(self, seen: Seen) -> Look:
+        """What is certain by now."""
+        level = Looks.at(self.looks, ALPHA).level(seen.look)
+        limits = {bound.name: self._decide(bound, seen, level) for bound in self.bounds}
+        precision = _precision(seen.samples)
+        overload = _overload(seen) if seen.open_loop else None
+        precise = self.precision is None or (precision is not None and precision <= self.precision)
+        return Look(
+            enough=precise and "open" not in limits.values(),
+            sunk="violated" in limits.values() or overload is not None,
+            limits=limits,
+            precision=precision,
+            overload=overload,
+        )
+
+    def _decide(self, bound: Bound, seen: Seen, level: float) -> Decision:
+        known, above = self._values(bound, seen)
+        if bound.statistic != "mean":
+            violations = above + sum(value > bound.most for value in known)
+            return decide_share(violations, len(known) + above, 1 - QUANTILES[bound.statistic], level)
+        values = [*known, *[bound.most] * above]
+        if len(values) < enough("mean"):
+            return "open"
+        around = batch_means(values, 1 - level) if len(values) >= FEWEST_BATCHES else mean_interval(values, 1 - level)
+        decided = decide_mean(around, bound.most)
+        # who still waits has waited longer than the limit, and nobody knows how much: good for one answer only
+        return "open" if above and decided == "holds" else decided
+
+    def _values(self, bound: Bound, seen: Seen) -> tuple[list[float], int]:
+        """What is known of the bound's metric, in the order of time, and how many more are above the limit already."""
+        window = Window(seen.start, seen.at, seen.open_loop, self.cold_s)
+        asked = sorted((r for r in seen.records if window.has(window.asked_at(r))), key=window.asked_at)
+        warm = [record for record in asked if not window.cold(record)]
+        if bound.metric == "ttft_s":
+            firsts = [(window.asked_at(r), r.first_content_at) for r in warm] + list(seen.waiting)
+            known = [first - at for at, first in sorted(firsts, key=lambda one: one[0]) if first is not None]
+            waits = [seen.at - at for at, first in seen.waiting if first is None]
+            failed = sum(r.first_content_at is None and r.outcome is not Outcome.CUT_OFF for r in warm)
+            return known, failed + sum(wait > bound.most for wait in waits)
+        ended = [r for r in seen.records if r.outcome in COMPLETE and window.has(r.finished_at) and not window.cold(r)]
+        if bound.metric == "tpot_s":
+            return [tpot for record in ended if (tpot := tpot_s(record)) is not None], 0
+        late = sum(seen.at - at > bound.most for at, _ in seen.waiting)
+        return [r.finished_at - window.asked_at(r) for r in ended if r.finished_at is not None], late
+
+
+def _precision(samples: Sequence[Sample]) -> float | None:
+    rates = [(after.pieces - before.pieces) / (after.at - before.at) for before, after in pairwise(samples)]
+    if len(rates) < FEWEST_BATCHES:
+        return None
+    around = batch_means(rates, CONFIDENCE)
+    return (around.high - around.low) / 2 / around.mean if around.mean > 0 else None
+
+
+def _overload(seen: Seen) -> Overload | None:
+    """Whether both the number of requests on their way and the TTFT surely grow, and by how much that matters."""
+    length_s = seen.at - seen.start
+    waits = sorted(_waits(seen))
+    ended = sum(r.outcome in COMPLETE and seen.start <= (r.finished_at or 0.0) < seen.at for r in seen.records)
+    came = sum(seen.start <= r.intended_at < seen.at for r in seen.records) + len(seen.waiting)
+    if len(waits) < FEWEST_BATCHES or len(seen.samples) < FEWEST_BATCHES:
+        return None
+    queue = trend([sample.at for sample in seen.samples], [float(one.in_flight) for one in seen.samples], SURE)
+    ttft = trend([at for at, _ in waits], [wait for _, wait in waits], SURE)
+    if not (queue.rises and ttft.rises) or queue.slope * length_s < max(1.0, LEAST_GROWTH * came):
+        return None
+    return Overload(came / length_s, ended / length_s, (queue.low, queue.high), (ttft.low, ttft.high))
+
+
+def _waits(seen: Seen) -> Iterator[tuple[float, float]]:
+    """When each request of the window was asked that has its first text, and how long that took."""
+    firsts = [(record.intended_at, record.first_content_at) for record in seen.records] + list(seen.waiting)
+    return ((at, first - at) for at, first in firsts if first is not None and seen.start <= at < seen.at)

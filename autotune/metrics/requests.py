@@ -1,0 +1,53 @@
+"""What one record says about its request: times that are no stamps, and where its waiting went."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autotune.metrics.window import Window
+    from autotune.records import RequestRecord
+
+
+def tpot_s(record: RequestRecord) -> float | None:
+    """Time per output token after the first: (last − first chunk) / (tokens − tokens of the first chunk).
+
+    The end token is counted in `eval_count` but has no text. Pieces that came with the first network read count as the
+    first chunk together. None where there is no second chunk, or the server has not counted.
+    """
+    times, tokens = record.chunk_times, record.eval_count
+    if tokens is None or not times:
+        return None
+    spoken = tokens - (record.done_reason == "stop")
+    later = sum(at > times[0] for at in times)
+    return (times[-1] - times[0]) / (spoken * later / len(times)) if spoken > 0 and later else None
+
+
+def queue_s(record: RequestRecord) -> float | None:
+    """Ollama's total less load, prompt and answer; None where it told no total. A part that is missing was 0."""
+    if record.total_duration_s is None:
+        return None
+    parts = (record.load_duration_s, record.prompt_eval_duration_s, record.eval_duration_s)
+    return max(0.0, record.total_duration_s - math.fsum(part or 0.0 for part in parts))
+
+
+def rest_s(record: RequestRecord, window: Window) -> float | None:
+    """What of the TTFT is neither queue nor load nor prompt: the way through the network, proxies and Ollama itself.
+
+    None where the server told no total, or no text came.
+    """
+    queue = queue_s(record)
+    if queue is None or record.first_content_at is None:
+        return None
+    told = queue + (record.load_duration_s or 0.0) + (record.prompt_eval_duration_s or 0.0)
+    return record.first_content_at - window.asked_at(record) - told
+
+
+def pace(record: RequestRecord) -> float | None:
+    """The client's TPOT by the server's own, `eval_duration / eval_count`: near 1 unless the client, or what is between
+    them, delays text. None where the server told neither, or an answer was too short to have a TPOT."""
+    mine = tpot_s(record)
+    if mine is None or not record.eval_count or not record.eval_duration_s:
+        return None
+    return mine / (record.eval_duration_s / record.eval_count)
