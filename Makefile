@@ -8,7 +8,7 @@ NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 
 NIGHTS := tests/night tests/export
 
-.PHONY: demo test check nginx format reference picture clean
+.PHONY: demo test check nginx format reference picture bench-peers clean
 
 demo: $(VENV)/installed nginx
 	@if PATH="$$PATH:/usr/sbin:/sbin" command -v nginx >/dev/null; then balancer=nginx; else balancer=direct; fi; \
@@ -47,6 +47,13 @@ reference: $(VENV)/installed
 # The live view, as it is in the middle of a real run of the demo.
 picture: $(VENV)/installed nginx
 	$(BIN)/python -m autotune.console.picture studies/quickstart.toml notebooks/pictures/live.svg
+
+# Ours and other load generators against a server whose times are known: 10 GB the first time, half an hour each time,
+# on a machine that does nothing else. FLAGS="--write FILE" writes a page; FLAGS=--help shows the rest.
+PEERS ?= $(HOME)/.cache/autotune-peers
+bench-peers: $(VENV)/developed
+	@$(BIN)/python -m tests.benchmarks.peers.install $(PEERS)
+	$(BIN)/python -m tests.benchmarks.peers --peers $(PEERS) $(FLAGS)
 
 # nginx is the one program that pip cannot bring. Where it cannot be installed either, the client spreads the requests.
 # The unit is masked meanwhile: Debian's package would start a server on port 80 that nobody asked for.

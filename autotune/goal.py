@@ -6,6 +6,7 @@ All of it is looked at at planned moments only, and the error of all looks toget
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from autotune.stats import (
     Statistic,
     batch_means,
     decide_mean,
+    decide_series,
     decide_share,
     enough,
     mean_interval,
@@ -37,6 +39,14 @@ ALPHA = 0.05
 
 SURE = 0.99
 """Confidence with which a queue has to grow: it is looked at often, and ends a trial."""
+
+CLEAR = 1.25
+"""What is so many times beyond a limit, or as far within it, is not close. See `tests/benchmarks/coverage.py`."""
+
+FAR = 100.0
+"""So many times a limit stands for a request that failed, in a mean."""
+
+FAILED = (Outcome.FAILED, Outcome.REJECTED, Outcome.TIMEOUT)
 
 LEAST_GROWTH = 0.1
 """A growing queue matters once this part of all that came has piled up."""
@@ -73,7 +83,7 @@ class Precise:
     def look(self, seen: Seen) -> Look:
         """What is certain by now."""
         level = Looks.at(self.looks, ALPHA).level(seen.look)
-        limits = {bound.name: self._decide(bound, seen, level) for bound in self.bounds}
+        limits = {bound.name: decide(bound, self._values(bound, seen), level) for bound in self.bounds}
         precision = _precision(seen.samples)
         overload = _overload(seen) if seen.open_loop else None
         precise = self.precision is None or (precision is not None and precision <= self.precision)
@@ -85,35 +95,62 @@ class Precise:
             overload=overload,
         )
 
-    def _decide(self, bound: Bound, seen: Seen, level: float) -> Decision:
-        known, above = self._values(bound, seen)
-        if bound.statistic != "mean":
-            violations = above + sum(value > bound.most for value in known)
-            return decide_share(violations, len(known) + above, 1 - QUANTILES[bound.statistic], level)
-        values = [*known, *[bound.most] * above]
-        if len(values) < enough("mean"):
-            return "open"
-        around = batch_means(values, 1 - level) if len(values) >= FEWEST_BATCHES else mean_interval(values, 1 - level)
-        decided = decide_mean(around, bound.most)
-        # who still waits has waited longer than the limit, and nobody knows how much: good for one answer only
-        return "open" if above and decided == "holds" else decided
+    def _values(self, bound: Bound, seen: Seen) -> list[float]:
+        """What is known of the bound's metric, in the order of time.
 
-    def _values(self, bound: Bound, seen: Seen) -> tuple[list[float], int]:
-        """What is known of the bound's metric, in the order of time, and how many more are above the limit already."""
+        Who still waits counts as what it has waited, once that is beyond the limit; a request that failed is beyond it.
+        """
         window = Window(seen.start, seen.at, seen.open_loop, self.cold_s)
-        asked = sorted((r for r in seen.records if window.has(window.asked_at(r))), key=window.asked_at)
-        warm = [record for record in asked if not window.cold(record)]
+        asked = [r for r in seen.records if window.has(window.asked_at(r)) and not window.cold(r)]
+        beyond = [(at, seen.at - at) for at, first in seen.waiting if seen.at - at > bound.most and first is None]
+        failed = [(window.asked_at(r), math.inf) for r in asked if r.outcome in FAILED]
         if bound.metric == "ttft_s":
-            firsts = [(window.asked_at(r), r.first_content_at) for r in warm] + list(seen.waiting)
-            known = [first - at for at, first in sorted(firsts, key=lambda one: one[0]) if first is not None]
-            waits = [seen.at - at for at, first in seen.waiting if first is None]
-            failed = sum(r.first_content_at is None and r.outcome is not Outcome.CUT_OFF for r in warm)
-            return known, failed + sum(wait > bound.most for wait in waits)
-        ended = [r for r in seen.records if r.outcome in COMPLETE and window.has(r.finished_at) and not window.cold(r)]
+            firsts = [(window.asked_at(r), r.first_content_at) for r in asked] + list(seen.waiting)
+            known = [(at, first - at) for at, first in firsts if first is not None]
+            return _in_time([*known, *beyond, *failed])
+        done = [r for r in seen.records if r.outcome in COMPLETE and window.has(r.finished_at) and not window.cold(r)]
         if bound.metric == "tpot_s":
-            return [tpot for record in ended if (tpot := tpot_s(record)) is not None], 0
-        late = sum(seen.at - at > bound.most for at, _ in seen.waiting)
-        return [r.finished_at - window.asked_at(r) for r in ended if r.finished_at is not None], late
+            paced = [(window.asked_at(record), tpot) for record in done if (tpot := tpot_s(record)) is not None]
+            return _in_time([*paced, *failed])
+        lasted = [(window.asked_at(r), r.finished_at - window.asked_at(r)) for r in done if r.finished_at is not None]
+        return _in_time([*lasted, *beyond, *failed])
+
+
+def decide(bound: Bound, values: Sequence[float], level: float) -> Decision:
+    """What the values of a metric, in the order of time, say of a limit; wrong with a chance of `level` at most.
+
+    In a queue neighbours are alike, and many requests are worth few: so a limit may stay open that is far from all that
+    was seen. Where the answer is not close, by `CLEAR`, a test that takes requests as independent decides.
+    """
+    if len(values) < enough("mean"):
+        return "open"
+    decided = _decide(bound, values, bound.most, level)
+    if decided != "open":
+        return decided
+    if _independent(bound, values, bound.most / CLEAR, level) == "holds":
+        return "holds"
+    return "violated" if _independent(bound, values, bound.most * CLEAR, level) == "violated" else "open"
+
+
+def _in_time(values: list[tuple[float, float]]) -> list[float]:
+    return [value for _, value in sorted(values)]
+
+
+def _decide(bound: Bound, values: Sequence[float], most: float, level: float) -> Decision:
+    """For values of which neighbours may be alike."""
+    if bound.statistic == "mean":
+        finite = [min(value, FAR * most) for value in values]
+        return decide_mean(batch_means(finite, 1 - level), most)
+    allowed = 1 - QUANTILES[bound.statistic]
+    return decide_series([value > most for value in values], [min(v, FAR * most) for v in values], allowed, level)
+
+
+def _independent(bound: Bound, values: Sequence[float], most: float, level: float) -> Decision:
+    """For values that do not depend on each other."""
+    if bound.statistic == "mean":
+        return decide_mean(mean_interval([min(value, FAR * most) for value in values], 1 - level), most)
+    violations = sum(value > most for value in values)
+    return decide_share(violations, len(values), 1 - QUANTILES[bound.statistic], level)
 
 
 def _precision(samples: Sequence[Sample]) -> float | None:

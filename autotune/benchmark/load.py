@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 REPORT_S = 0.25
 
-SAMPLE_S, LEAST_SAMPLE_S = 0.25, 0.02
+SAMPLE_S, LEAST_SAMPLE_S = 0.25, 0.05
 """So often the load is looked at, or a hundred times in its shortest phase, but not more often than that."""
 
 FEWEST_SAMPLES = 50

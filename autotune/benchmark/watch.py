@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from autotune.benchmark.exchange import now
 
-TICK_S = 0.01
+TICK_S = 0.02
 """So often the loop is asked whether it is in time."""
 
 FINEST_S, FACTOR, BUCKETS = 1e-4, 1.1, 110

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autotune.stats import FEWEST_BATCHES, QUANTILES, Statistic, batch_means, enough, mean, quantile, quantile_interval
+from autotune.stats import (
+    FEWEST_BATCHES,
+    QUANTILES,
+    Statistic,
+    batch_means,
+    effective_size,
+    enough,
+    mean,
+    quantile,
+    quantile_interval,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -56,6 +66,8 @@ def _intervals(series: Sequence[float], ordered: Sequence[float]) -> Iterator[tu
     if len(series) >= FEWEST_BATCHES:
         around = batch_means(series, CONFIDENCE)
         yield "mean", (around.low, around.high)
+    # who comes after a long wait in a queue waits long, too: many requests are worth few
+    worth = effective_size(series, CONFIDENCE) if len(series) >= FEWEST_BATCHES else None
     for name, q in QUANTILES.items():
-        if (between := quantile_interval(ordered, q, CONFIDENCE)) is not None:
+        if (between := quantile_interval(ordered, q, CONFIDENCE, worth=worth)) is not None:
             yield name, (between.low, between.high)

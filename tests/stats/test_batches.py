@@ -88,8 +88,8 @@ def test_coverage_of_autoregressive_series(phi: float, seconds: int) -> None:
 
 @pytest.mark.parametrize("name", LOADS)
 def test_coverage_of_streams(name: str) -> None:
-    """100 windows of 30 s at least, and half as many of 60 s: 92 … 98 %, and two standard errors below it."""
-    made = stream(LOADS[name], 3000 if "cluster" in name else 6000, 1)
+    """80 windows of 30 s at least, and half as many of 60 s: 92 … 98 %, and two standard errors below it."""
+    made = stream(LOADS[name], 2400 if "cluster" in name else 6000, 1)
     truth = fmean(made.rates)
     for seconds in (30, 60):
         parts = list(windows(made.rates, seconds))

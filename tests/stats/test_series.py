@@ -31,7 +31,7 @@ def by_definition(series: list[float]) -> int:
     return 5 * min(range(len(batches) - 9), key=error)
 
 
-@given(st.lists(st.integers(-50, 50).map(float), min_size=50, max_size=100))
+@given(st.lists(st.integers(-50, 50).map(float), min_size=50, max_size=80))
 def test_mser_is_the_least_marginal_error(series: list[float]) -> None:
     found = mser5(series)
     assert found % 5 == 0
