@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import __version__, confirm
 from autotune import ground as grounds
+from autotune import selftest as selftests
 from autotune.benchmark.carrier import Target
 from autotune.benchmark.crew import Crew
 from autotune.benchmark.dialect import Ask
@@ -99,6 +100,7 @@ async def _night(
         )
         sampler.open(results)
         events.show({"what": "ground", "ground": ground})
+        processes = await _selftest(spec, store, events)
         async with grounds.cluster(spec, children, store.run) as cluster:
             bench = Bench(
                 spec,
@@ -109,7 +111,7 @@ async def _night(
                 lambda plan, processes: client(spec, plan, processes),
                 store.trials.keep_logs,
             )
-            bench.provenance = provenance(ground)
+            bench.provenance, bench.processes = provenance(ground), processes
             _calibration(bench, store)
             clock = Clock.start(_budget(spec), elapsed(read(store.events)))
             night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
@@ -181,6 +183,22 @@ async def look(spec: StudySpec) -> Ground:
     with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
         async with Children(Path(folder)) as children:
             return await grounds.ground(spec, found, children, Path(folder))
+
+
+async def _selftest(spec: StudySpec, store: Store, events: Events) -> int:
+    """Measure and keep how exact the client is here; in how many processes it was. Some seconds.
+
+    Where a host is played, a test that this machine has kept will do.
+    """
+    streams = max((level.users or 0 for level in spec.workload.levels), default=0)
+    found = selftests.kept(streams) if spec.cluster.simulated else None
+    if found is None:
+        found = await selftests.selftest(streams)
+        if spec.cluster.simulated:
+            selftests.keep([found])
+    store.write_selftest(found)
+    events.show({"what": "selftest", "found": found})
+    return found.processes
 
 
 def _calibration(bench: Bench, store: Store) -> None:

@@ -11,10 +11,13 @@ import asyncio
 import json
 import math
 import os
+import platform
 import secrets
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.carrier import Target
@@ -26,6 +29,7 @@ from autotune.benchmark.pacer import ClosedLoop
 from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import Lengths, SeededWorkload, mark
 from autotune.errors import ClusterError
+from autotune.files import write
 from autotune.health import MOST_CPU, examine
 from autotune.metrics import measure
 from autotune.records import Outcome
@@ -89,6 +93,28 @@ async def selftest(concurrency: int, *, window_s: float = 2.0, most_processes: i
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep(found: Sequence[SelfTest], path: Path | None = None) -> None:
+    """Write tests for later: to `path`, or where this user's programs keep such things. Raises `StorageError`."""
+    content = {"at": datetime.now(UTC).isoformat(), "host": platform.node(), "tests": [asdict(one) for one in found]}
+    write(path or _kept(), json.dumps(content, indent=1))
+
+
+def kept(concurrency: int) -> SelfTest | None:
+    """The last test of this host with that many streams or the next more; None where there is none."""
+    try:
+        content = json.loads(_kept().read_text(encoding="utf-8"))
+        tests = [SelfTest(**{**one, "faults": tuple(one["faults"])}) for one in content["tests"]]
+        found = [one for one in tests if one.concurrency >= concurrency and content["host"] == platform.node()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return min(found, key=lambda one: one.concurrency, default=None)
+
+
+def _kept() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "autotune" / "selftest.json"
 
 
 async def _measure(concurrency: int, processes: int, window_s: float) -> SelfTest:

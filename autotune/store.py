@@ -14,27 +14,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import os
 import shutil
-import tempfile
 import zlib
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import SpecError, StorageError
+from autotune.files import storage, write
 from autotune.plan import Plan, Provenance
 from autotune.records import decode, encode
+from autotune.selftest import SelfTest
 from autotune.spec import StudySpec
 from autotune.trial import TrialResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from autotune.records import RequestRecord
 
@@ -82,7 +81,7 @@ class Store:
         Raises `StorageError` for a folder of a newer version, a damaged one or a full disk, and `SpecError` when the
         study file has changed in what it measures.
         """
-        with _storage(self.folder):
+        with storage(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             self.run.mkdir(exist_ok=True)
@@ -117,7 +116,7 @@ class Store:
     def header(self) -> dict[str, Any] | None:
         """What study.json says; None when there is none. Raises `StorageError`."""
         path = self.folder / "study.json"
-        with _storage(path):
+        with storage(path):
             if not path.exists():
                 return None
         header = _read_json(path)
@@ -136,6 +135,19 @@ class Store:
     def write_header(self, header: dict[str, Any]) -> None:
         """Replace study.json."""
         write(self.folder / "study.json", json.dumps({**header, "format": FORMAT}, indent=1))
+
+    def write_selftest(self, found: SelfTest) -> None:
+        """Keep what the client can do on this host. Raises `StorageError`."""
+        self.write_header({**(self.header() or {}), "selftest": asdict(found)})
+
+    def selftest(self) -> SelfTest | None:
+        """What the client could do at the start of the last night; None where nobody has measured it."""
+        found = (self.header() or {}).get("selftest")
+        try:
+            return None if found is None else _SELFTEST.validate_python(found)
+        except ValidationError as error:
+            path = self.folder / "study.json"
+            raise StorageError(f"{path}: damaged (selftest: {str(error).splitlines()[0]})") from error
 
     def earlier(self) -> list[TrialResult]:
         """All finished trials of a study that may not have begun. Raises `StorageError`."""
@@ -204,7 +216,7 @@ class Shelf:
     def records(self, number: int, level: int) -> list[RequestRecord]:
         """The records of one level of a finished trial."""
         path = self._trial(number) / f"records-{level}.jsonl.gz"
-        with _storage(path):
+        with storage(path):
             packed = path.read_bytes()
         try:
             return [decode(json.loads(line)) for line in gzip.decompress(packed).splitlines()]
@@ -221,7 +233,7 @@ class Shelf:
 
     def _read(self, number: int, key: str, kind: TypeAdapter[T]) -> T:
         path = self._trial(number) / "plan.json"
-        with _storage(path):
+        with storage(path):
             content = path.read_bytes()
         try:
             return kind.validate_python(json.loads(content)[key])
@@ -240,25 +252,9 @@ class Shelf:
         return self.folder / f"{number:04}"
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file so that there is always the old one or the new one, never a part. Raises `StorageError`."""
-    data = content.encode() if isinstance(content, str) else content
-    with _storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
 _RESULT = TypeAdapter(TrialResult)
 _PLAN = TypeAdapter(Plan)
+_SELFTEST = TypeAdapter(SelfTest)
 _PROVENANCE = TypeAdapter(Provenance)
 
 
@@ -266,16 +262,8 @@ def _is_candidate(value: object) -> bool:
     return isinstance(value, dict) and {"layout", "num_parallel"} <= value.keys()
 
 
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
-
-
 def _read_json(path: Path) -> dict[str, Any]:
-    with _storage(path):
+    with storage(path):
         content = path.read_bytes()
     try:
         value = json.loads(content)

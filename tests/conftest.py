@@ -203,6 +203,14 @@ def stand_in(children: Children, folder: Path) -> Callable[..., ProcessDriver]:
     return driver
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What autotune keeps for this machine's user lies in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 async def until(check: Callable[[], object], timeout_s: float = 20) -> None:
     """Wait until something holds; a failure says what did not."""
     loop = asyncio.get_running_loop()

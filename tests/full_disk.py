@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from autotune import store as stores
 from autotune.errors import StorageError
 from autotune.events import Events, read
+from autotune.files import write
 from autotune.ollama.api import ServerFacts
 from autotune.sampler import Sampler
-from autotune.store import Store, write
+from autotune.store import Store
 from tests.conftest import TINY
 from tests.factories import BASELINE, SPEC, params, result, space
 

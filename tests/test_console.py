@@ -403,8 +403,7 @@ def test_bench_tells_how_a_load_goes_on_a_terminal() -> None:
     on = screen(terminal=True)
     with view.Bench(on) as bench:
         bench.progress("5 users", PROGRESS)
-        bench._status._live.refresh()
-    assert "5 users: window 12 of 60 s, 158.2 tokens/s, TTFT 0.75 s" in words(on)
+    assert "5 users: window 12 of 60 s, 158.2 tokens/s, TTFT 0.75 s, 42 requests done" in words(on)
 
 
 def test_a_comparison_shows_the_change_of_each_figure() -> None:

@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 
 from autotune.cluster.verify import Placement
 from autotune.errors import SpecError, StorageError
+from autotune.files import write
 from autotune.metrics import measure
 from autotune.plan import make
 from autotune.records import Outcome, RequestRecord
 from autotune.score import Score
-from autotune.store import FORMAT, Store, write
+from autotune.store import FORMAT, Store
 from autotune.telemetry import DeviceSample
 from autotune.trial import Samples
 from tests import full_disk
@@ -80,7 +81,7 @@ def full() -> TrialResult:
 
 def test_a_file_is_the_old_one_or_the_new_one_when_the_writer_is_killed(tmp_path: Path) -> None:
     endless = (
-        "import sys; from pathlib import Path; from itertools import count; from autotune.store import write\n"
+        "import sys; from pathlib import Path; from itertools import count; from autotune.files import write\n"
         "for number in count(): write(Path(sys.argv[1]), f'{number:07}' * 40_000)"
     )
     paths = [tmp_path / str(number) / "file" for number in range(3)]

@@ -7,6 +7,7 @@ trials(study)
 tps_against_ttft(study)
 """
 
+from autotune.analysis.curve import capacity_curve
 from autotune.analysis.figures import by_level, slots_by_layout, tps_against_ttft
 from autotune.analysis.files import parquet
 from autotune.analysis.loads import instances, requests
@@ -20,6 +21,7 @@ __all__ = [
     "Study",
     "by_level",
     "candidates",
+    "capacity_curve",
     "configuration",
     "constraints",
     "instances",

@@ -30,12 +30,16 @@ _AXIS = {
 def figure(study: Study, title: str, words: str, height: int = 480) -> go.Figure:
     """An empty one in the common style. `words` say how to read it; of a simulated study it says that it is one."""
     told = [f"<b style='color:{RED}'>{SIMULATED}</b>"] if study.simulated else []
-    empty = go.Figure()
-    empty.update_layout(
+    return dress(go.Figure(), f"{study.name}: {title}", "<br>".join([words, *told]), height)
+
+
+def dress(drawn: go.Figure, title: str, words: str, height: int = 480) -> go.Figure:
+    """The common style for a figure, whatever is in it."""
+    drawn.update_layout(
         template="plotly_white",
         title={
-            "text": f"{study.name}: {title}",
-            "subtitle": {"text": "<br>".join([words, *told]), "font": {"size": 13, "color": GREY}},
+            "text": title,
+            "subtitle": {"text": words, "font": {"size": 13, "color": GREY}},
             "x": 0.01,
             "xanchor": "left",
             "yref": "container",
@@ -48,7 +52,7 @@ def figure(study: Study, title: str, words: str, height: int = 480) -> go.Figure
         height=height,
         hoverlabel={"font": {"family": _FONT}, "align": "left"},
     )
-    return axes(empty)
+    return axes(drawn)
 
 
 def axes(drawn: go.Figure) -> go.Figure:

@@ -7,7 +7,22 @@
 """
 
 from autotune.bench.asked import Job, job
-from autotune.bench.files import FORMAT, read, save, save_csv, save_parquet
+from autotune.bench.capacity import Capacity, Search, capacity
+from autotune.bench.files import FORMAT, read, save, save_capacity, save_csv, save_parquet
 from autotune.bench.measuring import Found, load
 
-__all__ = ["FORMAT", "Found", "Job", "job", "load", "read", "save", "save_csv", "save_parquet"]
+__all__ = [
+    "FORMAT",
+    "Capacity",
+    "Found",
+    "Job",
+    "Search",
+    "capacity",
+    "job",
+    "load",
+    "read",
+    "save",
+    "save_capacity",
+    "save_csv",
+    "save_parquet",
+]

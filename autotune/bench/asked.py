@@ -148,18 +148,19 @@ def _levels(chosen: argparse.Namespace, asked: Workload) -> list[Level]:
         trace = Trace(asked.stamps)
         return [OpenLoop(trace.rate * chosen.trace, trace, chosen.seed)]
     if chosen.ramp:
-        start, end, seconds = _numbers("--ramp", chosen.ramp, float, "two rates and a time above 0, as in 1,5,60", 3)
+        start, end, seconds = numbers("--ramp", chosen.ramp, float, "two rates and a time above 0, as in 1,5,60", 3)
         return [OpenLoop(end, Ramp(start, seconds), chosen.seed)]
     if chosen.rate:
-        rates = _numbers("--rate", chosen.rate, float, LIST)
+        rates = numbers("--rate", chosen.rate, float, LIST)
         return [OpenLoop(rate, chosen.arrivals, chosen.seed, chosen.burstiness or 1.0) for rate in rates]
-    return [ClosedLoop(users, chosen.seed) for users in _numbers("--concurrency", chosen.concurrency, int, LIST)]
+    return [ClosedLoop(users, chosen.seed) for users in numbers("--concurrency", chosen.concurrency, int, LIST)]
 
 
 LIST = "numbers above 0 with commas between, as in 5,10,20"
 
 
-def _numbers(flag: str, given: str, kind: Callable[[str], Any], allowed: str, count: int | None = None) -> list[Any]:
+def numbers(flag: str, given: str, kind: Callable[[str], Any], allowed: str, count: int | None = None) -> list[Any]:
+    """What a flag lists. Raises `UsageError` for anything but numbers above 0, `count` of them where that is told."""
     try:
         found = [kind(one) for one in given.split(",")]
     except ValueError:
@@ -173,7 +174,7 @@ def _workload(chosen: argparse.Namespace) -> Workload:
     answers = Lengths("fixed", chosen.num_predict)
     prefix = None
     if chosen.shared_prefix:
-        count, tokens = _numbers("--shared-prefix", chosen.shared_prefix, int, "two whole numbers, as in 4,512", 2)
+        count, tokens = numbers("--shared-prefix", chosen.shared_prefix, int, "two whole numbers, as in 4,512", 2)
         prefix = Prefixes(count, tokens)
     if chosen.turns > 1 and (chosen.endpoint not in {"chat", "openai"} or chosen.rate or chosen.ramp or chosen.trace):
         raise UsageError(f"--turns {chosen.turns}: conversations need --endpoint chat or openai, and --concurrency")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from autotune import __version__
 from autotune.errors import UsageError
+from autotune.files import write
 from autotune.metrics import Metrics
 from autotune.records import RequestRecord
-from autotune.store import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from autotune.bench.asked import Job
+    from autotune.bench.capacity import Capacity
     from autotune.bench.measuring import Found
 
 FORMAT = 1
@@ -48,16 +50,49 @@ def save(path: Path, job: Job, found: Sequence[Found], *, complete: bool) -> Non
     write(path, json.dumps(content, indent=1))
 
 
+def save_capacity(path: Path, job: Job, answer: Capacity) -> None:
+    """Write the steps of a search and its answer. Raises `StorageError`."""
+    content = {
+        "format": FORMAT,
+        "autotune": __version__,
+        "at": datetime.now(UTC).isoformat(),
+        "load": job.said,
+        "limits": {bound.name: bound.most for bound in job.bounds},
+        "capacity": {"unit": answer.unit, "holds": answer.low, "misses": _finite(answer.high)},
+        "steps": [
+            {"load": load, "decision": decision, "limits": found.loaded.look.limits, "metrics": asdict(found.metrics)}
+            for load, found, decision in zip(answer.loads, answer.steps, answer.decisions, strict=True)
+        ],
+    }
+    write(path, json.dumps(content, indent=1))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def read(path: Path) -> dict[str, Metrics]:
     """The figures of a result file, by level. Raises `UsageError`."""
+    return _read(path)[0]
+
+
+def doubts(path: Path) -> list[str]:
+    """Why figures of a result file may not be what they seem. Raises `UsageError`."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Metrics], list[str]]:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
             raise UsageError(f"{path}: format {content['format']} is of a newer autotune; this one knows {FORMAT}")
-        return _METRICS.validate_python(content["levels"])
+        unfinished = ["it was broken off: not all of its loads were made"] if content.get("complete") is False else []
+        invalid = [label for label, valid in content.get("valid", {}).items() if valid is False]
+        useless = [f"{label}: the client was too slow, or nothing was answered: do not use it" for label in invalid]
+        return _METRICS.validate_python(content["levels"]), [*unfinished, *useless]
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise UsageError(f"{path}: not a result file of `autotune bench --json`") from error
 
 

@@ -74,12 +74,13 @@ async def load(job: Job, show: Show, done: Callable[[Found], None]) -> None:
             found, processes = await healthy(job, route, work, level, processes, partial(show, label))
             done(replace(found, label=label))
             if found.loaded.gave_up:
-                raise ClusterError(f"{route.shown} answers nothing but failures: {_first_error(found.loaded)}")
+                raise ClusterError(f"{route.shown} answers nothing but failures: {first_error(found.loaded)}")
             if found.health.faults:
-                raise ClientSaturated(_saturated(label, found.health))
+                raise ClientSaturated(saturated(label, found.health))
 
 
-def _saturated(label: str, health: Health) -> str:
+def saturated(label: str, health: Health) -> str:
+    """What is said of a client that was too slow."""
     said = "; ".join(health.faults)
     return (
         f"{label}: the client of autotune is the bottleneck, in {health.processes} processes on {cores()} cores: {said}"
@@ -161,5 +162,6 @@ async def _models(url: str, ask: Ask) -> list[str]:
         return []
 
 
-def _first_error(loaded: LoadResult) -> str:
+def first_error(loaded: LoadResult) -> str:
+    """The words of the first request that failed."""
     return next((record.error or record.outcome for record in loaded.records if record.error), "no answer")

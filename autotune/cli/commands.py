@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -39,10 +40,11 @@ def run(chosen: argparse.Namespace) -> int:
     spec = _load(chosen)
     folder = (chosen.study.parent / spec.study.name).resolve()
     screen = _screen(plain=chosen.plain)
-    with console.Night(spec, screen, Store(folder).earlier()) as view:
+    store = Store(folder)
+    with console.Night(spec, screen, store.earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
     with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
-        found = report.findings(spec, ending.results, ending.proof, ending.unproved)
+        found = report.findings(spec, ending.results, ending.proof, ending.unproved, store.selftest())
         console.morning(screen, found, night.spent(folder / "events.jsonl"), ending, chosen.study)
     if ending.error is not None:
         raise ending.error
@@ -131,7 +133,7 @@ def bench(chosen: argparse.Namespace) -> int:
     found: list[bench.Found] = []
     complete = False
     try:
-        with console.Bench(_screen()) as view:
+        with console.Bench(_screen(), job.bounds) as view:
 
             def done(one: bench.Found) -> None:
                 found.append(one)
@@ -150,9 +152,57 @@ def bench(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def capacity(chosen: argparse.Namespace) -> int:
+    """The largest load at which the limits hold; 1 when they hold at none."""
+    from autotune import bench, console
+    from autotune.bench.asked import check_target
+    from autotune.benchmark.worker import run
+
+    job = bench.job(chosen)
+    if not job.bounds:
+        raise UsageError("capacity is the largest load at which limits hold: write --slo NAME or --limit ttft_s:p95:2")
+    check_target("plot", chosen.plot)
+    whole = chosen.by == "users"
+    if whole and chosen.first != int(chosen.first):
+        raise UsageError(f"--first {chosen.first:g}: users are whole numbers; or --by rate")
+    search = bench.Search(chosen.first, chosen.most, chosen.resolution, whole)
+    with console.Steps(_screen()) as view:
+        found = run(bench.capacity(job, search, view.progress, view.step))
+        view.answer(found)
+    if chosen.json is not None:
+        bench.save_capacity(chosen.json, job, found)
+    if chosen.plot is not None:
+        from autotune.analysis import capacity_curve
+        from autotune.files import write
+
+        high = found.high if math.isfinite(found.high) else None
+        write(chosen.plot, capacity_curve(found.rows(), found.unit, found.low, high).to_html())
+    return 0 if found.low else NothingFeasible.exit_code
+
+
+def selftest(chosen: argparse.Namespace) -> int:
+    """How exact the client is here; 3 when it is too slow even for this."""
+    from autotune import console
+    from autotune.bench.asked import LIST, check_target, numbers
+    from autotune.selftest import keep, selftest
+
+    check_target("json", chosen.json)
+    found = []
+    screen = _screen()
+    for streams in numbers("--concurrency", chosen.concurrency, int, LIST):
+        with screen.status(f"{streams} streams"):
+            found.append(asyncio.run(selftest(streams)))
+    screen.print(console.selftests(found))
+    keep(found)
+    if chosen.json is not None:
+        keep(found, chosen.json)
+    return ClusterError.exit_code if any(one.faults for one in found) else 0
+
+
 def compare(chosen: argparse.Namespace) -> int:
     """Two results of `bench`."""
     from autotune import bench, console
+    from autotune.bench.files import doubts
 
     before, after = bench.read(chosen.before), bench.read(chosen.after)
     if not before.keys() & after.keys():
@@ -163,6 +213,10 @@ def compare(chosen: argparse.Namespace) -> int:
     for label in before.keys() ^ after.keys():
         only = chosen.before if label in before else chosen.after
         screen.print(f"{label}: only in {only}", markup=False, highlight=False, soft_wrap=True)
+    console.contrasted(screen, before, after)
+    for path in dict.fromkeys((chosen.before, chosen.after)):
+        for doubt in doubts(path):
+            screen.print(f"caution: {path}: {doubt}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -40,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
 
     _add_bench(every.add_parser("bench", help="load any Ollama endpoint and print its figures"))
 
+    _add_capacity(every.add_parser("capacity", help="the largest load at which limits hold at an Ollama endpoint"))
+
+    selftest = every.add_parser("selftest", help="how exact this machine's client is, and how much it can take")
+    selftest.add_argument("--concurrency", default="1,16,64", metavar="N,N", help="streams, a test for each")
+    selftest.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    selftest.set_defaults(command=commands.selftest)
+
     compare = every.add_parser("compare", help="two result files of bench, with the change in %%")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
@@ -96,6 +103,20 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     keep.add_argument("--csv", type=Path, metavar="FILE", help="a row for each request")
     keep.add_argument("--parquet", type=Path, metavar="FILE", help="the same as Parquet (needs pyarrow)")
     parser.set_defaults(command=commands.bench)
+
+
+def _add_capacity(parser: argparse.ArgumentParser) -> None:
+    _add_endpoint(parser)
+    search = parser.add_argument_group("search")
+    search.add_argument("--by", choices=("users", "rate"), default="users", help="what is made larger and larger")
+    search.add_argument("--first", type=_positive, default=1, metavar="N", help="the load to begin with")
+    search.add_argument("--most", type=_positive, default=4096, metavar="N", help="no load beyond this is tried")
+    search.add_argument("--resolution", type=_positive, default=0.05, metavar="P", help="of the answer (default 0.05)")
+    keep = parser.add_argument_group("what is kept")
+    keep.add_argument("--json", type=Path, metavar="FILE", help="the steps and the answer")
+    keep.add_argument("--plot", type=Path, metavar="FILE.html", help="the curve")
+    alone = {"rate": "", "ramp": "", "trace": None, "concurrency": "1", "arrivals": "poisson", "burstiness": None}
+    parser.set_defaults(command=commands.capacity, warmup=5, window=20, window_max=120, **alone)
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,10 @@
 """What a person sees. All formatting is here."""
 
 from autotune.console.checks import checkup
-from autotune.console.live import Bench, Night
+from autotune.console.live import Night
+from autotune.console.loads import Bench, contrasted
 from autotune.console.pages import morning, outlook, status
+from autotune.console.steps import Steps, selftests
 from autotune.console.tables import before_after, comparison, ranking
 from autotune.report.words import configuration, figures, span, verdict
 from autotune.simulator import SIMULATED
@@ -11,14 +13,17 @@ __all__ = [
     "SIMULATED",
     "Bench",
     "Night",
+    "Steps",
     "before_after",
     "checkup",
     "comparison",
     "configuration",
+    "contrasted",
     "figures",
     "morning",
     "outlook",
     "ranking",
+    "selftests",
     "span",
     "status",
     "verdict",

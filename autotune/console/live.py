@@ -12,8 +12,7 @@ from rich.live import Live
 
 from autotune.console.panel import Panel
 from autotune.console.scene import Scene, candidate_name
-from autotune.console.tables import cells, levels_table
-from autotune.report.words import configuration, figures, proved, seconds, span, verdict
+from autotune.report.words import configuration, figures, proved, span, verdict
 from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from autotune.bench import Found
-    from autotune.benchmark.phases import Progress
+    from autotune.selftest import SelfTest
     from autotune.spec import StudySpec
     from autotune.trial import TrialResult
 
@@ -64,6 +62,8 @@ class Night:
             "retry": self._on_retry,
             "single": self._on_single,
             "swept": self._on_swept,
+            "selftest": self._on_selftest,
+            "client": self._on_client,
             "proof begins": self._on_proof,
             "run begins": self._on_begin,
             "run": self._on_run,
@@ -176,41 +176,21 @@ class Night:
     def _on_swept(self, event: dict[str, Any]) -> None:
         self.say(f"ended what an earlier run left behind: {event['process']}")
 
+    def _on_selftest(self, event: dict[str, Any]) -> None:
+        found: SelfTest = event["found"]
+        self.say(
+            f"the client: TTFT ± {1000 * found.error_p99_s:.1f} ms (99 of 100, with {found.concurrency} streams),"
+            f" {found.tokens_per_core:,.0f} tokens/s a process"
+        )
+        for fault in found.faults:
+            self.say(f"  caution: {fault}")
+
+    def _on_client(self, event: dict[str, Any]) -> None:
+        self.say(f"  {event['said']}")
+
     def _on_proof(self, event: dict[str, Any]) -> None:
         for candidate, params in enumerate(event["candidates"]):
             self.say(f"proof: {candidate_name(candidate)}: {configuration(params)}")
 
     def _on_look(self, event: dict[str, Any]) -> None:
         self.say(f"proof, after {event['blocks']} blocks: {proved(event['verdict'])}")
-
-
-class Bench:
-    """Shows `autotune bench`: a line that moves while a level runs, a row of the table when it is done."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._table = levels_table("")
-        self._status = console.status("opening connections")
-
-    def __enter__(self) -> Bench:
-        self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-        if self._table.row_count:
-            self._console.print(self._table)
-
-    def progress(self, label: str, now: Progress) -> None:
-        """How a level goes on."""
-        self._status.update(
-            f"{label}: {now.stage} {now.elapsed_s:.0f} of {now.planned_s:.0f} s,"
-            f" {now.output_tps:.1f} tokens/s, TTFT {seconds(now.ttft_s)}"
-        )
-
-    def level(self, found: Found) -> None:
-        """What came of a load."""
-        metrics = found.metrics
-        self._table.add_row(found.label, *cells(metrics), f"{metrics.success_rate:.1%} of {metrics.requests}")
-        for caution in found.cautions:
-            self._console.print(f"caution: {found.label}: {caution}", markup=False, highlight=False)

@@ -89,6 +89,8 @@ def morning(console: Console, found: Findings, spent: Mapping[str, float], endin
             f"{span(spent['night'])}, of which {spent['measured'] / spent['night']:.0%} was measurement;"
             f" autotune itself took at most {spent['own']:.2f} s between two trials"
         )
+    if found.client:
+        say(f"The client: {found.client}")
     say(f"Ended: {ending.why}.")
     say(found.answer)
     folder = study.parent / found.spec.study.name
@@ -103,6 +105,8 @@ def status(console: Console, found: Findings, folder: Path, night: str) -> None:
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{found.spec.study.name}: {found.spec.cluster.model}; {len(found.results)} trials; {night}")
     _tables(console, found)
+    if found.client:
+        say(f"The client: {found.client}")
     say(found.answer)
     _onward(say, found, folder)
 

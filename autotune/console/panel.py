@@ -9,6 +9,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from autotune.console import parts
+from autotune.console.letters import in_ascii
 from autotune.console.parts import Row, Section
 from autotune.simulator import SIMULATED
 
@@ -23,8 +24,6 @@ WIDE = 96
 """From here on the devices have a column of their own."""
 FRAME = "dim"
 PLAYED = "bold magenta"
-ASCII = str.maketrans("╭╮╰╯├┤┬┴┼│─━█▒░×◆◇▶▲·★✓–…°▁▂▃▄▅▆▇", "+++++++++|-=#:.xPp>^.*v-~ _.,-=+#")
-"""For a terminal that knows nothing else."""
 
 
 class Panel:
@@ -41,12 +40,8 @@ class Panel:
             drawn = lines(self._scene, self._now_s, options.max_width, height)
             self._drawn = [segment for line in drawn for segment in line.render(console, end="\n")]
             if options.ascii_only:
-                self._drawn = [Segment(_ascii(text), style) for text, style, _ in self._drawn]
+                self._drawn = [Segment(in_ascii(text), style) for text, style, _ in self._drawn]
         yield from self._drawn
-
-
-def _ascii(text: str) -> str:
-    return text.translate(ASCII).encode("ascii", "replace").decode()
 
 
 def lines(scene: Scene, now_s: float, width: int, height: int) -> list[Text]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import astuple
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 from rich.text import Text
 
+from autotune.console.amounts import NONE, Cell
+from autotune.console.details import STATISTICS, instance_rows, instance_units
 from autotune.metrics import compare
 from autotune.report import Figures
 from autotune.report.words import figure, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from autotune.metrics import Metrics
+    from autotune.console.contrasts import Contrast
+    from autotune.console.details import Fact, Row
+    from autotune.metrics import InstanceMetrics, Metrics
     from autotune.report import Findings
 
 _COMPARED = ("ttft_s.mean", "ttft_s.p50", "ttft_s.p95", "output_tps")
@@ -84,3 +88,67 @@ def ranking(found: Findings) -> Table:
 def _figure(table: Table, column: str) -> None:
     """A column of numbers, which never break, however narrow the window is."""
     table.add_column(column.replace(" ", "\n", 1), justify="right", no_wrap=True)
+
+
+# plain ones, without lines: what belongs to one load
+
+
+STYLES = {"better": "green", "worse": "red"}
+
+
+def times(rows: Iterable[Row], *, narrow: bool = False) -> Table:
+    """Mean and percentiles of each metric, each with its interval: beside it, or below it where there is no room."""
+    every = list(rows)
+    intervals = any(cell.ends for row in every for cell in row.cells)
+    table = _plain("[95% interval]" if intervals else "", *STATISTICS, narrow=narrow, justify="left")
+    for row in every:
+        table.add_row(Text(row.label), *(_cell(one, narrow=narrow) for one in row.cells))
+    return table
+
+
+def sentences(facts: Iterable[Fact]) -> Table:
+    """What a table cannot say, each behind what it is about."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for fact in facts:
+        table.add_row(Text(fact.about), fact.text)
+    return table
+
+
+def by_instance(found: Mapping[str, InstanceMetrics]) -> Table:
+    """What each instance did; the slow ones in a colour."""
+    wait, pace = instance_units(found)
+    head = ("requests", "tokens", f"TTFT\np50, {wait.name}", "p95", f"TPOT\np50, {pace.name}", "TPS")
+    table = _plain("instance", *head, narrow=True)
+    for row in instance_rows(found):
+        table.add_row(*map(Text, row.cells), style="yellow" if row.slow else "")
+    return table
+
+
+def contrast(title: str, sides: Sequence[str], rows: Iterable[Contrast], *, narrow: bool = False) -> Table:
+    """Figures of two sides, by how much they differ, and what that is worth."""
+    verdict = () if narrow else ("",)
+    table = _plain("", *sides, "change", "difference", *verdict, narrow=narrow)
+    table.title, table.title_justify, table.title_style = Text(title), "left", "bold"
+    for row in rows:
+        said, apart = Text(row.verdict, style=STYLES.get(row.verdict, "")), _cell(row.difference, narrow=False)
+        below = apart if row.verdict == NONE else Text.assemble(apart, "\n", said)
+        table.add_row(Text(row.label), row.before, row.after, row.change, *([below] if narrow else [apart, said]))
+    if not narrow:
+        table.columns[-1].justify = "left"
+    return table
+
+
+def _plain(first: str, *columns: str, narrow: bool, justify: Literal["left", "right"] = "right") -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="dim")
+    table.add_column(Text(first), overflow="fold")
+    for column in columns:
+        table.add_column(column, justify=justify, no_wrap=True)
+    return table
+
+
+def _cell(one: Cell, *, narrow: bool) -> Text:
+    """The interval stays behind the figure."""
+    ends = one.ends.replace(", ", ",") if narrow else one.ends
+    return Text.assemble(one.value, ("\n" if narrow else " ") if ends else "", (ends, "dim"))

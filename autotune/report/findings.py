@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from autotune.confirm import Contender, Verdict
     from autotune.metrics import Metrics
+    from autotune.selftest import SelfTest
     from autotune.spec import StudySpec
     from autotune.store import Store
     from autotune.trial import TrialResult
@@ -88,6 +89,8 @@ class Findings:
     infeasible: tuple[str, ...]
     """What could not be measured, and why; and how many miss the limits."""
     cautions: tuple[str, ...]
+    client: str = ""
+    """How exact the figures are, as far as the client is concerned."""
 
     @property
     def chosen(self) -> Contender | None:
@@ -101,13 +104,18 @@ def read(store: Store, spec: StudySpec | None = None) -> Findings:
     """What the study in a folder has found so far. Raises `StorageError`."""
     written = spec or store.spec()
     results = store.trials.results()
-    return findings(written, results, verdict_of(store, written.proof) if results else None)
+    proof = verdict_of(store, written.proof) if results else None
+    return findings(written, results, proof, selftest=store.selftest())
 
 
 def findings(
-    spec: StudySpec, results: Sequence[TrialResult], proof: Verdict | None = None, unproved: str = ""
+    spec: StudySpec,
+    results: Sequence[TrialResult],
+    proof: Verdict | None = None,
+    unproved: str = "",
+    selftest: SelfTest | None = None,
 ) -> Findings:
-    """What these results say. `unproved` is why there was no proof."""
+    """What these results say. `unproved` is why there was no proof, `selftest` what the client could do."""
     title, changes = _changes(results, proof) if results else ("", ())
     return Findings(
         spec=spec,
@@ -120,7 +128,16 @@ def findings(
         configurations=len(standings(results)),
         infeasible=_infeasible(results),
         cautions=_cautions(results, proof),
+        client=_client(spec, results, selftest) if selftest else "",
     )
+
+
+def _client(spec: StudySpec, results: Sequence[TrialResult], selftest: SelfTest) -> str:
+    """The error of a TTFT, and how many times the fastest load the client could take; both on this host's clock."""
+    fastest = max((one.output_tps for result in results for one in result.levels.values()), default=0.0)
+    room = f", headroom {selftest.headroom(fastest * spec.cluster.time_scale):.0f}×" if fastest else ""
+    said = f"TTFT ± {1000 * selftest.error_p99_s:.1f} ms (99 of 100, with {selftest.concurrency} streams){room}"
+    return f"{said}; doubtful: {'; '.join(selftest.faults)}" if selftest.faults else said
 
 
 def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, tuple[Change, ...]]:

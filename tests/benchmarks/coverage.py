@@ -188,7 +188,7 @@ def _judged(parts: Sequence[Sequence[float]], worth: Sequence[float | None], p95
 def limits(streams: Mapping[str, Stream], lengths: Sequence[int] = (60, 300)) -> None:
     """The rule of `goal`: as the waits come, and as if independent where the answer is not close."""
     print(
-        "\na window's decision of a limit that is so many times the truth, p95 and mean of TTFT: violated + holds, at 5 %"
+        "\na window's decision of a limit that is so many times the truth (p95, mean of TTFT): violated + holds, at 5 %"
     )
     factors = (0.6, 0.8, 1.0, 1.25, 1.7)
     print(f"{'':24}" + "".join(f"{f'{factor:g} p95':>15}" for factor in factors) + f"{'1 mean':>15}{'1.5 mean':>15}")
