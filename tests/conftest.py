@@ -25,6 +25,7 @@ from autotune.inventory import Device, Inventory
 from autotune.ollama.api import ServerFacts
 from autotune.space import ModelFacts
 from autotune.spec import StudySpec
+from tests.commands import Run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -201,6 +202,14 @@ def stand_in(children: Children, folder: Path) -> Callable[..., ProcessDriver]:
         return ProcessDriver(STAND_IN, children, folder / "logs", stop_timeout_s=5, env=env)
 
     return driver
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """In a folder of its own, on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    return Run(capsys)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -2,95 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 
 from autotune import __version__, bench
-from autotune.cli import main
-from autotune.simulator.profiles import load_profile
 from tests.benchmark.server import DONE, END, HEAD, Say, Server, line, listening, serving, status
+from tests.commands import QUICK, elsewhere, stand_in
 from tests.factories import metrics
-from tests.simulator.exchange import free_port, instance
+from tests.simulator.exchange import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    import asyncio
+    from collections.abc import AsyncIterator, Sequence
 
-T = TypeVar("T")
+    from tests.commands import Run
 
-QUICK = ("--concurrency", "2", "--warmup", "0.1", "--window", "0.4", "--num-predict", "8", "--input-tokens", "20")
 SHIPPED = ("four-gpus", "local-cpu", "quickstart", "reference-deployment")
-STAND_INS_LOG = ("time=", "[GIN] ")
-"""How lines of a stand-in begin that runs in this process."""
 ANSWER = HEAD + b"\r\n" + line(response="x", done=False) + DONE + END
-
-
-class Run:
-    """The command in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        """Exit code, output, complaints."""
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as ended:  # argparse
-            code = int(ended.code or 0)
-        said = self._capsys.readouterr()
-        assert "Traceback" not in said.err
-        return code, said.out, said.err
-
-    def refused(self, code: int, *arguments: object) -> str:
-        """The one line with which it refuses, and nothing else."""
-        found, out, err = self(*arguments)
-        assert (found, out) == (code, "")
-        (row,) = (row for row in err.splitlines() if not row.startswith(STAND_INS_LOG))
-        assert row.startswith("autotune: ")
-        return row.removeprefix("autotune: ")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """In a folder of its own, on a wide terminal."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-    return Run(capsys)
-
-
-@contextmanager
-def elsewhere(server: AbstractAsyncContextManager[T]) -> Iterator[T]:
-    """Something that serves, in an event loop of its own beside this thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        there = asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
-        try:
-            yield there
-        finally:
-            asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(10)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-@contextmanager
-def stand_in(tmp_path: Path) -> Iterator[str]:
-    """The URL of a played Ollama."""
-    with elsewhere(instance(tmp_path, load_profile("2x-small"))) as port:
-        yield f"http://127.0.0.1:{port}"
 
 
 def written(path: Path, levels: dict[str, Any]) -> Path:
@@ -332,6 +270,50 @@ def test_bench_speaks_each_endpoint_and_arrivals_at_random(run: Run, tmp_path: P
     assert code == 0
     assert "20 requests/s" in out
     assert bench.read(Path("figures.json"))["20 requests/s"].success_rate == 1.0
+
+
+def test_bench_shows_what_a_proxy_costs_and_keeps_every_request(run: Run, tmp_path: Path) -> None:
+    with stand_in(tmp_path / "a") as first, stand_in(tmp_path / "b") as second:
+        asked = ("--via", first, "--direct", f"{first},{second}", "--csv", "all.csv", "--parquet", "all.parquet")
+        code, out, _ = run("bench", "--model", "tiny", *QUICK, *asked)
+    assert code == 0
+    assert "2 users: what the proxy costs" in out
+    table = pd.read_parquet("all.parquet")
+    assert set(table["load"]) == {"2 users via", "2 users direct"}
+    direct = table[table["load"] == "2 users direct"]
+    assert set(direct["upstream"]) == {url.removeprefix("http://") for url in (first, second)}
+    assert (table["outcome"].isin(["ok", "cut_off"])).all()
+    assert len(pd.read_csv("all.csv")) == len(table)
+
+
+def test_bench_with_bursts_conversations_and_shared_beginnings(run: Run, tmp_path: Path) -> None:
+    with stand_in(tmp_path / "played") as url:
+        bursts = run(
+            "bench", url, "--model", "tiny", *QUICK, "--rate", "20", "--arrivals", "gamma", "--burstiness", "0.5"
+        )
+        talk = run("bench", url, "--model", "tiny", *QUICK, "--endpoint", "chat", "--turns", "3")
+        shared = run("bench", url, "--model", "tiny", *QUICK, "--shared-prefix", "2,10")
+    assert (bursts[0], talk[0], shared[0]) == (0, 0, 0)
+    assert "20 requests/s gamma 0.5" in bursts[1]
+    assert all("the prompt cache is part of what was measured" in out for _, out, _ in (talk, shared))
+
+
+def test_what_was_measured_is_kept_when_a_later_load_breaks(run: Run) -> None:
+    with elsewhere(serving(0.03, ANSWER)) as server:
+        whole = server.script
+
+        async def moody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            server.script = whole if server.connections <= 2 else [None]
+            return await Server._answer(server, reader, writer)
+
+        server._answer = moody  # type: ignore[method-assign]
+        asked = ("--concurrency", "1,2", "--json", "figures.json")
+        code, _, err = run("bench", server.url, "--model", "tiny", *QUICK[2:], *asked)
+    assert code == 3
+    assert "answers nothing but failures" in err
+    kept = json.loads(Path("figures.json").read_text())
+    assert kept["complete"] is False
+    assert kept["valid"] == {"1 users": True, "2 users": False}
 
 
 def test_bench_takes_prompts_from_a_file(run: Run) -> None:

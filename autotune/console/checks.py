@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from autotune.doctor import count
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,6 +37,8 @@ def checkup(console: Console, checks: Sequence[Check]) -> None:
 
 def conclusion(checks: Sequence[Check]) -> str:
     """How it stands, in a sentence."""
+    from autotune.doctor import count  # noqa: PLC0415 - a quarter of a second before the first request of `bench`
+
     found = count(checks)
     warnings = f"{found['warning']} warning{'s' if found['warning'] != 1 else ''}"
     if found["missing"]:

@@ -1,0 +1,116 @@
+"""The search for a capacity, against loads whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.bench import Search
+from tests.commands import stand_in
+
+if TYPE_CHECKING:
+    from autotune.stats import Decision
+    from tests.commands import Run
+
+
+def searched(search: Search, truth: float, unsure: float = 0.0) -> list[float]:
+    """The loads that were tried; `unsure` is the part of the truth around it at which a step stays open."""
+    tried = []
+    while (load := search.next()) is not None:
+        assert load not in search.told
+        decision: Decision = "holds" if load <= truth else "violated"
+        search.tell(load, "open" if abs(load / truth - 1) < unsure else decision)
+        tried.append(load)
+        assert len(tried) < 60
+    return tried
+
+
+@given(st.integers(1, 3000), st.floats(0.01, 0.5))
+def test_users_are_found_to_the_resolution(truth: int, resolution: float) -> None:
+    search = Search(1, 4096, resolution, whole=True)
+    tried = searched(search, truth)
+    assert search.low <= truth < search.high
+    assert search.high - search.low == 1 or search.high / search.low <= 1 + resolution
+    assert len(tried) <= 2 + math.log2(truth + 1) + math.log2(math.log(2) / math.log1p(resolution) + 1) + 4
+
+
+@given(st.floats(0.05, 900), st.floats(0.1, 50), st.floats(0.02, 0.3))
+def test_rates_are_found_to_the_resolution_wherever_it_begins(truth: float, first: float, resolution: float) -> None:
+    search = Search(first, 5000, resolution, whole=False)
+    searched(search, truth)
+    assert search.low <= truth < search.high
+    assert search.high / search.low <= 1 + 1.02 * resolution
+
+
+@given(st.integers(20, 1000))
+def test_what_stays_open_becomes_the_interval(truth: int) -> None:
+    search = Search(1, 4096, 0.05, whole=True)
+    searched(search, truth, unsure=0.15)
+    assert search.low < 0.86 * truth + 1
+    assert search.high > 1.14 * truth - 1
+    assert all(0.84 * truth < load < 1.16 * truth for load in search.open)
+    assert search.open[0] / search.low <= 1.06 or search.open[0] - search.low == 1
+    assert search.high / search.open[-1] <= 1.06 or search.high - search.open[-1] == 1
+
+
+def test_nothing_in_the_way_and_nothing_that_holds() -> None:
+    everything = Search(1, 64, 0.05, whole=True)
+    assert searched(everything, 1e9) == [1, 2, 4, 8, 16, 32, 64]
+    assert (everything.low, everything.high) == (64, math.inf)
+    nothing = Search(8, 64, 0.05, whole=True)
+    assert searched(nothing, 0.5) == [8, 4, 2, 1]
+    assert (nothing.low, nothing.high) == (0, 1)
+
+
+SMALL = ("--warmup", "0.2", "--window", "1", "--input-tokens", "20", "--num-predict", "8")
+
+
+def test_the_command_finds_where_the_slots_end(run: Run, tmp_path: Path) -> None:
+    """One slot: a second user waits for the whole answer of the first."""
+    with stand_in(tmp_path / "played") as url:
+        asked = ("--limit", "ttft_s:p50:0.02", "--most", "8", "--json", "found.json", "--plot", "curve.html")
+        code, out, _ = run("capacity", url, "--model", "tiny", *SMALL, *asked)
+    print(out)
+    assert code == 0
+    found = json.loads(Path("found.json").read_text())
+    assert found["capacity"] == {"unit": "users", "holds": 1.0, "misses": 2.0}
+    assert [step["load"] for step in found["steps"]] == [1.0, 2.0]
+    assert out.splitlines()[-1] == "Capacity: 1 users: all limits hold there, and one is missed at 2"
+    assert "plotly" in Path("curve.html").read_text()
+
+
+def test_no_load_holds(run: Run, tmp_path: Path) -> None:
+    with stand_in(tmp_path / "played") as url:
+        code, out, _ = run("capacity", url, "--model", "tiny", *SMALL, "--limit", "ttft_s:p50:0.0001")
+    assert code == 1
+    assert "the limits surely hold at no load that was tried; they are missed at 1 users" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "write --slo NAME or --limit"),
+        (("--slo", "gpt-9"), "--slo gpt-9: no such limits; there are llama3.1-8b-server"),
+        (("--limit", "ttft:p95:2"), "--limit ttft:p95:2: write METRIC:STATISTIC:SECONDS"),
+        (("--slo", "llama2-70b-server", "--first", "1.5"), "--first 1.5: users are whole numbers"),
+        (("--slo", "llama2-70b-server", "--plot", "none/x.html"), "--plot none/x.html: none is no folder"),
+    ],
+)
+def test_what_cannot_be_searched(run: Run, more: tuple[str, ...], said: str) -> None:
+    assert said in run.refused(2, "capacity", "http://127.0.0.1:9", "--model", "m", *more)
+
+
+def test_the_self_test_is_shown_and_kept(run: Run) -> None:
+    code, out, err = run("selftest", "--concurrency", "8", "--json", "self.json")
+    assert (code, err) == (0, "")
+    assert "against a server that knows its own times" in out
+    (one,) = json.loads(Path("self.json").read_text())["tests"]
+    assert one["concurrency"] == 8
+    assert 0 < one["error_p50_s"] <= one["error_p99_s"] < 0.5
+    assert one["cpu_s_per_1000_tokens"] > 0
