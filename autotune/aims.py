@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Phases
 from autotune.goal import Bound, Precise
+from autotune.ladder import Search
 from autotune.metrics import COLD_S, Attainment, Window, attain
 from autotune.stats import enough
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def limits(spec: StudySpec, level: Level) -> list[Limit]:
-    """Those that hold at a level."""
+    """Those that hold at a level; of a capacity all of them, at every one."""
+    if spec.objective.metric == "capacity":
+        return list(spec.objective.limits)
     return [limit for limit in spec.objective.limits if spec.level(limit.at) == level]
 
 
@@ -42,7 +45,9 @@ def phases(spec: StudySpec, level: Level) -> Phases:
 
 
 def precision(spec: StudySpec, level: Level) -> float | None:
-    """How exactly the output rate is to be known: at the objective's level."""
+    """How exactly the output rate is to be known: at the objective's level, where it is the objective."""
+    if spec.objective.metric == "capacity":
+        return None
     return spec.objective.precision if level == spec.level(None) else None
 
 
@@ -54,6 +59,19 @@ def goal(spec: StudySpec, level: Level, planned: Phases) -> Precise:
         precision=precision(spec, level),
         looks=planned.looks,
     )
+
+
+def search(spec: StudySpec) -> Search:
+    """Of a capacity: begins with the level of the workload."""
+    first, objective = spec.level(None), spec.objective
+    begin = float(first.users) if first.users is not None else float(first.rate or 1.0)
+    return Search(begin, float(objective.capacity_max), objective.precision, first.users is not None)
+
+
+def at_load(spec: StudySpec, load: float) -> Level:
+    """The level of a step of that search: as that of the workload, with another load."""
+    first = spec.level(None)
+    return first.model_copy(update={"users": round(load)} if first.users is not None else {"rate": load})
 
 
 def attainment(spec: StudySpec, level: Level, loaded: LoadResult) -> Attainment | None:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from autotune.trial import TrialResult
 
 
+LEAST_STREAMS = 64
+"""Of the self-test before a study."""
+
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
@@ -190,7 +193,8 @@ async def _selftest(spec: StudySpec, store: Store, events: Events) -> int:
 
     Where a host is played, a test that this machine has kept will do.
     """
-    streams = max((level.users or 0 for level in spec.workload.levels), default=0)
+    # with few streams it would be the cost of waiting, not that of tokens, which says how much the client can take
+    streams = max([LEAST_STREAMS, *(level.users or 0 for level in spec.workload.levels)])
     found = selftests.kept(streams) if spec.cluster.simulated else None
     if found is None:
         found = await selftests.selftest(streams)

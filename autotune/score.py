@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 UNDECIDED = 0.001
 """Violation of a limit whose statistic has too few requests: never feasible, and not far from it either."""
+LEAST_LOAD = "limits at the least load"
+"""The constraint of a trial that searched its capacity."""
 FAILED = 10.0
 """Violation of a configuration that could not be measured: worse than missing any limit tenfold."""
 
@@ -25,7 +27,8 @@ class Score:
     """How good one trial was."""
 
     objective: float | None
-    """Output TPS of the whole cluster at the objective's level, tokens/s; None when nothing could be measured."""
+    """Output TPS of the whole cluster at the objective's level, tokens/s, or its capacity, users or requests/s; None
+    when nothing could be measured."""
     constraints: dict[str, float]
     """Relative violation of each limit: 0.5 is half too much, −0.5 is half of what is allowed."""
     cautions: tuple[str, ...] = ()
@@ -57,6 +60,16 @@ def judge(spec: StudySpec, levels: Mapping[str, Metrics], looks: Mapping[str, Lo
             overload = looks[label].overload
             constraints[f"overload at {label}"] = 0.0 if overload is None else min(FAILED, overload.over)
     return Score(levels[spec.level(None).label].output_tps, constraints, tuple(cautions))
+
+
+def judge_capacity(spec: StudySpec, low: float, steps: Mapping[str, Metrics]) -> Score:
+    """The score of a trial that searched its capacity, from its steps by level label; `low` surely holds, 0 is none.
+
+    Where not even the least load holds, it is infeasible by what that load misses most.
+    """
+    least = min(steps.values(), key=lambda metrics: metrics.in_flight)
+    missed = max((_violation(limit, least) for limit in spec.objective.limits), default=0.0)
+    return Score(low, {LEAST_LOAD: 0.0 if low else max(missed, UNDECIDED)})
 
 
 def failed(reason: str) -> Score:

@@ -19,9 +19,11 @@ from autotune.cluster.verify import Placement  # noqa: TC001
 from autotune.doubts import doubts, heat
 from autotune.errors import ClientSaturated, NoAnswer, TrialFailure
 from autotune.health import Health, examine
+from autotune.ladder import decided
 from autotune.metrics import Attainment, Metrics, measure
-from autotune.score import Score, failed, judge
+from autotune.score import Score, failed, judge, judge_capacity
 from autotune.selftest import cores
+from autotune.stats import Decision  # noqa: TC001
 from autotune.telemetry import DeviceSample  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
+
+
+TOKENS_PER_S = "tokens/s"
+"""The unit of an objective that is no capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,12 @@ class TrialResult:
     """How many requests met all limits of a level at once, by level label; of those that have limits."""
     looks: dict[str, Look] = field(default_factory=dict)
     """What was certain when each level's window ended, by level label."""
+    unit: str = TOKENS_PER_S
+    """Of the score's objective."""
+    at: str = ""
+    """Label of the level at which the objective was taken; empty: that of the study file."""
+    tried: tuple[tuple[float, Decision], ...] = ()
+    """The loads of a search for the capacity and what each said, in the order of `levels`; else empty."""
     windows: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Start and end of each level's window on the clock of its records: with them the metrics can be computed again."""
     placements: tuple[Placement, ...] = ()
@@ -168,15 +180,17 @@ class Bench:
             await self.cluster.load(plan)
         with self._span("verify", number):
             placements = await self._verify(plan)
-        found = [await self._level(plan, level, number) for level in self.spec.workload.levels]
+        if self.spec.objective.metric == "capacity":
+            found, judged = await self._capacity(plan, number, blank)
+        else:
+            found = [await self._level(plan, level, number) for level in self.spec.workload.levels]
+            looks = {one.label: one.look for one in found}
+            judged = replace(blank, score=judge(self.spec, {one.label: one.metrics for one in found}, looks))
         self.events.note("loaded", number=number, **self.mark)
         records += [one.records for one in found]
-        levels = {one.label: one.metrics for one in found}
-        score = judge(self.spec, levels, {one.label: one.look for one in found})
         return replace(
-            blank,
-            score=score,
-            levels=levels,
+            judged,
+            levels={one.label: one.metrics for one in found},
             health={one.label: one.health for one in found},
             attainments={one.label: one.attainment for one in found if one.attainment is not None},
             looks={one.label: one.look for one in found},
@@ -186,14 +200,30 @@ class Bench:
             cautions=(
                 *verify.unproved(placements),
                 *(f"{one.label}: {doubt}" for one in found for doubt in one.doubts),
-                *score.cautions,
+                *judged.score.cautions,
             ),
         )
 
-    async def _level(self, plan: Plan, level: Level, number: int) -> _Measured:
+    async def _capacity(self, plan: Plan, number: int, blank: TrialResult) -> tuple[list[_Measured], TrialResult]:
+        """The loads of a search, and the result with its score. A load at which nothing is answered is too much."""
+        search, found = aims.search(self.spec), list[_Measured]()
+        while (load := search.next()) is not None:
+            one = await self._level(plan, aims.at_load(self.spec, load), number, alone=not found)
+            found.append(one)
+            search.tell(load, decided(one.look, gave_up=one.gave_up))
+        tried = tuple(search.told.items())
+        labels = [one.label for one in found]
+        steps = {one.label: one.metrics for one in found}
+        score = judge_capacity(self.spec, search.low, steps)
+        holds = [label for label, (load, _) in zip(labels, tried, strict=True) if load == search.low]
+        unit = "users" if search.whole else "requests/s"
+        return found, replace(blank, score=score, unit=unit, at=next(iter(holds), labels[0]), tried=tried)
+
+    async def _level(self, plan: Plan, level: Level, number: int, *, alone: bool = True) -> _Measured:
         """One load and its figures, by a client that was healthy: where it was not, again with more processes.
 
-        Raises ClientSaturated when there are no more cores. What loads a played host may be as it is.
+        Raises ClientSaturated when there are no more cores; what loads a played host may be as it is. Raises NoAnswer
+        where nothing but failures came, unless other loads were answered (not `alone`).
         """
         while True:
             before = telemetry.snapshot(self.inventory)
@@ -202,7 +232,7 @@ class Bench:
                 here = await self._load(client, plan, level, number)
             self.cluster.check()
             loaded = here.scaled(self.spec.cluster.time_scale)
-            if loaded.gave_up:
+            if loaded.gave_up and alone:
                 raise NoAnswer(f"{level.label}: nothing but failures came back: {_last_error(loaded)}")
             samples = Samples(before, telemetry.snapshot(self.inventory))
             metrics = self._figures(loaded)
@@ -219,6 +249,7 @@ class Bench:
             health=health,
             attainment=aims.attainment(self.spec, level, loaded),
             look=loaded.look,
+            gave_up=loaded.gave_up,
             window=(loaded.window_start, loaded.window_end),
             samples=samples,
             doubts=(*self._doubts(level, loaded, metrics, health), *heat(samples.after)),
@@ -322,6 +353,7 @@ class _Measured:
     health: Health
     attainment: Attainment | None
     look: Look
+    gave_up: bool
     window: tuple[float, float]
     samples: Samples
     doubts: tuple[str, ...]

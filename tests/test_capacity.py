@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.bench import Search
+from autotune.ladder import Search
 from tests.commands import stand_in
 
 if TYPE_CHECKING:

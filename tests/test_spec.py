@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from autotune import aims
 from autotune.errors import SpecError
 from autotune.spec import StudySpec, load
 from tests.conftest import study
@@ -254,6 +255,39 @@ def test_what_does_not_go_together_is_refused(written: dict[str, Any], words: st
         study(workload=written)
     (error,) = caught.value.errors()
     assert words in error["msg"].replace("Input should", "should")
+
+
+LIMIT = {"metric": "ttft_s", "statistic": "p50", "max": 1}
+
+
+@pytest.mark.parametrize(
+    ("objective", "levels", "words"),
+    [
+        ({}, [4], "objective.limits: none; a capacity is the largest load at which limits hold"),
+        ({"limits": [{**LIMIT, "at": 4}]}, [4], '`at` says nothing with metric "capacity"'),
+        ({"limits": [LIMIT], "at": 4}, [4], '`at` says nothing with metric "capacity"'),
+        ({"limits": [LIMIT]}, [4, 8], "one level of users or a rate, to begin with"),
+        ({"limits": [LIMIT]}, [{"ramp": (1, 5), "over_s": 60}], "one level of users or a rate, to begin with"),
+    ],
+)
+def test_a_capacity_that_cannot_be_searched_is_refused(
+    objective: dict[str, Any], levels: list[Any], words: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        study(objective={"metric": "capacity", **objective}, workload={"levels": levels})
+    (error,) = caught.value.errors()
+    assert words in error["msg"]
+
+
+def test_a_capacity_begins_with_the_level() -> None:
+    spec = study(objective={"metric": "capacity", "limits": [LIMIT], "capacity_max": 64}, workload={"levels": [4]})
+    search = aims.search(spec)
+    assert (search.first, search.most, search.whole, search.resolution) == (4.0, 64.0, True, 0.05)
+    assert aims.at_load(spec, 9.0).label == "9 users"
+    assert aims.limits(spec, aims.at_load(spec, 9.0)) == list(spec.objective.limits)
+    rate = study(objective={"metric": "capacity", "limits": [LIMIT]}, workload={"levels": [{"rate": 2.5}]})
+    assert (aims.search(rate).first, aims.search(rate).whole) == (2.5, False)
+    assert aims.at_load(rate, 3.25).label == "3.25 requests/s"
 
 
 # what a study measures

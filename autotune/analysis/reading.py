@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune import confirm, events
+from autotune import aims, confirm, events
 from autotune.confirm import BASELINE, Kind
 from autotune.errors import StorageError
 from autotune.metrics import COLD_S, Metrics, Window, measure
@@ -107,6 +107,10 @@ class Study:
         """Trial 0: what ran before."""
         return self.results[BASELINE]
 
+    def levels(self, result: TrialResult) -> tuple[Level, ...]:
+        """The loads of a trial, in the order of its records: those of the workload, or of a search for a capacity."""
+        return tuple(aims.at_load(self.spec, load) for load, _ in result.tried) or self.spec.workload.levels
+
     def window(self, run: Run, level: Level) -> Window | None:
         """The measurement window of one load; None where it could not be measured."""
         bounds = run.result.windows.get(level.label)
@@ -115,7 +119,7 @@ class Study:
 
     def loads(self, run: Run) -> list[tuple[Level, Window, list[RequestRecord]]]:
         """The loads of a trial that could be measured, with their stored records. Raises `StorageError`."""
-        windows = [(at, level, self.window(run, level)) for at, level in enumerate(self.spec.workload.levels)]
+        windows = [(at, level, self.window(run, level)) for at, level in enumerate(self.levels(run.result))]
         return [(level, window, run.shelf.records(run.result.number, at)) for at, level, window in windows if window]
 
 

@@ -70,6 +70,8 @@ def trials(study: Study) -> pd.DataFrame:
         **kinds,
         **of(WHOLE, "instances", "slots"),
         "level": TEXT,
+        "objective": REAL,
+        "unit": TEXT,
         "users": WHOLE,
         "rate_per_s": REAL,
         **_RATES,
@@ -83,7 +85,7 @@ def trials(study: Study) -> pd.DataFrame:
         "simulated": YES,
         "fingerprint": TEXT,
     }
-    return frame((_trial(study, run, level) for run in study.runs for level in study.spec.workload.levels), columns)
+    return frame((_trial(study, run, level) for run in study.runs for level in study.levels(run.result)), columns)
 
 
 def _kind(values: Iterable[object]) -> str:
@@ -100,6 +102,8 @@ def _trial(study: Study, run: Run, level: Level) -> Row:
         "instances": result.instances,
         "slots": result.instances * int(result.params["num_parallel"]),
         "level": level.label,
+        "objective": result.score.objective,
+        "unit": result.unit,
         "users": level.users,
         "rate_per_s": level.rate,
         **_figures(result.levels.get(level.label)),

@@ -2,12 +2,12 @@
 
 - `asked`: what was written behind the command, checked, as a value
 - `slo`: limits by name
-- `measuring`: the loads; `capacity`: the search for the largest that holds
+- `measuring`: the loads; `capacity`: the largest that holds
 - `files`: what is kept
 """
 
 from autotune.bench.asked import Job, job
-from autotune.bench.capacity import Capacity, Search, capacity
+from autotune.bench.capacity import Capacity, capacity
 from autotune.bench.files import FORMAT, read, save, save_capacity, save_csv, save_parquet
 from autotune.bench.measuring import Found, load
 
@@ -16,7 +16,6 @@ __all__ = [
     "Capacity",
     "Found",
     "Job",
-    "Search",
     "capacity",
     "job",
     "load",

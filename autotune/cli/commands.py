@@ -157,6 +157,7 @@ def capacity(chosen: argparse.Namespace) -> int:
     from autotune import bench, console
     from autotune.bench.asked import check_target
     from autotune.benchmark.worker import run
+    from autotune.ladder import Search
 
     job = bench.job(chosen)
     if not job.bounds:
@@ -165,7 +166,7 @@ def capacity(chosen: argparse.Namespace) -> int:
     whole = chosen.by == "users"
     if whole and chosen.first != int(chosen.first):
         raise UsageError(f"--first {chosen.first:g}: users are whole numbers; or --by rate")
-    search = bench.Search(chosen.first, chosen.most, chosen.resolution, whole)
+    search = Search(chosen.first, chosen.most, chosen.resolution, whole)
     with console.Steps(_screen()) as view:
         found = run(bench.capacity(job, search, view.progress, view.step))
         view.answer(found)

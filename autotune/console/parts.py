@@ -158,11 +158,11 @@ def _wait(ttft_s: float | None, limits: Sequence[tuple[str, float]], highest: fl
 
 
 def _limits(scene: Scene, label: str) -> list[tuple[str, float]]:
-    spec = scene.spec
+    spec, everywhere = scene.spec, scene.spec.objective.metric == "capacity"
     return [
         (limit.statistic, limit.max)
         for limit in spec.objective.limits
-        if limit.metric == "ttft_s" and spec.level(limit.at).label == label
+        if limit.metric == "ttft_s" and (everywhere or spec.level(limit.at).label == label)
     ]
 
 
@@ -247,7 +247,10 @@ def ranking(scene: Scene, width: int) -> Section:
     best, *others = scene.standings
     own = scene.results[0].fingerprint
     base = [one for one in others[MOST_RANKED - 1 :] if one.results[0].fingerprint == own]
-    rows = [Row(_columns("  ", "tokens/s", "TTFT", "change", "", width), 42), Row(_ranked(scene, best, width), 90)]
+    rows = [
+        Row(_columns("  ", scene.results[0].unit, "TTFT", "change", "", width), 42),
+        Row(_ranked(scene, best, width), 90),
+    ]
     for place, one in enumerate([*others[: MOST_RANKED - 1], *base]):
         rows.append(Row(_ranked(scene, one, width), 80 if one.results[0].fingerprint == own else 70 - 5 * place))
     short = headline.replace(" against the baseline", "") if "%" in headline else headline.partition(" (")[0]
@@ -258,7 +261,7 @@ def _ranked(scene: Scene, one: Standing, width: int) -> Text:
     base, last = scene.results[0], one.results[-1]
     own = one.results[0].fingerprint == base.fingerprint
     star = "★" if one is scene.standings[0] and one.feasible else "B" if own else " "
-    level = scene.spec.level(None).label
+    level = last.at or scene.spec.level(None).label
     wait = last.levels[level].ttft_s.mean if level in last.levels else None
     change = _change(one.objective, base.score.objective) if one.feasible and not own else ""
     line = _columns("", _number(one.objective), seconds(wait), change, _named(one.params, width), width)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.console.spark import Track
-from autotune.report.words import configuration, gain, proved, span, verdict
+from autotune.report.words import configuration, gain, objective, proved, span, verdict
 from autotune.study import standings
 
 if TYPE_CHECKING:
@@ -45,10 +45,15 @@ def kind(result: TrialResult) -> Kind:
     return "feasible" if result.score.feasible else "misses"
 
 
+USUAL_STEPS = 8
+"""Of a search for a capacity."""
+
+
 def estimate_s(spec: StudySpec) -> float:
     """How long a trial takes, as far as the study file says: half a minute to restart and load, then its loads."""
     work = spec.workload
-    return (30 + len(work.levels) * (work.warmup_s + work.window_s + work.drain_s / 4)) / spec.cluster.time_scale
+    loads = USUAL_STEPS if spec.objective.metric == "capacity" else len(work.levels)
+    return (30 + loads * (work.warmup_s + work.window_s + work.drain_s / 4)) / spec.cluster.time_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +292,7 @@ class Scene:
         best = self.standings[0]
         if not best.feasible:
             return "nothing feasible so far"
-        return f"best so far {best.objective:.1f} tokens/s{gain(best, self.results)}"
+        return f"best so far {objective(best.objective, best.results[-1])}{gain(best, self.results)}"
 
     def best(self) -> str:
         """The same with its configuration."""

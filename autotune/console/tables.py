@@ -75,7 +75,7 @@ def ranking(found: Findings) -> Table:
     if count <= shown:
         title = "The one configuration" if count == 1 else f"The {count} configurations, best first"
     table = Table(title=title, title_justify="left")
-    for column in ("", "TPS, tokens/s", "TTFT mean, s"):
+    for column in ("", found.objective, "TTFT mean, s"):
         _figure(table, column)
     for column in ("configuration", "verdict"):
         table.add_column(column, overflow="fold")

@@ -19,6 +19,7 @@ from autotune.export import compose, guide, systemd
 from autotune.plan import LOOPBACK
 from autotune.report.words import configuration, verdict
 from autotune.simulator import SIMULATED
+from autotune.trial import TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,12 +121,15 @@ class Bundle:
         }
 
     def expected(self) -> dict[str, Any]:
-        """Output TPS of a fresh start at the objective's load: its mean, and where it lands 19 times of 20."""
+        """The objective of a fresh start at its load: its mean, and where it lands 19 times of 20."""
         chosen = self.found.chosen
         again = chosen.next_tps if chosen is not None and self.proved else None
         mean = again.mean if again else self.runs[0].score.objective
         low, high = (again.low, again.high) if again else (None, None)
-        return {"load": self.spec.level(None).label, "output_tps": mean, "low": low, "high": high}
+        run = self.runs[0]
+        what = "output_tps" if run.unit == TOKENS_PER_S else "capacity"
+        load = self.spec.level(None).label if run.unit == TOKENS_PER_S else "the limits"
+        return {"load": load, "unit": run.unit, what: mean, "low": low, "high": high}
 
 
 def bundle(store: Store, *, trial: int | None = None, listen: str = LOOPBACK, user: str | None = None) -> Bundle:

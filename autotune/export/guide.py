@@ -110,10 +110,11 @@ def _commands(*lines: str) -> str:
 
 def _expected(bundle: Bundle) -> str:
     told = bundle.expected()
+    value = f"{told.get('output_tps', told.get('capacity')):.1f} {told['unit']}"
     if told["low"] is None:
-        return f"Measured once: {told['output_tps']:.1f} tokens/s at {told['load']}. One measurement is not a proof."
+        return f"Measured once: {value} at {told['load']}. One measurement is not a proof."
     return (
-        f"What to expect at {told['load']}: {told['output_tps']:.1f} tokens/s; a fresh start lands between"
+        f"What to expect at {told['load']}: {value}; a fresh start lands between"
         f" {told['low']:.1f} and {told['high']:.1f} 19 times of 20."
     )
 

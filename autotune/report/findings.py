@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, Kind
 from autotune.confirm import verdict as verdict_of
-from autotune.report.words import answer, configuration, verdict
+from autotune.report.words import answer, configuration, objective, verdict
 from autotune.study import standings
+from autotune.trial import TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,6 +94,12 @@ class Findings:
     """How exact the figures are, as far as the client is concerned."""
 
     @property
+    def objective(self) -> str:
+        """What is compared, and its unit."""
+        unit = self.results[0].unit if self.results else TOKENS_PER_S
+        return f"TPS, {unit}" if unit == TOKENS_PER_S else f"capacity, {unit}"
+
+    @property
     def chosen(self) -> Contender | None:
         """What the proof recommends in the baseline's place; None where it says to keep the baseline, or nothing."""
         if self.proof is None or self.proof.kind is not Kind.WINNER:
@@ -165,12 +172,18 @@ def _ranking(results: Sequence[TrialResult], at: str) -> tuple[Place, ...]:
         Place(
             number,
             standing.objective,
-            standing.results[-1].levels[at].ttft_s.mean if at in standing.results[-1].levels else None,
+            _ttft(standing.results[-1], at),
             configuration(standing.params) + ("  (baseline)" if results[0] in standing.results else ""),
             verdict(standing.results[-1]),
         )
         for number, standing in enumerate(standings(results)[:MOST_RANKED], 1)
     )
+
+
+def _ttft(result: TrialResult, at: str) -> float | None:
+    """Its mean at the level of the objective."""
+    label = result.at or at
+    return result.levels[label].ttft_s.mean if label in result.levels else None
 
 
 def _infeasible(results: Sequence[TrialResult]) -> tuple[str, ...]:
@@ -216,7 +229,7 @@ def _slots(contender: Contender) -> list[str]:
 def _unlike(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
     """Where the proof and the search do not agree, the search was lucky or something has changed in the night."""
     return [
-        f"{configuration(contender.params)}: {found:.1f} tokens/s in the search, {again.mean:.1f} in the proof;"
+        f"{configuration(contender.params)}: {found:.1f} {result.unit} in the search, {again.mean:.1f} in the proof;"
         " only the proof counts: was something else running on this host?"
         for contender in proof.contenders
         for result in results
@@ -232,7 +245,8 @@ def _newer(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
     tps = proof.contenders[proof.recommended].next_tps
     if best.params in known or not best.feasible or tps is None or (best.objective or 0.0) <= tps.high:
         return []
-    told = f"{configuration(best.params)}: {best.objective:.1f} tokens/s in the search, and not in the proof"
+    more = objective(best.objective, best.results[-1])
+    told = f"{configuration(best.params)}: {more} in the search, and not in the proof"
     return [f"{told}: run the study again, with time for another proof"]
 
 

@@ -79,7 +79,8 @@ def _proof(found: Findings) -> list[str]:
         f" The mean is shown with its 95 % interval. Changes and limits hold all together, at every planned look, with"
         f" {proof.rules.confidence:.0%} confidence."
     )
-    head = ("candidate", "tokens/s, run by run", "mean", "against the baseline", "limits")
+    unit = proof.contenders[0].runs[0].unit
+    head = ("candidate", f"{unit}, run by run", "mean", "against the baseline", "limits")
     return ["## Proof", words, _table(head, rows)]
 
 
@@ -96,7 +97,7 @@ def _ranking(found: Findings) -> list[str]:
     if not found.ranking:
         return []
     title = f"## The best {len(found.ranking)} of {found.configurations} configurations in the search"
-    head = ("", "TPS, tokens/s", "mean TTFT, s", "configuration", "verdict")
+    head = ("", found.objective, "mean TTFT, s", "configuration", "verdict")
     rows = [
         (str(one.number), figure(one.tps), figure(one.ttft_mean), one.configuration, one.verdict)
         for one in found.ranking

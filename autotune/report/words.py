@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, Kind
-from autotune.score import UNDECIDED
+from autotune.score import LEAST_LOAD, UNDECIDED
 from autotune.space import USUAL
 from autotune.study import standings
+from autotune.trial import TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +78,8 @@ def distance(name: str, found: Interval) -> str:
     """How far a candidate is from one limit, on either side."""
     if found.mean > 0:
         return f"{name}: {_excess(name, found.mean)}"
+    if name == LEAST_LOAD:
+        return f"{name}: met"
     if name.startswith("success rate"):
         return f"{name}: {-100 * found.mean:.1f} percentage points to spare"
     return f"{name}: {-found.mean:.0%} under the limit (between {-found.high:.0%} and {-found.low:.0%})"
@@ -94,6 +97,16 @@ def percent(value: float | None) -> str:
 
 def seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f} s"
+
+
+def objective(value: float | None, result: TrialResult) -> str:
+    """The objective of a trial with its unit."""
+    return "–" if value is None else f"{value:.1f} {result.unit}"
+
+
+def does(unit: str) -> str:
+    """What a configuration does with so many of that unit."""
+    return "makes" if unit == TOKENS_PER_S else "takes"
 
 
 def gain(best: Standing, results: Sequence[TrialResult]) -> str:
@@ -125,7 +138,7 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
     begun = f": its proof has {proof.blocks} of the {proof.rules.pairs} blocks that it needs" if proof else ""
     why = f": {unproved}" if unproved else ""
     return (
-        f"Best: {configuration(best.params)}: {best.objective:.1f} tokens/s{gain(best, results)}. "
+        f"Best: {configuration(best.params)}: {objective(best.objective, best.results[-1])}{gain(best, results)}. "
         f"This is {times}, not yet a proof{begun or why}."
     )
 
@@ -138,7 +151,8 @@ def proved(proof: Verdict) -> str:
     if not proof.feasible(best):
         near = f"no candidate met the limits again{_failures(proof)}"
     else:
-        near = f"{configuration(proof.contenders[best].params)} makes {_change(proof.gain(best))}"
+        unit = _unit(proof)
+        near = f"{configuration(proof.contenders[best].params)} {does(unit)} {_change(proof.gain(best), unit)}"
     if proof.kind is Kind.KEEP:
         least = f"nothing is better by {proof.rules.least_gain:.0%} or more"
         return f"Keep what you have, {keep}: {least} ({proof.blocks} blocks). In the proof {near}."
@@ -169,17 +183,17 @@ def _winner(proof: Verdict) -> str:
     tps, again = one.mean_tps, one.next_tps
     assert tps is not None
     assert again is not None
-    baseline = proof.contenders[BASELINE]
+    baseline, unit = proof.contenders[BASELINE], _unit(proof)
     if baseline.fails:
         over = f"and the baseline could not be measured ({baseline.reason})"
     elif proof.outlives(proof.recommended, BASELINE):
         over = f"and it meets the limits, which the baseline misses ({_missed(proof)})"
     else:
-        over = f"{_change(proof.gain(proof.recommended))} than the baseline"
+        over = f"{_change(proof.gain(proof.recommended), unit)} than the baseline"
     return (
-        f"Winner: {configuration(one.params)}: {tps.mean:.1f} tokens/s ({tps.low:.1f} to {tps.high:.1f}), {over}."
-        f" Proved in {proof.blocks} blocks; a fresh start makes {again.low:.1f} to {again.high:.1f} tokens/s 19 times"
-        " of 20."
+        f"Winner: {configuration(one.params)}: {tps.mean:.1f} {unit} ({tps.low:.1f} to {tps.high:.1f}), {over}."
+        f" Proved in {proof.blocks} blocks; a fresh start {does(unit)} {again.low:.1f} to {again.high:.1f} {unit}"
+        " 19 times of 20."
     )
 
 
@@ -194,12 +208,17 @@ def _alike(proof: Verdict) -> str:
     others = [configuration(proof.contenders[one].params) for one in proof.equals if one != proof.recommended]
     if not others:
         return ""
-    cost = f"; against the fastest it makes {_change(proof.cost)}" if proof.cost else ""
+    unit = _unit(proof)
+    cost = f"; against the fastest it {does(unit)} {_change(proof.cost, unit)}" if proof.cost else ""
     return f" It cannot be told apart from {' or '.join(others)}, and is the simplest of them{cost}."
 
 
-def _change(gain: Interval | None) -> str:
+def _change(gain: Interval | None, unit: str) -> str:
     if gain is None:
-        return "an unknown number of tokens/s"
+        return f"an unknown number of {unit}"
     word = "more" if gain.mean >= 0 else "fewer"
-    return f"{abs(gain.mean):.1%} {word} tokens/s (between {gain.low:+.1%} and {gain.high:+.1%})"
+    return f"{abs(gain.mean):.1%} {word} {unit} (between {gain.low:+.1%} and {gain.high:+.1%})"
+
+
+def _unit(proof: Verdict) -> str:
+    return proof.contenders[BASELINE].runs[0].unit

@@ -215,8 +215,9 @@ class Limit(Section):
 class Objective(Section):
     """What is made as large as possible, and what must hold."""
 
-    metric: Literal["output_tps"] = "output_tps"
-    """Tokens of answers a second, of the whole cluster."""
+    metric: Literal["output_tps", "capacity"] = "output_tps"
+    """`output_tps`: tokens of answers a second, of the whole cluster, at one load. `capacity`: the largest load, users
+    or requests/s, at which all limits hold; the one level of the workload is where its search begins."""
     at: At | None = None
     """The level: its users, its rate, or its label; without it the last one."""
     limits: tuple[Limit, ...] = ()
@@ -225,7 +226,9 @@ class Objective(Section):
     """The part of the requests that must succeed, at every level."""
     precision: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
     """A window ends when half the 95 % interval of the output rate is this part of it, and the limits are decided; or
-    after `workload.window_max_s`."""
+    after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not."""
+    capacity_max: Count = 1024
+    """No load beyond this is tried for a `capacity`."""
 
 
 class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key in ("trials", "hours", "until")]}):

@@ -44,6 +44,19 @@ class StudySpec(Section):
                 raise ValueError(f"{key}: {error}") from error
         return self
 
+    @model_validator(mode="after")
+    def _capacity_can_be_searched(self) -> Self:
+        asked, levels = self.objective, self.workload.levels
+        if asked.metric != "capacity":
+            return self
+        if not asked.limits:
+            raise ValueError("objective.limits: none; a capacity is the largest load at which limits hold")
+        if any(limit.at is not None for limit in asked.limits) or asked.at is not None:
+            raise ValueError('objective: `at` says nothing with metric "capacity": limits hold at every load')
+        if len(levels) != 1 or (levels[0].users is None and levels[0].rate is None):
+            raise ValueError('workload.levels: with metric "capacity" one level of users or a rate, to begin with')
+        return self
+
     def level(self, at: float | str | None) -> Level:
         """The level that `at` names; `ValueError` when there is none. None is the objective's."""
         levels = self.workload.levels
