@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from autotune.benchmark.exchange import KEEP_ALIVE_S, MOST_CONNECTIONS, Exchange, carried, now
+from autotune.benchmark.exchange import CHEAP, KEEP_ALIVE_S, MOST_CONNECTIONS, Exchange, carried, now, opened
 from autotune.benchmark.watch import Watch
 from autotune.records import UPSTREAM_HEADER
 
@@ -61,22 +61,12 @@ class HttpClient:
     async def open(self, connections: int) -> int:
         """Open connections ahead of the load, with that many cheap requests at once; how many were opened so far."""
         wanted = min(connections, self._most_connections)
-        opened = await asyncio.gather(*(self._open_one() for _ in range(wanted)))
-        self._opened += sum(opened)
+        self._opened += await opened(self._ask, wanted, self._knock, aiohttp.ClientError)
         return self._opened
 
-    async def _open_one(self) -> bool:
-        exchange = Exchange(self._ask)
-        try:
-            async with (
-                asyncio.timeout(30),
-                self._session.get(f"{self._url}/api/version", trace_request_ctx=exchange) as response,
-            ):
-                await response.read()
-        except (aiohttp.ClientError, OSError):
-            # the load itself will show what is wrong with the server, request by request
-            return False
-        return exchange.connected
+    async def _knock(self, exchange: Exchange) -> None:
+        async with self._session.get(f"{self._url}{CHEAP}", trace_request_ctx=exchange) as response:
+            await response.read()
 
     async def send(self, flight: Flight) -> RequestRecord:
         """Carry one request; see `flight.Client`."""

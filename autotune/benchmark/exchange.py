@@ -83,6 +83,30 @@ class Exchange:
                 flight.speak(at)
 
 
+CHEAP = "/api/version"
+"""What is asked to open a connection. Any answer will do, also that there is no such thing."""
+
+CHEAP_S = 30.0
+
+
+async def opened(
+    ask: Ask, count: int, knock: Callable[[Exchange], Awaitable[None]], broken: type[Exception] = OSError
+) -> int:
+    """Knock so many times at once; how many connections that opened. A server that is gone is no error: the load itself
+    will show what is wrong with it, request by request."""
+
+    async def one() -> bool:
+        exchange = Exchange(ask)
+        try:
+            async with asyncio.timeout(CHEAP_S):
+                await knock(exchange)
+        except (broken, OSError):
+            return False
+        return exchange.connected
+
+    return sum(await asyncio.gather(*(one() for _ in range(count))))
+
+
 async def carried(
     exchange: Exchange,
     flight: Flight,

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from autotune.benchmark.exchange import KEEP_ALIVE_S, MOST_CONNECTIONS, Exchange, carried, now
+from autotune.benchmark.exchange import CHEAP, KEEP_ALIVE_S, MOST_CONNECTIONS, Exchange, carried, now, opened
 from autotune.benchmark.watch import Watch
 from autotune.records import UPSTREAM_HEADER
 
@@ -276,19 +276,11 @@ class WireClient:
 
     async def open(self, connections: int) -> int:
         """Open connections ahead of the load, with that many cheap requests at once; how many were opened so far."""
-        wanted = min(connections, self._most_connections)
-        opened = await asyncio.gather(*(self._open_one() for _ in range(wanted)))
-        self._opened += sum(opened)
+        self._opened += await opened(self._ask, min(connections, self._most_connections), self._knock)
         return self._opened
 
-    async def _open_one(self) -> bool:
-        exchange = Exchange(self._ask)
-        try:
-            async with asyncio.timeout(30):
-                await self._exchange(exchange, self._request("GET", "/api/version"))
-        except OSError:
-            return False  # the load itself will show what is wrong with the server, request by request
-        return exchange.connected
+    async def _knock(self, exchange: Exchange) -> None:
+        await self._exchange(exchange, self._request("GET", CHEAP))
 
     async def send(self, flight: Flight) -> RequestRecord:
         """Carry one request; see `flight.Client`."""
