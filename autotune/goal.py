@@ -102,18 +102,18 @@ class Precise:
         """
         window = Window(seen.start, seen.at, seen.open_loop, self.cold_s)
         asked = [r for r in seen.records if window.has(window.asked_at(r)) and not window.cold(r)]
-        beyond = [(at, seen.at - at) for at, first in seen.waiting if seen.at - at > bound.most and first is None]
         failed = [(window.asked_at(r), math.inf) for r in asked if r.outcome in FAILED]
         if bound.metric == "ttft_s":
-            firsts = [(window.asked_at(r), r.first_content_at) for r in asked] + list(seen.waiting)
-            known = [(at, first - at) for at, first in firsts if first is not None]
-            return _in_time([*known, *beyond, *failed])
+            firsts = [(window.asked_at(r), r.first_content_at) for r in asked if r.outcome not in FAILED]
+            known = [(at, first - at) for at, first in [*firsts, *seen.waiting] if first is not None]
+            silent = [(at, seen.at - at) for at, first in seen.waiting if first is None]
+            return _in_time([*known, *failed], silent, bound.most)
         done = [r for r in seen.records if r.outcome in COMPLETE and window.has(r.finished_at) and not window.cold(r)]
         if bound.metric == "tpot_s":
             paced = [(window.asked_at(record), tpot) for record in done if (tpot := tpot_s(record)) is not None]
             return _in_time([*paced, *failed])
         lasted = [(window.asked_at(r), r.finished_at - window.asked_at(r)) for r in done if r.finished_at is not None]
-        return _in_time([*lasted, *beyond, *failed])
+        return _in_time([*lasted, *failed], [(at, seen.at - at) for at, _ in seen.waiting], bound.most)
 
 
 def decide(bound: Bound, values: Sequence[float], level: float) -> Decision:
@@ -132,8 +132,11 @@ def decide(bound: Bound, values: Sequence[float], level: float) -> Decision:
     return "violated" if _independent(bound, values, bound.most * CLEAR, level) == "violated" else "open"
 
 
-def _in_time(values: list[tuple[float, float]]) -> list[float]:
-    return [value for _, value in sorted(values)]
+def _in_time(
+    known: Sequence[tuple[float, float]], running: Sequence[tuple[float, float]] = (), most: float = math.inf
+) -> list[float]:
+    """Values by when they were asked for; of those still running, the ones that are beyond the limit already."""
+    return [value for _, value in sorted([*known, *(one for one in running if one[1] > most)])]
 
 
 def _decide(bound: Bound, values: Sequence[float], most: float, level: float) -> Decision:
@@ -161,6 +164,10 @@ def _precision(samples: Sequence[Sample]) -> float | None:
     return (around.high - around.low) / 2 / around.mean if around.mean > 0 else None
 
 
+BY_CHANCE = 2.0
+"""So many times √n may come more than go of n random arrivals, without meaning anything."""
+
+
 def _overload(seen: Seen) -> Overload | None:
     """Whether both the number of requests on their way and the TTFT surely grow, and by how much that matters."""
     length_s = seen.at - seen.start
@@ -171,7 +178,9 @@ def _overload(seen: Seen) -> Overload | None:
         return None
     queue = trend([sample.at for sample in seen.samples], [float(one.in_flight) for one in seen.samples], SURE)
     ttft = trend([at for at, _ in waits], [wait for _, wait in waits], SURE)
-    if not (queue.rises and ttft.rises) or queue.slope * length_s < max(1.0, LEAST_GROWTH * came):
+    if not (queue.rises and ttft.rises) or queue.slope * length_s < max(
+        LEAST_GROWTH * came, BY_CHANCE * math.sqrt(came)
+    ):
         return None
     return Overload(came / length_s, ended / length_s, (queue.low, queue.high), (ttft.low, ttft.high))
 

@@ -199,7 +199,7 @@ def _headers(given: list[str]) -> dict[str, str]:
             raise UsageError(
                 f"--header {name}=…: no environment variable has that name; write the name of one that holds the value"
             )
-        if not os.environ[variable].isprintable():
+        if not (os.environ[variable].isascii() and os.environ[variable].isprintable()):
             raise UsageError(f"--header {name}=…: the variable's value has characters that no header may have")
         headers[name] = os.environ[variable]
     return headers

@@ -37,12 +37,19 @@ class Crew:
         self._members: list[_Member] = []
 
     async def __aenter__(self) -> Self:
+        begun = [asyncio.create_task(self._join()) for _ in range(self._size)]
         try:
-            self._members = list(await asyncio.gather(*(_Member.start(self._target) for _ in range(self._size))))
+            await asyncio.gather(*begun)
         except BaseException:
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
             await self.__aexit__()
             raise
         return self
+
+    async def _join(self) -> None:
+        self._members.append(await _Member.start(self._target))
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.gather(*(member.end() for member in self._members))
@@ -98,6 +105,9 @@ class _Member:
         except (TimeoutError, ClusterError) as error:
             await member.end()
             raise ClusterError("a client process of autotune did not start; its own words are above") from error
+        except BaseException:
+            await member.end()
+            raise
         return member
 
     async def ask(self, what: str, *more: object) -> Any:
@@ -148,6 +158,8 @@ class _Member:
         match message:
             case ("answer", number, value) if number in self._answers and not self._answers[number].done():
                 self._answers[number].set_result(value)
+            case ("failed", number, words) if number in self._answers and not self._answers[number].done():
+                self._answers[number].set_exception(ClusterError(words))
             case ("wrote", number, at) if number in self.flights:
                 self.flights[number].wrote(at)
             case ("speak", number, at) if number in self.flights:

@@ -17,6 +17,7 @@ from autotune.benchmark.flight import clock
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.phases import Anything, LoadResult, Look, Phases, Progress, Seen, Stage
 from autotune.benchmark.traffic import MOST_IN_FLIGHT, Traffic
+from autotune.errors import ClusterError
 from autotune.stats import mean, ready, steady_from, trend
 
 if TYPE_CHECKING:
@@ -57,8 +58,32 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
     client has died.
     """
     await client.open(connections(level))
+    try:
+        load = await _carried(client, Traffic(client, workload, level, nonce), level, phases, progress, upstreams, goal)
+    except BaseExceptionGroup as group:
+        if (died := group.subgroup(ClusterError)) is None:
+            raise
+        raise _first(died) from None
+    await client.pulse()  # whether all who carried it still live
+    return load.result()
+
+
+def _first(error: BaseException) -> BaseException:
+    """Of a group the first of what it holds."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _carried(
+    client: Client,
+    traffic: Traffic,
+    level: Level,
+    phases: Phases,
+    progress: Callable[[Progress], None] | None,
+    upstreams: int,
+    goal: Goal | None,
+) -> _Load:
     async with asyncio.TaskGroup() as tasks:
-        load = _Load(client, Traffic(client, workload, level, nonce), level, phases)
+        load = _Load(client, traffic, level, phases)
         watchers = [tasks.create_task(load.sample())]
         if progress is not None:
             watchers.append(tasks.create_task(load.report(progress)))
@@ -70,8 +95,7 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
         await sender
         for watcher in watchers:
             watcher.cancel()
-    await client.pulse()  # whether all who carried it still live
-    return load.result()
+    return load
 
 
 def connections(level: Level) -> int:

@@ -8,11 +8,12 @@ one by how old it is at the moment in which it is read, which no slow adjustment
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import time
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from autotune.benchmark.exchange import CHEAP, KEEP_ALIVE_S, MOST_CONNECTIONS, Exchange, carried, now, opened
 from autotune.benchmark.watch import Watch
@@ -36,6 +37,8 @@ AT_MOST = 1 << 16
 
 MOST_HEAD, MOST_LINE = 1 << 16, 1 << 12
 
+HEX = re.compile(rb"[0-9A-Fa-f]{1,15}").fullmatch
+
 
 class BadAnswer(OSError):
     """What came is not HTTP."""
@@ -45,12 +48,15 @@ class Framing:
     """The body of an answer out of its bytes: by chunks, by length, or to the end of the connection (RFC 9112, 6)."""
 
     def __init__(self, headers: dict[str, str], status: int) -> None:
-        self.chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
+        bodiless = status in (204, 304)
+        self.chunked = not bodiless and headers.get("transfer-encoding", "").lower().endswith("chunked")
         length = headers.get("content-length", "")
-        if length and not length.isdecimal():
+        if length and not (length.isascii() and length.isdecimal()):
             raise BadAnswer(f"a body of {length} bytes")
-        self.left = 0 if status in (204, 304) else int(length) if length else None
+        self.left = 0 if bodiless else int(length) if length else None
         self.ended = not self.chunked and self.left == 0
+        self.beyond = False
+        """Whether bytes came that belong to no answer."""
         self._rest = b""
         self._size: int | None = None
         """Of the chunk under way what is still to come, with its line end; None before its size is known."""
@@ -61,8 +67,10 @@ class Framing:
         if self.chunked:
             return self._chunks(data)
         if self.left is not None:
+            self.beyond = len(data) > self.left
+            data = data[: self.left]
             self.left -= len(data)
-            self.ended = self.left <= 0
+            self.ended = not self.left
         return data
 
     def _chunks(self, data: bytes) -> bytes:
@@ -85,6 +93,7 @@ class Framing:
             found.append(text)
             if self._size <= 0:
                 self._size = None
+        self.beyond = self.ended and at < end
         return found[0] if len(found) == 1 else b"".join(found)
 
     def _begin(self, line: bytes) -> None:
@@ -92,10 +101,10 @@ class Framing:
         if self._trailing:
             self.ended = not line
             return
-        try:
-            size = int(line.partition(b";")[0], 16)
-        except ValueError:
-            raise BadAnswer(f"a chunk of {line[:20]!r} bytes") from None
+        told = line.partition(b";")[0].strip()
+        if not HEX(told):
+            raise BadAnswer(f"a chunk of {line[:20]!r} bytes")
+        size = int(told, 16)
         self._trailing = size == 0
         self._size = size + 2 if size else None
 
@@ -121,9 +130,9 @@ class Connection:
         self._exchange, self._framing, self._head, self._keep = exchange, None, b"", True
         self._ended = self._loop.create_future()
         try:
-            await self._write(request)
-            self._last = now()
-            exchange.wrote(self._last)
+            if await self._written(request):
+                self._last = now()
+                exchange.wrote(self._last)
             await self._ended
         except BaseException:
             self.close()  # an answer is still to come on it
@@ -134,14 +143,26 @@ class Connection:
         if not self._keep:
             self.close()
 
-    async def _write(self, request: bytes) -> None:
-        """Nearly always all of it goes at once."""
+    async def _written(self, request: bytes) -> bool:
+        """Whether all of it could be sent before the answer was over. Nearly always it goes at once."""
         try:
             sent = self._sock.send(request)
         except BlockingIOError:
             sent = 0
-        if sent < len(request):
-            await self._loop.sock_sendall(self._sock, request[sent:])
+        if sent == len(request):
+            return True
+        assert self._ended is not None
+        sending = self._loop.create_task(self._loop.sock_sendall(self._sock, request[sent:]))
+        try:
+            await asyncio.wait({sending, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._ended.done():
+                await sending
+                return True
+            self._keep = False
+            return False
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
 
     def close(self) -> None:
         """No more."""
@@ -184,6 +205,7 @@ class Connection:
         if body := framing.body(data):
             exchange.hear(at, body, lag_s)
         if framing.ended:
+            self._keep = self._keep and not framing.beyond
             self._end()
 
     def _begin(self, exchange: Exchange) -> tuple[Framing | None, bytes]:
@@ -252,9 +274,12 @@ class WireClient:
         try:
             parts = urlsplit(base_url)
             self._host, self._port = parts.hostname or "", parts.port or 80
-        except ValueError as error:
-            self._wrong = str(error)
-        self._prefix = parts.path.rstrip("/")
+            self._host.encode("idna")
+        except ValueError as error:  # a UnicodeError is one
+            self._wrong = f"the URL {base_url}: {error}"
+        if not self._wrong and not self._host:
+            self._wrong = "the URL has no host"
+        self._prefix = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self._ask = ask
         self._most_connections = connections
         self._idle: list[Connection] = []
@@ -264,6 +289,8 @@ class WireClient:
         self._turn = asyncio.Lock()
         named = [("Host", parts.netloc.rpartition("@")[2]), ("Accept", "*/*"), *ask.all_headers.items()]
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in named)
+        if not self._headers.isascii():
+            self._wrong = self._wrong or "a header has characters that no header may have"
 
     async def __aenter__(self) -> Self:
         self._watch.begin()
@@ -296,11 +323,12 @@ class WireClient:
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         length = "" if body is None else f"Content-Length: {len(body)}\r\n"
-        return f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode("latin-1") + (
-            body or b""
-        )
+        head = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{length}\r\n"
+        return head.encode("ascii", "replace") + (body or b"")
 
     async def _exchange(self, exchange: Exchange, request: bytes) -> None:
+        if self._wrong:
+            raise OSError(self._wrong)
         connection = self._kept() or await self._connect(exchange)
         self._busy.add(connection)
         try:
@@ -321,12 +349,14 @@ class WireClient:
 
     async def _connect(self, exchange: Exchange) -> Connection:
         loop = asyncio.get_running_loop()
-        if self._wrong or not self._host:
-            raise OSError(self._wrong or "the URL has no host")
         found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         failed: OSError = OSError(f"{self._host} has no address")
         for family, kind, protocol, _, address in found:
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # a family that this host does not have
+                failed = error
+                continue
             try:
                 sock.setblocking(False)  # noqa: FBT003
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -92,20 +92,26 @@ class _Worker:
                 case ("send", number, prompt, intended_at, address, was_cut):
                     flight = self._flights[number] = _Told(number, prompt, intended_at, address, self)
                     flight.was_cut = was_cut
-                    self._begin(self._send(number))
+                    self._begin(number, self._send(number))
                 case ("cut", number) if number in self._flights:
                     self._flights[number].cut()
                 case ("open", number, connections):
-                    self._begin(self._open(number, connections))
+                    self._begin(number, self._open(number, connections))
                 case ("pulse", number):
                     self.tell(("answer", number, await self._client.pulse()))
         for task in [counting, *self._tasks]:
             task.cancel()
 
-    def _begin(self, doing: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(doing)
+    def _begin(self, number: int, doing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._answered(number, doing))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _answered(self, number: int, doing: Coroutine[Any, Any, None]) -> None:
+        try:
+            await doing
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other process waits for an answer
+            self.tell(("failed", number, f"{type(error).__name__}: {error}"))
 
     async def _send(self, number: int) -> None:
         flight = self._flights[number]

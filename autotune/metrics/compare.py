@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from autotune.metrics.summary import CONFIDENCE
+from autotune.records import Outcome
 from autotune.stats import QuantileInterval, proportion_interval, quantile_difference
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def _change(before: float | None, after: float | None) -> float | None:
     return (after - before) / before * 100 if before and after is not None else None
 
 
+CENSORED = Outcome.CUT_OFF.value
+"""Those that were cut off say nothing of success."""
+
 Verdict = Literal["better", "worse", "not distinguishable"]
 MORE_IS_BETTER = ("output_tps", "success_rate")
 
@@ -62,7 +66,7 @@ def _around(metrics: Metrics, name: str) -> QuantileInterval | None:
     """A figure between the ends of its interval."""
     if name == "output_tps":
         value, ends, n = metrics.output_tps, metrics.output_tps_range, metrics.requests
-    elif name == "success_rate" and (ended := sum(metrics.outcomes.values())):
+    elif name == "success_rate" and (ended := sum(metrics.outcomes.values()) - metrics.outcomes[CENSORED]):
         between = proportion_interval(round(metrics.success_rate * ended), ended, CONFIDENCE)
         value, ends, n = metrics.success_rate, (between.low, between.high), ended
     elif "." in name:

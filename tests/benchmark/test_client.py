@@ -65,7 +65,7 @@ async def ask(server: Server, endpoint: Endpoint = "generate", **more: Any) -> R
 
 
 async def test_an_answer() -> None:
-    async with serving(HEAD + b"X-Autotune-Upstream: a:1, b:2\r\n\r\n", HELLO, 0.03, WORLD, 0.02, DONE + END) as server:
+    async with serving(HEAD + b"X-Autotune-Upstream: a:1, b:2\r\n\r\n", HELLO, 0.1, WORLD, 0.1, DONE + END) as server:
         record = await ask(server)
     assert (record.outcome, record.status, record.error) == (Outcome.OK, 200, "")
     assert (record.upstream, record.connected, record.done_reason) == ("b:2", True, "length")
@@ -76,8 +76,8 @@ async def test_an_answer() -> None:
     assert record.finished_at is not None
     first, second = record.chunk_times
     assert record.intended_at <= record.written_at <= first == record.first_content_at
-    assert second - first == pytest.approx(0.03, abs=0.02)
-    assert record.finished_at - second == pytest.approx(0.02, abs=0.02)
+    assert second - first == pytest.approx(0.1, abs=0.05)
+    assert record.finished_at - second == pytest.approx(0.1, abs=0.05)
 
 
 async def test_what_is_sent() -> None:
@@ -85,10 +85,11 @@ async def test_what_is_sent() -> None:
         await ask(server, options={"temperature": 0.5, "seed": 3}, raw=True, headers={"Authorization": "Bearer x"})
         await ask(server, "chat", think=False)
         await ask(server, "openai", options={"seed": 3}, think=False)
-    assert server.paths == ["/api/generate", "/api/chat", "/v1/chat/completions"]
+        await ask(server, "completions", options={"seed": 3})
+    assert server.paths == ["/api/generate", "/api/chat", "/v1/chat/completions", "/v1/completions"]
     assert "Authorization: Bearer x" in server.heads[0]
     assert "Accept-Encoding: identity" in server.heads[0]
-    generate, chat, openai = server.bodies
+    generate, chat, openai, completions = server.bodies
     assert generate == {
         "model": "tiny",
         "stream": True,
@@ -100,6 +101,14 @@ async def test_what_is_sent() -> None:
     assert (chat["think"], chat["options"], "keep_alive" in chat) == (False, {"num_predict": 12}, False)
     assert (openai["max_tokens"], openai["seed"], openai["reasoning_effort"]) == (12, 3, "none")
     assert openai["stream_options"] == {"include_usage": True}
+    assert completions == {
+        "model": "tiny",
+        "prompt": "prompt 0",
+        "max_tokens": 12,
+        "seed": 3,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
 
 @pytest.mark.parametrize("option", sorted(LOAD_TIME_OPTIONS))
@@ -122,6 +131,7 @@ def test_options_that_cannot_be_said_are_refused() -> None:
         ("generate-stream", "generate", Outcome.OK),
         ("chat-stream", "chat", Outcome.OK),
         ("v1-chat-stream-usage", "openai", Outcome.OK),
+        ("v1-completions-stream-usage", "completions", Outcome.OK),
         ("generate-queue-full", "generate", Outcome.REJECTED),
         ("v1-queue-full", "openai", Outcome.REJECTED),
         ("generate-missing-model", "generate", Outcome.REJECTED),
@@ -202,6 +212,18 @@ async def test_nobody_there_fails() -> None:
     assert record.finished_at is not None
 
 
+@pytest.mark.parametrize("url", ["http://", "http://x:99999", "http://[::1", "http://127.0.0.1:x/"])
+async def test_a_bad_url_fails_each_request(url: str) -> None:
+    async with client(url) as asking:
+        assert await asking.open(2) == 0
+        records = await asyncio.gather(*(asking.send(flight(index)) for index in range(2)))
+    assert [(record.index, record.outcome, record.written_at) for record in records] == [
+        (0, Outcome.FAILED, None),
+        (1, Outcome.FAILED, None),
+    ]
+    assert all(record.error for record in records)
+
+
 async def test_no_http_at_all_fails() -> None:
     async with serving(b"what do you want?\r\n\r\n", None) as server:
         assert (await ask(server)).outcome is Outcome.FAILED
@@ -261,6 +283,53 @@ async def test_role_only_is_not_progress() -> None:
     assert (record.outcome, record.done_reason, len(record.chunk_times)) == (Outcome.OK, "stop", 1)
 
 
+async def test_completions_are_read_with_their_usage() -> None:
+    texts = [event(json.dumps({"choices": [{"index": 0, "text": text, "finish_reason": None}]})) for text in ("", "Hi")]
+    last = event('{"choices":[{"index":0,"text":"","finish_reason":"length"}]}')
+    usage = event('{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":1}}')
+    async with serving(OPEN, *texts, last, usage, event("[DONE]"), END) as server:
+        record = await ask(server, "completions")
+    assert (record.outcome, record.done_reason, record.eval_count, record.prompt_eval_count) == (
+        Outcome.OK,
+        "length",
+        1,
+        7,
+    )
+    assert (record.output_chars, record.first_answer_at) == (2, record.first_content_at)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "thought", "answer"),
+    [
+        ("generate", line(thinking="Hm", response="", done=False), line(response="Hi", done=False)),
+        ("chat", line(message={"thinking": "Hm", "content": ""}), line(message={"content": "Hi"})),
+        (
+            "openai",
+            event('{"choices":[{"index":0,"delta":{"role":"assistant","content":"","reasoning":"Hm"}}]}'),
+            event('{"choices":[{"index":0,"delta":{"content":"Hi"}}]}'),
+        ),
+    ],
+    ids=["generate", "chat", "openai"],
+)
+async def test_a_model_that_thinks_speaks_first_and_answers_later(
+    endpoint: Endpoint, thought: bytes, answer: bytes
+) -> None:
+    done = event("[DONE]") if endpoint == "openai" else DONE
+    async with serving(OPEN, thought, 0.1, answer, done, END) as server, client(server.url, endpoint) as asking:
+        one = flight()
+        record = await asking.send(one)
+    assert (record.outcome, len(record.chunk_times), record.output_chars) == (Outcome.OK, 2, 4)
+    assert record.first_content_at == record.chunk_times[0] == one.first_content_at
+    assert record.first_answer_at == record.chunk_times[1]
+    assert record.chunk_times[1] - record.chunk_times[0] == pytest.approx(0.1, abs=0.05)
+
+
+async def test_only_thoughts_are_an_answer_that_never_came() -> None:
+    async with serving(OPEN, line(thinking="Hm", response=""), DONE + END) as server:
+        record = await ask(server)
+    assert (record.outcome, record.first_answer_at, record.first_content_at is None) == (Outcome.OK, None, False)
+
+
 async def test_cutting_keeps_what_came() -> None:
     async with serving(OPEN, HELLO, 0.02, WORLD, 5.0) as server, client(server.url) as asking:
         one = flight()
@@ -316,7 +385,7 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
 def _receive(listener: socket.socket, received: dict[str, float]) -> None:
     """A server in a thread of its own: it sees bytes when they leave, however busy the client's loop is."""
     pending = []
-    for _ in range(16):
+    for _ in range(4):
         connection, _ = listener.accept()
         pending.append(connection)
     threads = [threading.Thread(target=_receive_one, args=(connection, received)) for connection in pending]
@@ -344,7 +413,7 @@ async def test_written_is_stamped_when_the_bytes_leave() -> None:
 
     def block() -> None:
         if busy:
-            time.sleep(0.02)
+            time.sleep(0.06)
             loop.call_soon(block)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -352,9 +421,9 @@ async def test_written_is_stamped_when_the_bytes_leave() -> None:
         serving_thread.start()
         async with client(f"http://127.0.0.1:{listener.getsockname()[1]}") as asking:
             loop.call_soon(block)
-            records = await asyncio.gather(*(asking.send(flight(index)) for index in range(16)))
+            records = await asyncio.gather(*(asking.send(flight(index)) for index in range(4)))
             busy = False
         serving_thread.join()
     late = [received[f"prompt {record.index}"] - (record.written_at or 0.0) for record in records]
-    assert all(-0.001 < lag < 0.015 for lag in late), late
-    assert all((record.written_at or 0.0) - record.intended_at > 0.02 for record in records)
+    assert all(-0.05 < lag < 0.05 for lag in late), late
+    assert all((record.written_at or 0.0) - record.intended_at > 0.06 for record in records)
