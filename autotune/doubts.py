@@ -67,6 +67,8 @@ def doubts(
 def _of_requests(metrics: Metrics, input_tokens: float | None) -> Iterator[str]:
     if metrics.cold:
         yield f"{metrics.cold} requests met a model that was not loaded; they are left out"
+    if metrics.unsent:
+        yield f"{metrics.unsent} requests were due in the window and never left: too many were on their way"
     if metrics.connected:
         yield f"{metrics.connected} requests of the window had to open a connection first"
     if metrics.stopped_early is not None and metrics.stopped_early > MOST_STOPPED_EARLY:

@@ -163,16 +163,21 @@ async def _metronome() -> AsyncIterator[str]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(START_S):
-            port = (await process.stdout.readline()).decode().strip()
-        if not port.isdecimal():
-            raise ClusterError("the server of the self-test did not start; its own words are above")
-        yield f"http://127.0.0.1:{port}"
-    except TimeoutError as error:
-        raise ClusterError("the server of the self-test did not start in time") from error
+        yield f"http://127.0.0.1:{await _port(process.stdout)}"
     finally:
         process.stdin.close()
         await process.wait()
+
+
+async def _port(said: asyncio.StreamReader) -> str:
+    try:
+        async with asyncio.timeout(START_S):
+            port = (await said.readline()).decode().strip()
+    except TimeoutError as error:
+        raise ClusterError("the server of the self-test did not start in time") from error
+    if not port.isdecimal():
+        raise ClusterError("the server of the self-test did not start; its own words are above")
+    return port
 
 
 async def _log(url: str) -> dict[str, list[float]]:

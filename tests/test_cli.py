@@ -418,7 +418,8 @@ def test_a_model_that_is_not_there_is_one_clear_line(run: Run, tmp_path: Path) -
     with stand_in(tmp_path / "played") as url:
         said = quickly(run, url, "--model", "nosuch")
     assert said.startswith(f"{url} gives no answer from 'nosuch'")
-    assert "status 404, model 'nosuch' not found" in said
+    assert "status 404, model 'nosuch' not found; it has " in said
+    assert said.endswith(", tiny:latest")
 
 
 class Dying(Server):

@@ -114,6 +114,8 @@ def _routes(chosen: argparse.Namespace) -> tuple[Route, ...]:
     for url in [*filter(None, [front]), *direct]:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"{url}: not a URL; as in http://127.0.0.1:11434")
+    if len(set(direct)) < len(direct):
+        raise UsageError(f"--direct {chosen.direct}: the same URL twice")
     both = bool(front and direct)
     routes = []
     if front:

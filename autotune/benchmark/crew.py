@@ -90,12 +90,17 @@ class _Member:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)  # noqa: FBT003
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "autotune.benchmark.worker", str(theirs.fileno())),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "autotune.benchmark.worker", str(theirs.fileno())),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for this process; that one ends with its socket
+                )
+            except OSError as error:
+                ours.close()
+                raise ClusterError(f"a client process of autotune cannot be started: {error}") from error
         member = cls(process, *await asyncio.open_unix_connection(sock=ours))
         ready = member._answers[0] = asyncio.get_running_loop().create_future()
         member._writer.write(packed(target))

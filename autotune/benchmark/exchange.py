@@ -129,7 +129,7 @@ async def carried(
         ended, error = Outcome.FAILED, f"{type(exception).__name__}: {exception}"
         if isinstance(exception, TimeoutError) and flight.was_cut:
             ended, error = Outcome.CUT_OFF, ""
-        elif type(exception) is TimeoutError:
+        elif type(exception) is TimeoutError and exception.errno is None:  # else it is the kernel's, of a connection
             ended, error = Outcome.TIMEOUT, f"no end after {ask.timeout_s} s"
     finally:
         flight.settled.set()

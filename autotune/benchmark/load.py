@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 REPORT_S = 0.25
 
+READY_S = 2.0
+"""A warm-up in which there is room for an import."""
+
 SAMPLE_S, LEAST_SAMPLE_S = 0.25, 0.05
 """So often the load is looked at, or a hundred times in its shortest phase, but not more often than that."""
 
@@ -57,6 +60,8 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
     ends in records. Cancelling ends every request, and returns nothing. Raises ClusterError when a process of the
     client has died.
     """
+    if phases.warmup_s < READY_S:
+        ready()
     await client.open(connections(level))
     try:
         load = await _carried(client, Traffic(client, workload, level, nonce), level, phases, progress, upstreams, goal)
@@ -131,7 +136,7 @@ class _Load:
         began, phases = self._traffic.began, self._phases
         latest = began + phases.warmup_max_s
         await self._until(began + phases.warmup_s / 4)
-        ready()  # it stops everything for a moment: not before the first request, and not in the window
+        ready()  # it stops everything for a moment: not before the first request if possible, and not in the window
         await self._until(began + phases.warmup_s)
         await self._until(latest, lambda: not self._cold(upstreams))
         while phases.warmup_s and self._moves() and self._now() < latest and not self._traffic.gave_up:

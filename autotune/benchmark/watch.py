@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 
 from autotune.benchmark.exchange import now
 
-TICK_S = 0.02
-"""So often the loop is asked whether it is in time."""
+TICK_S = 0.01
+"""So often, in the mean, the loop is asked whether it is in time: at random moments, so that no rhythm can hide."""
 
 FINEST_S, FACTOR, BUCKETS = 1e-4, 1.1, 110
 """Lags are counted in buckets that grow by a tenth: from 0.1 ms to 3 s."""
@@ -68,13 +69,13 @@ class Watch:
         return Pulse(os.getpid(), now(), time.process_time(), tuple(self._lags))
 
     async def _ask(self) -> None:
-        due = now() + TICK_S
+        due = now()
         while True:
             await asyncio.sleep(max(0.0, due - now()))
             # each tick that a blocked loop has missed counts, as late as it was
             while due <= (at := now()):
                 self._lags[_bucket(at - due)] += 1
-                due += TICK_S
+                due += TICK_S * (0.5 + random.random())
 
 
 def _bucket(lag_s: float) -> int:

@@ -1,8 +1,10 @@
 """Carries requests over sockets of its own: plain HTTP/1.1 on Linux, with the kernel's stamps.
 
 The kernel stamps each packet when it comes in (SO_TIMESTAMPNS), so what a chunk waits until this process gets round to
-reading it is in nobody's waiting time, and is known. The stamps are on the wall clock; each is moved to the monotonic
-one by how old it is at the moment in which it is read, which no slow adjustment of the clock can spoil.
+reading it is in nobody's waiting time, and is known. Packets that wait together have one stamp, that of the last: a
+loop that is blocked for longer than the gap between two tokens makes a stamp late by what came meanwhile, never later.
+The stamps are on the wall clock; each is moved to the monotonic one by how old it is at the moment in which it is read,
+which no slow adjustment of the clock can spoil.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size) if hasattr(socket, "CMSG_SPACE") el
 
 UNTIL_TEXT = 512
 """Bytes a read until the first text is there: a read has one stamp, that of its last packet."""
-AT_MOST = 1 << 16
+AT_MOST = 1 << 14
 
 MOST_HEAD, MOST_LINE = 1 << 16, 1 << 12
 
@@ -143,6 +145,19 @@ class Connection:
         if not self._keep:
             self.close()
 
+    @property
+    def lives(self) -> bool:
+        """Whether it can take another request: neither old nor, as the next turn of the loop would tell, closed."""
+        if not self.open or now() - self.idle_since > KEEP_ALIVE_S:
+            return False
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     async def _written(self, request: bytes) -> bool:
         """Whether all of it could be sent before the answer was over. Nearly always it goes at once."""
         try:
@@ -238,8 +253,13 @@ class Connection:
             self._ended.set_result(None)
 
     def _fail(self, error: OSError) -> None:
-        self.close()
-        if self._ended is not None and not self._ended.done():
+        self._keep = False
+        if self._ended is None:
+            self.close()
+            return
+        # `carry` closes it: what it may still be writing has to be taken from the loop before the number is free again
+        self._loop.remove_reader(self._sock.fileno())
+        if not self._ended.done():
             self._ended.set_exception(error)
 
 
@@ -342,7 +362,7 @@ class WireClient:
         """The connection that was used last, if the server has not forgotten it."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.open and now() - connection.idle_since < KEEP_ALIVE_S:
+            if connection.lives:
                 return connection
             connection.close()
         return None

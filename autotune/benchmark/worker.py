@@ -9,7 +9,6 @@ import asyncio
 import gc
 import os
 import pickle
-import signal
 import socket
 import struct
 import sys
@@ -123,8 +122,10 @@ class _Worker:
         flight = self._flights[number]
         if not flight.was_cut and (early_s := flight.intended_at - now()) > 0:
             await asyncio.sleep(early_s)
-        record = await self._client.send(flight)
-        del self._flights[number]
+        try:
+            record = await self._client.send(flight)
+        finally:
+            del self._flights[number]
         self.tell(("answer", number, record))
 
     async def _open(self, number: int, connections: int) -> None:
@@ -174,5 +175,4 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     run(work(socket.socket(fileno=int(sys.argv[1]))))

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from autotune.records import RequestRecord
 
+LATE_S = 0.01
+"""A request that leaves so long after its intended time is late."""
+
 COMPLETE = (Outcome.OK, Outcome.EMPTY)
 UNDECIDED = (Outcome.CUT_OFF,)
 
@@ -42,7 +45,11 @@ def measure(
     open_loop: bool = False,
     cold_s: float = COLD_S,
 ) -> Metrics:
-    """All figures of a load, from all its records (also those of the warm-up) and its window."""
+    """All figures of a load, from all its records (also those of the warm-up) and its window.
+
+    `cold_s` is `COLD_S` on the clock of the records: on that of a played host all of this host takes as much longer.
+    """
+    late_s = LATE_S * cold_s / COLD_S
     window = Window(window_start, window_end, open_loop, cold_s)
     records = sorted(records, key=lambda record: (window.asked_at(record), record.index))
     asked = [record for record in records if window.has(window.asked_at(record))]
@@ -80,6 +87,8 @@ def measure(
         output_tokens=_summary(r.eval_count for r in complete).mean,
         tokens_per_chunk=per_chunk,
         stopped_early=_summary(float(r.done_reason == "stop") for r in complete if r.done_reason).mean,
+        late=sum(r.written_at is not None and r.written_at - r.intended_at > late_s for r in asked),
+        unsent=sum(record.written_at is None for record in asked),
         pace=_summary(map(pace, warm)).p50,
         cold=sum(map(window.cold, asked)),
         connected=sum(record.connected for record in asked),

@@ -88,6 +88,10 @@ class Metrics:
     """What TTFT leaves when queue, load and prefill are taken away: network, proxies, Ollama itself."""
     receive_lag_s: Summary = field(default_factory=Summary)
     """How long first texts lay ready before the client read them; in no stamp, where the kernel gave it."""
+    late: int = 0
+    """Requests of the window that left more than `LATE_S` after their intended time."""
+    unsent: int = 0
+    """Requests that were due in the window and never left."""
     pace: float | None = None
     """The client's TPOT by the server's own, median: near 1 unless something between them delays text."""
     little: float | None = None

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, Kind
 from autotune.confirm import verdict as verdict_of
+from autotune.metrics import CONFIDENCE
 from autotune.report.words import answer, configuration, objective, verdict
+from autotune.stats import proportion_interval
 from autotune.study import standings
 from autotune.trial import TOKENS_PER_S
 
@@ -90,6 +92,8 @@ class Findings:
     infeasible: tuple[str, ...]
     """What could not be measured, and why; and how many miss the limits."""
     cautions: tuple[str, ...]
+    attained: tuple[str, ...] = ()
+    """At each load with limits, how many requests met all of them at once; of what the answer recommends."""
     client: str = ""
     """How exact the figures are, as far as the client is concerned."""
 
@@ -135,7 +139,29 @@ def findings(
         configurations=len(standings(results)),
         infeasible=_infeasible(results),
         cautions=_cautions(results, proof),
+        attained=_attained(results, proof),
         client=_client(spec, results, selftest) if selftest else "",
+    )
+
+
+def _attained(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, ...]:
+    """Over all runs of the recommended configuration; without a proof of the best of the search."""
+    if proof is not None and proof.kind is not Kind.UNPROVED:
+        runs = [run for run in proof.contenders[proof.recommended].runs if run.measured]
+    else:
+        runs = list(standings(results)[0].results) if results else []
+    return tuple(_of_all(label, runs) for label in (runs[0].attainments if runs else ()))
+
+
+def _of_all(label: str, runs: Sequence[TrialResult]) -> str:
+    found = [run.attainments[label] for run in runs if label in run.attainments]
+    good, requests = sum(one.good for one in found), sum(one.requests for one in found)
+    if not requests:
+        return f"{label}: of no request is it known whether it met the limits"
+    between = proportion_interval(good, requests, CONFIDENCE)
+    return (
+        f"{label}: {between.mean:.1%} ({between.low:.1%} to {between.high:.1%}) of {requests} requests met all limits"
+        f" at once; they brought {fmean(one.goodput_tps for one in found):.1f} tokens/s (goodput)"
     )
 
 

@@ -32,6 +32,7 @@ def markdown(found: Findings, source: str, provenance: Provenance | None = None)
         [f"**{SIMULATED}**"] if found.spec.cluster.simulated else [],
         [found.answer],
         _before_after(found),
+        _list("Requests within all limits", found.attained),
         _proof(found),
         _ranking(found),
         _list("Not feasible", found.infeasible),

@@ -144,12 +144,13 @@ def test_the_body_ends_where_it_ends(headers: dict[str, str]) -> None:
     "size",
     [
         *(b"", b"g", b";5", b"5 5", b"five", b"\xff", b"5h"),
-        *(b"-6", b"-1", b"+5", b"0x5", b"5_0"),
+        *(b"-6", b"-1", b"+5", b"0x5", b"5_0", b"f" * 40),
     ],
 )
 def test_sizes_that_are_none(size: bytes) -> None:
-    with pytest.raises(BadAnswer):
-        Framing(CHUNKED, 200).body(size + b"\r\n")
+    for more in (b"", b"x", b"\r\n0\r\n\r\n"):
+        with pytest.raises(BadAnswer):
+            Framing(CHUNKED, 200).body(size + b"\r\n" + more)
 
 
 def test_a_size_without_end() -> None:
@@ -466,6 +467,31 @@ async def test_an_end_that_comes_before_the_request_has_left_is_the_end(
     assert record.outcome is outcome
     assert "no end after" not in record.error
     assert "Bad file descriptor" not in record.error
+
+
+class Watched(socket.socket):
+    """A socket that knows whether the loop was still writing to it when it was closed."""
+
+    still_written = False
+
+    def close(self) -> None:
+        if self.fileno() >= 0:
+            self.still_written = asyncio.get_running_loop().remove_writer(self.fileno())
+        super().close()
+
+
+async def test_nothing_is_closed_that_the_loop_still_writes_to() -> None:
+    """Its number would be that of the next connection, which the loop would then not know how to watch."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)  # noqa: FBT003
+    sock = Watched(fileno=ours.detach())
+    with theirs:
+        carrying = asyncio.create_task(Connection(sock).carry(Exchange(ASK), b"x" * LARGE))
+        await asyncio.sleep(0.01)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionResetError):
+            await carrying
+    assert not sock.still_written
 
 
 # the kernel's stamps
