@@ -58,6 +58,7 @@ def goal(spec: StudySpec, level: Level, planned: Phases) -> Precise:
         bounds=tuple(Bound(limit.metric, limit.statistic, limit.max / scale) for limit in limits(spec, level)),
         precision=precision(spec, level),
         looks=planned.looks,
+        early=spec.objective.end_early,
     )
 
 

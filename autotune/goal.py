@@ -79,6 +79,8 @@ class Precise:
     precision: float | None
     looks: tuple[float, ...]
     cold_s: float = COLD_S
+    early: bool = True
+    """Whether it may end before its least length."""
 
     def look(self, seen: Seen) -> Look:
         """What is certain by now."""
@@ -89,7 +91,7 @@ class Precise:
         precise = self.precision is None or (precision is not None and precision <= self.precision)
         return Look(
             enough=precise and "open" not in limits.values(),
-            sunk="violated" in limits.values() or overload is not None,
+            sunk=self.early and ("violated" in limits.values() or overload is not None),
             limits=limits,
             precision=precision,
             overload=overload,

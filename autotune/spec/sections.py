@@ -31,6 +31,7 @@ from autotune.spec.values import (
     Unique,
     Value,
     Variable,
+    Yes,
     kind,
     like,
     one_of,
@@ -227,6 +228,9 @@ class Objective(Section):
     precision: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
     """A window ends when half the 95 % interval of the output rate is this part of it, and the limits are decided; or
     after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not."""
+    end_early: Yes = True
+    """A window ends as soon as a limit is surely missed, or more requests come than can be answered; without it every
+    window lasts, as for a table of how bad things are."""
     capacity_max: Count = 1024
     """No load beyond this is tried for a `capacity`."""
 

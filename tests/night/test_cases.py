@@ -41,11 +41,11 @@ def test_a_model_that_ollama_serves_with_one_slot_has_no_num_parallel_to_tune(tm
 
 def test_requests_that_come_at_random_count_from_when_they_should_have_been_sent(tmp_path: Path) -> None:
     folder = Folder(tmp_path, {"trials": 1, "window_s": 2})
-    edit(folder, levels="levels = [{ rate = 20 }, { rate = 30, arrivals = 'constant' }]")
+    edit(folder, levels="levels = [{ rate = 6 }, { rate = 8, arrivals = 'constant' }]")
     assert folder.run().code == 0
     levels = folder.results()[0].levels
-    assert list(levels) == ["20 requests/s", "30 requests/s"]
-    assert levels["30 requests/s"].requests == pytest.approx(60, abs=2)
+    assert list(levels) == ["6 requests/s", "8 requests/s constant"]
+    assert levels["8 requests/s constant"].requests == pytest.approx(16, abs=2)
 
 
 def test_hours_end_a_night_and_leave_time_for_the_proof(tmp_path: Path) -> None:
