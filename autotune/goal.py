@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from autotune.benchmark.phases import Look, Overload
+from autotune.benchmark.phases import Look, Overload, rates
 from autotune.metrics import COLD_S, COMPLETE, CONFIDENCE, Window, tpot_s
 from autotune.records import Outcome
 from autotune.stats import (
@@ -159,10 +158,10 @@ def _independent(bound: Bound, values: Sequence[float], most: float, level: floa
 
 
 def _precision(samples: Sequence[Sample]) -> float | None:
-    rates = [(after.pieces - before.pieces) / (after.at - before.at) for before, after in pairwise(samples)]
-    if len(rates) < FEWEST_BATCHES:
+    seen = rates(samples)
+    if len(seen) < FEWEST_BATCHES:
         return None
-    around = batch_means(rates, CONFIDENCE)
+    around = batch_means(seen, CONFIDENCE)
     return (around.high - around.low) / 2 / around.mean if around.mean > 0 else None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autotune import aims, confirm, events
 from autotune.confirm import BASELINE, Kind
 from autotune.errors import StorageError
-from autotune.metrics import COLD_S, Metrics, Window, measure
+from autotune.metrics import Metrics, Window, measure
 from autotune.spec import load as load_spec
 from autotune.store import Store
 from autotune.study import standings
@@ -114,8 +114,7 @@ class Study:
     def window(self, run: Run, level: Level) -> Window | None:
         """The measurement window of one load; None where it could not be measured."""
         bounds = run.result.windows.get(level.label)
-        cold_s = COLD_S * self.spec.cluster.time_scale
-        return Window(*bounds, open_loop=level.users is None, cold_s=cold_s) if bounds else None
+        return Window(*bounds, open_loop=level.users is None, cold_s=aims.cold_s(self.spec)) if bounds else None
 
     def loads(self, run: Run) -> list[tuple[Level, Window, list[RequestRecord]]]:
         """The loads of a trial that could be measured, with their stored records. Raises `StorageError`."""

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from autotune import __version__
 from autotune.errors import UsageError
 from autotune.files import write
-from autotune.metrics import Metrics
+from autotune.metrics import COLD_S, Metrics, Window
 from autotune.records import RequestRecord
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def rows(found: Sequence[Found]) -> Iterator[dict[str, Any]]:
     """Every request of every load, its chunk times as their number; stamps in seconds on the host's monotonic clock."""
     for one in found:
         loaded = one.loaded
+        window = Window(loaded.window_start, loaded.window_end, loaded.open_loop, COLD_S)
         for record in loaded.records:
-            at = record.intended_at if loaded.open_loop or record.written_at is None else record.written_at
-            inside = loaded.window_start <= at < loaded.window_end
+            inside = window.has(window.asked_at(record))
             plain = {name: getattr(record, name) for name in COLUMNS} | {"outcome": record.outcome.value}
             yield {"load": one.label, **plain, "in_window": inside, "chunks": len(record.chunk_times)}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from autotune.benchmark.flight import clock
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
-from autotune.benchmark.phases import Anything, LoadResult, Look, Phases, Progress, Seen, Stage
+from autotune.benchmark.phases import Anything, LoadResult, Look, Phases, Progress, Seen, Stage, rates
 from autotune.benchmark.traffic import MOST_IN_FLIGHT, Traffic
 from autotune.errors import ClusterError
 from autotune.stats import mean, ready, steady_from, trend
@@ -157,10 +157,10 @@ class _Load:
 
     def _moves(self) -> bool:
         """Whether the load has not settled yet: MSER-5 sees no steady part, and the second half has a slope."""
-        rates = self._traffic.rates()
-        if len(rates) < FEWEST_SAMPLES or steady_from(rates) is not None:
+        seen = rates(self._traffic.samples)
+        if len(seen) < FEWEST_SAMPLES or steady_from(seen) is not None:
             return False
-        late = rates[len(rates) // 2 :]
+        late = seen[len(seen) // 2 :]
         slope = trend(range(len(late)), late, 0.95)
         return (slope.rises or slope.falls) and abs(slope.slope) * len(late) > MOST_DRIFT * mean(late)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from autotune.benchmark.pacer import OpenLoop
@@ -63,6 +64,11 @@ class Sample:
     pieces: int
     """Pieces of text since its start: tokens, nearly."""
     in_flight: int
+
+
+def rates(samples: Sequence[Sample]) -> list[float]:
+    """Pieces of text a second, from each sample to the next."""
+    return [(after.pieces - before.pieces) / (after.at - before.at) for before, after in pairwise(samples)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import defaultdict
 from contextlib import suppress
-from itertools import count, pairwise
+from itertools import count
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.flight import Flight, clock
@@ -174,7 +174,3 @@ class Traffic:
         while True:
             self.samples.append(Sample(self._now(), self.pieces, len(self.flights)))
             await asyncio.sleep(every_s)
-
-    def rates(self) -> list[float]:
-        """Pieces of text a second, from each sample to the next."""
-        return [(after.pieces - before.pieces) / (after.at - before.at) for before, after in pairwise(self.samples)]

@@ -6,7 +6,7 @@ import math
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from autotune.metrics.requests import tpot_s
+from autotune.metrics.requests import since, tpot_s
 from autotune.metrics.summary import Summary
 from autotune.metrics.tokens import output_tps
 from autotune.metrics.values import InstanceMetrics
@@ -36,7 +36,7 @@ def instances(
     found: dict[str, InstanceMetrics] = {}
     for upstream, own in of.items():
         mine = [record for record in asked if record.upstream == upstream]
-        ttft = Summary.of(_ttfts(mine, window), intervals=False)
+        ttft = Summary.of(since(mine, window, "first_content_at"), intervals=False)
         tpot = Summary.of(_tpots(own, window), intervals=False)
         found[upstream] = InstanceMetrics(
             requests=len(mine),
@@ -65,11 +65,6 @@ def slow(found: Mapping[str, InstanceMetrics]) -> dict[str, float]:
         if len(tpots) > 1
     }
     return {name: ratio for name, ratio in ratios.items() if ratio > SLOW}
-
-
-def _ttfts(records: Iterable[RequestRecord], window: Window) -> list[float]:
-    spoke = [record for record in records if not window.cold(record)]
-    return [r.first_content_at - window.asked_at(r) for r in spoke if r.first_content_at is not None]
 
 
 def _tpots(records: Iterable[RequestRecord], window: Window) -> list[float]:

@@ -18,7 +18,7 @@ import math
 from typing import TYPE_CHECKING
 
 from autotune.metrics.instances import instances
-from autotune.metrics.requests import pace, queue_s, rest_s, tpot_s
+from autotune.metrics.requests import pace, queue_s, rest_s, since, tpot_s
 from autotune.metrics.summary import Summary
 from autotune.metrics.tokens import around, drift, output_tps, rates, tokens_per_chunk
 from autotune.metrics.values import Metrics
@@ -69,9 +69,9 @@ def measure(
         requests=len(asked),
         outcomes=outcomes,
         success_rate=_success_rate(outcomes),
-        ttft_s=Summary.of([*_since(asked, window, "first_content_at"), *_waiting(asked, window)]),
+        ttft_s=Summary.of([*since(asked, window, "first_content_at"), *_waiting(asked, window)]),
         ttft_waiting_s=_waiting(asked, window),
-        first_answer_s=Summary.of(_since(asked, window, "first_answer_at")),
+        first_answer_s=Summary.of(since(asked, window, "first_answer_at")),
         load_s=_summary(r.load_duration_s or 0.0 for r in spoke if r.total_duration_s is not None),
         prefill_s=_summary(r.prompt_eval_duration_s or 0.0 for r in spoke if r.total_duration_s is not None),
         rest_s=_summary(rest_s(record, window) for record in spoke),
@@ -106,12 +106,6 @@ def _warm(records: Iterable[RequestRecord], window: Window) -> list[RequestRecor
 def _success_rate(outcomes: dict[str, int]) -> float:
     ended = sum(outcomes.values()) - sum(outcomes[outcome.value] for outcome in UNDECIDED)
     return sum(outcomes[outcome.value] for outcome in COMPLETE) / ended if ended else 0.0
-
-
-def _since(asked: Iterable[RequestRecord], window: Window, stamp: str) -> list[float]:
-    """How long it took from the question to that stamp, of those that have it."""
-    warm = _warm(asked, window)
-    return [at - window.asked_at(record) for record in warm if (at := getattr(record, stamp)) is not None]
 
 
 def _waiting(asked: Iterable[RequestRecord], window: Window) -> tuple[float, ...]:

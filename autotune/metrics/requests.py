@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from autotune.metrics.window import Window
     from autotune.records import RequestRecord
 
@@ -51,3 +53,9 @@ def pace(record: RequestRecord) -> float | None:
     if mine is None or not record.eval_count or not record.eval_duration_s:
         return None
     return mine / (record.eval_duration_s / record.eval_count)
+
+
+def since(records: Iterable[RequestRecord], window: Window, stamp: str) -> list[float]:
+    """How long it took from the question to that stamp, s, of the warm requests that have it."""
+    warm = (record for record in records if not window.cold(record))
+    return [at - window.asked_at(record) for record in warm if (at := getattr(record, stamp)) is not None]
