@@ -8,8 +8,8 @@ import socket
 import struct
 import threading
 import time
-from contextlib import contextmanager
-from functools import cache
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +21,17 @@ from autotune.benchmark.client import HttpClient
 from autotune.benchmark.dialect import DIALECTS, Ask
 from autotune.benchmark.exchange import Exchange
 from autotune.benchmark.flight import Flight
-from autotune.benchmark.wire import MOST_HEAD, SO_TIMESTAMPNS, BadAnswer, Connection, Framing, WireClient, age_s
+from autotune.benchmark.framing import BadAnswer, Framing
+from autotune.benchmark.wire import (
+    MANY_READS,
+    MOST_HEAD,
+    MOST_READS,
+    SO_TIMESTAMPNS,
+    Connection,
+    Inbox,
+    WireClient,
+    age_s,
+)
 from autotune.benchmark.workload import Prompt
 from autotune.records import Outcome
 from tests.benchmark import exchanges
@@ -172,8 +182,8 @@ async def conversation(pieces: Sequence[bytes], *, ends: bool = False) -> tuple[
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003
     exchange = Exchange(ASK)
-    with theirs:
-        connection = Connection(ours)
+    with theirs, closing(Inbox()) as inbox:
+        connection = Connection(ours, inbox)
         carrying = asyncio.create_task(connection.carry(exchange, b"request"))
         for piece in pieces:
             for _ in range(3):
@@ -485,13 +495,88 @@ async def test_nothing_is_closed_that_the_loop_still_writes_to() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)  # noqa: FBT003
     sock = Watched(fileno=ours.detach())
-    with theirs:
-        carrying = asyncio.create_task(Connection(sock).carry(Exchange(ASK), b"x" * LARGE))
+    with theirs, closing(Inbox()) as inbox:
+        carrying = asyncio.create_task(Connection(sock, inbox).carry(Exchange(ASK), b"x" * LARGE))
         await asyncio.sleep(0.01)
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionResetError):
             await carrying
     assert not sock.still_written
+
+
+# many connections, read together
+
+
+@contextmanager
+def pairs(count: int) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
+    """Sockets that are read here, each with the other end."""
+    with ExitStack() as stack:
+        made = [socket.socketpair() for _ in range(count)]
+        for pair in made:
+            for one in pair:
+                stack.enter_context(one)
+        yield made
+
+
+@pytest.mark.parametrize("count", [1, MANY_READS - 1, MANY_READS, MOST_READS, 3 * MOST_READS])
+def test_all_that_comes_is_read_however_much_and_whenever_it_comes(play: Run, count: int) -> None:
+    def read(ours: socket.socket, found: list[bytes]) -> None:
+        found.append(ours.recv(1))
+
+    async def heard() -> list[list[bytes]]:
+        with pairs(count) as made, closing(Inbox()) as inbox:
+            found: list[list[bytes]] = [[] for _ in made]
+            for (ours, _), one in zip(made, found, strict=True):
+                inbox.add(ours.fileno(), partial(read, ours, one))
+            for wave, pause_s in enumerate((0.0, 0.0, 0.02, 0.0)):  # also while it pauses, and long after
+                for _, theirs in made:
+                    theirs.sendall(b"%d" % wave)
+                await asyncio.sleep(pause_s)
+            await until(lambda: all(len(one) == 4 for one in found))
+            return found
+
+    assert play(heard()) == [[b"0", b"1", b"2", b"3"]] * count
+
+
+def test_one_that_another_has_ended_is_not_called(play: Run) -> None:
+    async def called() -> int:
+        calls = []
+        with pairs(2) as made, closing(Inbox()) as inbox:
+            numbers = [ours.fileno() for ours, _ in made]
+
+            def end() -> None:
+                calls.append(1)
+                for number in numbers:
+                    inbox.remove(number)
+
+            for (_, theirs), number in zip(made, numbers, strict=True):
+                inbox.add(number, end)
+                theirs.sendall(b"x")
+            await asyncio.sleep(0.02)
+        return len(calls)
+
+    assert play(called()) == 1
+
+
+def test_a_reader_that_fails_does_not_end_the_reading(play: Run) -> None:
+    """Also in the middle of a pause, which nobody else would end."""
+
+    async def after() -> int:
+        read = []
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        with pairs(2 * MANY_READS) as made, closing(Inbox()) as inbox:
+
+            def fail(ours: socket.socket) -> None:
+                read.append(ours.recv(1))
+                raise RuntimeError
+
+            for ours, theirs in made:
+                inbox.add(ours.fileno(), partial(fail, ours))
+                theirs.sendall(b"x")
+            await until(lambda: len(read) == len(made))
+        return len(read)
+
+    assert play(after()) == 2 * MANY_READS
 
 
 # the kernel's stamps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, starmap
 from typing import TYPE_CHECKING, Any, Self
 
 from autotune.benchmark.workload.prompt import Prompt, mark
@@ -39,7 +39,8 @@ class JsonlWorkload:
     stamps: tuple[float, ...] = ()
 
     def __init__(self, path: Path, num_predict: Lengths, seed: int = 0) -> None:
-        self._entries = tuple(_entry(*line) for line in islice(objects(path, LINE), MOST))
+        # no comprehension: where a line is wrong, its frame would keep the file open
+        self._entries = tuple(starmap(_entry, islice(objects(path, LINE), MOST)))
         if not self._entries:
             raise SpecError(f'{path}: no prompts; a line is an object such as {{"prompt": "Why is the sky blue?"}}')
         self._num_predict = num_predict
