@@ -47,6 +47,8 @@ def doubts(
     found = [*loaded.cautions, *_of_requests(metrics, input_tokens), *_of_time(metrics, health)]
     if workload is not None and workload.cached:
         found.append(f"the prompt cache is part of what was measured: {workload.cached}")
+    if workload is not None and workload.left_out:
+        found.append(f"{workload.left_out} entries of the file are not used: no answer, or too long for the context")
     found += [
         f"instance {name} takes {ratio:.2f} times as long for a token as the others: look at its device"
         for name, ratio in slow(metrics.instances).items()

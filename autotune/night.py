@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.plan import Plan
+    from autotune.result import TrialResult
     from autotune.spec import Budget, StudySpec
     from autotune.spec.workload import Lengths as WrittenLengths
-    from autotune.trial import TrialResult
 
 
 LEAST_STREAMS = 64

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from autotune.result import TrialResult
     from autotune.space import Space
-    from autotune.trial import TrialResult
 
 STARTUP_TRIALS = 5
 """Trials before TPE has a say; until then configurations are drawn at random."""

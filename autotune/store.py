@@ -27,9 +27,9 @@ from autotune.errors import SpecError, StorageError
 from autotune.files import storage, write
 from autotune.plan import Plan, Provenance
 from autotune.records import decode, encode
+from autotune.result import TrialResult
 from autotune.selftest import SelfTest
 from autotune.spec import StudySpec
-from autotune.trial import TrialResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

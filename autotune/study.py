@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from autotune.events import Events
     from autotune.plan import Plan
     from autotune.records import RequestRecord
+    from autotune.result import TrialResult
     from autotune.sampler import Sampler
     from autotune.space import Space
     from autotune.spec import Budget
     from autotune.store import Store
-    from autotune.trial import Bench, TrialResult
+    from autotune.trial import Bench
 
 T = TypeVar("T")
 

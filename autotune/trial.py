@@ -13,91 +13,32 @@ from autotune import aims, telemetry
 from autotune.benchmark import pacer
 from autotune.benchmark.calibration import calibrated
 from autotune.benchmark.load import run
-from autotune.benchmark.phases import Look  # noqa: TC001 - the store reads the fields of TrialResult
 from autotune.cluster import verify
-from autotune.cluster.verify import Placement  # noqa: TC001
 from autotune.doubts import doubts, heat
 from autotune.errors import ClientSaturated, NoAnswer, TrialFailure
-from autotune.health import Health, examine
+from autotune.health import examine
 from autotune.ladder import decided
-from autotune.metrics import Attainment, Metrics, measure
-from autotune.score import Score, failed, judge, judge_capacity
+from autotune.metrics import measure
+from autotune.result import Samples, TrialResult
+from autotune.score import failed, judge, judge_capacity
 from autotune.selftest import cores
-from autotune.stats import Decision  # noqa: TC001
-from autotune.telemetry import DeviceSample  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from autotune.benchmark.flight import Client
-    from autotune.benchmark.phases import LoadResult, Progress
+    from autotune.benchmark.phases import LoadResult, Look, Progress
     from autotune.benchmark.workload import Workload
     from autotune.cluster.cluster import Cluster
+    from autotune.cluster.verify import Placement
     from autotune.events import Events
+    from autotune.health import Health
     from autotune.inventory import Inventory
+    from autotune.metrics import Attainment, Metrics
     from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.records import RequestRecord
     from autotune.spec import Level, StudySpec
-
-
-TOKENS_PER_S = "tokens/s"
-"""The unit of an objective that is no capacity."""
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """The GPUs around one load; empty where there are none."""
-
-    before: tuple[DeviceSample, ...]
-    after: tuple[DeviceSample, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TrialResult:
-    """All that is kept of a trial besides its records."""
-
-    number: int
-    params: dict[str, Any]
-    fingerprint: str
-    layout: str
-    instances: int
-    score: Score
-    levels: dict[str, Metrics]
-    """By level label, in the order of the study file."""
-    health: dict[str, Health] = field(default_factory=dict)
-    """How the client itself was in each level's window, by level label."""
-    attainments: dict[str, Attainment] = field(default_factory=dict)
-    """How many requests met all limits of a level at once, by level label; of those that have limits."""
-    looks: dict[str, Look] = field(default_factory=dict)
-    """What was certain when each level's window ended, by level label."""
-    unit: str = TOKENS_PER_S
-    """Of the score's objective."""
-    at: str = ""
-    """Label of the level at which the objective was taken; empty: that of the study file."""
-    tried: tuple[tuple[float, Decision], ...] = ()
-    """The loads of a search for the capacity and what each said, in the order of `levels`; else empty."""
-    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Start and end of each level's window on the clock of its records: with them the metrics can be computed again."""
-    placements: tuple[Placement, ...] = ()
-    samples: dict[str, Samples] = field(default_factory=dict)
-    """How the GPUs were before and after each load, by level label."""
-    cautions: tuple[str, ...] = ()
-    reason: str = ""
-    """Why the configuration could not be measured: a `TrialFailure.reason`; empty when it was."""
-    message: str = ""
-    """The same for people."""
-    details: str = ""
-    """The instance's last words."""
-    began_at: str = ""
-    seconds: float = 0.0
-    """Wall clock from the first stage to the last."""
-    simulated: bool = False
-
-    @property
-    def measured(self) -> bool:
-        """Whether there are figures."""
-        return not self.reason
 
 
 @dataclass

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from autotune.metrics import Metrics, Summary
 from autotune.plan import Provenance, ProvenDevice
 from autotune.records import Outcome
+from autotune.result import TrialResult
 from autotune.score import failed, judge
 from autotune.space import Space, build, key
-from autotune.trial import TrialResult
 from tests.conftest import gpus, study
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from tests.factories import BASELINE, params, result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotune.trial import TrialResult
+    from autotune.result import TrialResult
     from tests.virtual import Noise
 
 FAST = params(8, "0 | 1", policy="least_conn")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from autotune.trial import TrialResult
+    from autotune.result import TrialResult
 
 A_A = (
     237, 253, 244, 258, 244, 194, 206, 200, 209, 214, 243, 256, 245, 256, 257, 244, 234, 255,

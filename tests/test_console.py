@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autotune.metrics import Metrics
+    from autotune.result import TrialResult
     from autotune.spec import StudySpec
-    from autotune.trial import TrialResult
 
 WIDTHS = (60, 140)
 REAL = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"driver": "process"})})

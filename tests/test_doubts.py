@@ -10,6 +10,7 @@ import pytest
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.phases import LoadResult, Look, Overload
 from autotune.benchmark.workload import Lengths, Prefixes, Workload, make
+from autotune.benchmark.workload.texts import ShareGptWorkload
 from autotune.doubts import doubts, heat
 from autotune.health import examine
 from autotune.metrics import InstanceMetrics
@@ -104,6 +105,11 @@ def test_shared_prefixes_are_told() -> None:
     (caution,) = told(workload=SHARED)
     assert caution.startswith("the prompt cache is part of what was measured: ")
     assert told(workload=None) == []
+
+
+def test_what_of_a_file_is_not_used_is_told() -> None:
+    (caution,) = told(workload=ShareGptWorkload((("Why?", 100),), left_out=3))
+    assert caution == "3 entries of the file are not used: no answer, or too long for the context"
 
 
 def test_limits_that_stay_open_and_rates_that_are_not_known() -> None:

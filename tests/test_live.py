@@ -33,8 +33,8 @@ from tests.screens import ANSI, COLOUR, Clock, screen, text, words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from autotune.result import TrialResult
     from autotune.spec import StudySpec
-    from autotune.trial import TrialResult
 
 WIDTHS = (60, 80, 140)
 FACTS = ServerFacts("0.32.15", TINY)

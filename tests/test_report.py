@@ -22,7 +22,7 @@ from tests.test_study import ONE_SLOT
 
 if TYPE_CHECKING:
     from autotune.metrics import InstanceMetrics
-    from autotune.trial import TrialResult
+    from autotune.result import TrialResult
 
 SEARCH = [
     result(0, BASELINE, 100),

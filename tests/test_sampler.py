@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from autotune.result import TrialResult
     from autotune.space import Space
-    from autotune.trial import TrialResult
 
     Law = Callable[[int, Mapping[str, Any]], TrialResult]
 

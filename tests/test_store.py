@@ -26,10 +26,10 @@ from autotune.files import write
 from autotune.metrics import measure
 from autotune.plan import make
 from autotune.records import Outcome, RequestRecord
+from autotune.result import Samples
 from autotune.score import Score
 from autotune.store import FORMAT, Store
 from autotune.telemetry import DeviceSample
-from autotune.trial import Samples
 from tests import full_disk
 from tests.conftest import gpus, study
 from tests.factories import BASELINE, LIMIT, SPEC, metrics, params, result
@@ -38,7 +38,7 @@ from tests.strategies import records
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from autotune.trial import TrialResult
+    from autotune.result import TrialResult
 
 PLACEMENT = Placement(
     instance="ollama-0",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from autotune.trial import TrialResult
+    from autotune.result import TrialResult
     from tests.virtual import Law
 
 ONE_SLOT = Placement(

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
     from autotune.confirm import Verdict
     from autotune.plan import Plan
+    from autotune.result import TrialResult
     from autotune.space import Space
     from autotune.spec import StudySpec
-    from autotune.trial import Bench, TrialResult
+    from autotune.trial import Bench
 
     Law = Callable[[int, Mapping[str, Any]], TrialResult]
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.analysis.reading import Study
+    from autotune.result import TrialResult
     from autotune.spec import Limit
     from autotune.study import Standing
-    from autotune.trial import TrialResult
 
 Row = dict[str, Any]
 _KINDS = ((True, BLUE, "circle", "feasible"), (False, ORANGE, "x", "misses a limit"))

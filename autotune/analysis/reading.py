@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from autotune.confirm import Verdict
     from autotune.plan import Provenance
     from autotune.records import RequestRecord
+    from autotune.result import TrialResult
     from autotune.spec import Level, StudySpec
     from autotune.store import Shelf
-    from autotune.trial import TrialResult
 
 SEARCH, PROOF = "search", "proof"
 

@@ -16,8 +16,8 @@ from autotune.stats import Interval, mean_interval, next_interval
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from autotune.result import TrialResult
     from autotune.spec import Proof
-    from autotune.trial import TrialResult
 
 USUAL = 0.95
 """Confidence of the intervals that are shown and decide nothing."""

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from autotune.events import Events
     from autotune.plan import Plan
+    from autotune.result import TrialResult
     from autotune.spec import Proof as ProofSpec
     from autotune.spec import StudySpec
     from autotune.store import Shelf, Store
     from autotune.study import Clock
-    from autotune.trial import Bench, TrialResult
+    from autotune.trial import Bench
 
 
 def finalists(results: Sequence[TrialResult], most: int) -> list[dict[str, Any]]:

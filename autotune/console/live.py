@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from autotune.result import TrialResult
     from autotune.selftest import SelfTest
     from autotune.spec import StudySpec
-    from autotune.trial import TrialResult
 
 REFRESH_S = 0.25
 """The view is drawn at most so often: it shares the event loop with the measurement."""

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from autotune.console.scene import Scene
     from autotune.console.spark import Point, Track
     from autotune.inventory import Device
+    from autotune.result import TrialResult
     from autotune.study import Standing
     from autotune.telemetry import DeviceSample
-    from autotune.trial import TrialResult
 
 NARROW = 72
 MOST_RANKED = 5

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from autotune.ground import Ground
     from autotune.plan import Plan
+    from autotune.result import TrialResult
     from autotune.spec import StudySpec
     from autotune.study import Standing
     from autotune.telemetry import DeviceSample
-    from autotune.trial import TrialResult
 
 Kind = Literal["feasible", "misses", "failed"]
 

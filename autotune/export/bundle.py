@@ -18,17 +18,17 @@ from autotune.errors import NothingFeasible, StorageError, UsageError
 from autotune.export import compose, guide, systemd
 from autotune.plan import LOOPBACK
 from autotune.report.words import configuration, verdict
+from autotune.result import TOKENS_PER_S
 from autotune.simulator import SIMULATED
-from autotune.trial import TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.report import Findings
+    from autotune.result import TrialResult
     from autotune.spec import StudySpec
     from autotune.store import Shelf, Store
-    from autotune.trial import TrialResult
 
 FORMAT = 1
 

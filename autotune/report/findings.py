@@ -11,19 +11,19 @@ from autotune.confirm import BASELINE, Kind
 from autotune.confirm import verdict as verdict_of
 from autotune.metrics import CONFIDENCE
 from autotune.report.words import answer, configuration, objective, verdict
+from autotune.result import TOKENS_PER_S
 from autotune.stats import proportion_interval
 from autotune.study import standings
-from autotune.trial import TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from autotune.confirm import Contender, Verdict
     from autotune.metrics import Metrics
+    from autotune.result import TrialResult
     from autotune.selftest import SelfTest
     from autotune.spec import StudySpec
     from autotune.store import Store
-    from autotune.trial import TrialResult
 
 MOST_RANKED = 10
 _UNLIKE = 0.05

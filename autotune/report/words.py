@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, Kind
+from autotune.result import TOKENS_PER_S
 from autotune.score import LEAST_LOAD, UNDECIDED
 from autotune.space import USUAL
 from autotune.study import standings
-from autotune.trial import TOKENS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from autotune.confirm import Verdict
     from autotune.metrics import Metrics
+    from autotune.result import TrialResult
     from autotune.spec import StudySpec
     from autotune.stats import Interval
     from autotune.study import Standing
-    from autotune.trial import TrialResult
 
 
 def span(seconds: float | None) -> str:

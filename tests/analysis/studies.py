@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autotune.plan import Plan
+    from autotune.result import TrialResult
     from autotune.spec import StudySpec
     from autotune.store import Shelf
-    from autotune.trial import TrialResult
 
 FAST = params(4, "0 | 1", policy="least_conn")
 LEAN = params(2, "0 | 1", policy="least_conn")

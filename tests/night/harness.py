@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from autotune.trial import TrialResult
+    from autotune.result import TrialResult
 
 STUDY = """
 [study]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from autotune.benchmark.workload.lengths import pair
-from autotune.benchmark.workload.prompt import Prompt, mark
+from autotune.benchmark.workload.prompt import Prompt, Workload, mark
 from autotune.benchmark.workload.words import CHARS_PER_TOKEN, asking, words
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ USERS = 1 << 20
 
 
 @dataclass(frozen=True)
-class ConversationWorkload:
+class ConversationWorkload(Workload):
     """`turns` messages of a user, each sent with all that was said before.
 
     The answers in a history are seeded words, as long as the answer was allowed to be, and not what the model said:
@@ -42,11 +42,6 @@ class ConversationWorkload:
     def cached(self) -> str:
         """The history."""
         return f"conversations of {self.turns} turns"
-
-    @property
-    def stamps(self) -> tuple[float, ...]:
-        """None."""
-        return ()
 
     def index(self, user: int, number: int) -> int:
         """The index of a user's request, where `number` counts those of this user."""

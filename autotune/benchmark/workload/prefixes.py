@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from autotune.benchmark.workload.prompt import Prompt, mark
+from autotune.benchmark.workload.prompt import Prompt, Workload, mark
 from autotune.benchmark.workload.words import asking
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Prefixes:
 
 
 @dataclass(frozen=True)
-class PrefixWorkload:
+class PrefixWorkload(Workload):
     """The prompts of `plain`, each behind one of a few beginnings, and cut so that prompts are as long as before.
 
     A beginning has the trial's nonce in front: what the server keeps from an earlier trial is of no use. Behind it
@@ -43,11 +43,6 @@ class PrefixWorkload:
     def chars_per_token(self) -> float:
         """Of the generator."""
         return self.plain.chars_per_token
-
-    @property
-    def stamps(self) -> tuple[float, ...]:
-        """None."""
-        return ()
 
     def prompt(self, index: int, nonce: str) -> Prompt:
         """A beginning, a nonce, and words that no other prompt has there."""

@@ -27,19 +27,27 @@ class Prompt:
 
 
 class Workload(Protocol):
-    """An endless, repeatable sequence of prompts."""
+    """An endless, repeatable sequence of prompts. What most have not is said here."""
 
     @property
     def cached(self) -> str:
         """What the server's prompt cache can find in it, for people; empty where it finds nothing."""
+        return ""
+
+    @property
+    def left_out(self) -> int:
+        """Requests or conversations of a file that are not used: without an answer, or too long for the context."""
+        return 0
 
     @property
     def chars_per_token(self) -> float | None:
         """How long a token is taken to be, which the server's counts make exact; None where no length depends on it."""
+        return None
 
     @property
     def stamps(self) -> tuple[float, ...]:
         """When the prompts were asked as they were recorded, seconds from the first; empty where nobody knows."""
+        return ()
 
     def prompt(self, index: int, nonce: str) -> Prompt:
         """The prompt at `index`; `nonce` is unique to the trial."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from autotune.benchmark.workload.lengths import pair
-from autotune.benchmark.workload.prompt import Prompt, mark
+from autotune.benchmark.workload.prompt import Prompt, Workload, mark
 from autotune.benchmark.workload.words import CHARS_PER_TOKEN, asking
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SeededWorkload:
+class SeededWorkload(Workload):
     """Random common words, in lengths that are drawn; everything follows from `seed`."""
 
     seed: int
@@ -25,16 +25,6 @@ class SeededWorkload:
     """How long a token is taken to be; see `calibrate`."""
     correlation: float = 0.0
     """Between the lengths of a prompt and of its answer; see `lengths.pair`."""
-
-    @property
-    def cached(self) -> str:
-        """Nothing."""
-        return ""
-
-    @property
-    def stamps(self) -> tuple[float, ...]:
-        """None."""
-        return ()
 
     def prompt(self, index: int, nonce: str) -> Prompt:
         """A text of about `input_tokens`, the nonce counted in; it has never fewer characters than the nonce."""

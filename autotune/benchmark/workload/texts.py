@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, starmap
 from typing import TYPE_CHECKING, Any, Self
 
-from autotune.benchmark.workload.prompt import Prompt, mark
+from autotune.benchmark.workload.prompt import Prompt, Workload, mark
 from autotune.benchmark.workload.reading import MOST, members, needed, objects
 from autotune.errors import SpecError
 
@@ -27,16 +27,12 @@ HUMAN, NEITHER = {"human", "user"}, {"system", "tool", "function"}
 """Roles in such files; every other one is the model."""
 
 
-class JsonlWorkload:
+class JsonlWorkload(Workload):
     """The prompts of a file of JSON lines, in its order, from the start again when it is at its end.
 
     A line is an object with `prompt`, a text, and perhaps `num_predict`, a whole number above 0 that then stands in
     place of the drawn one. SpecError names the file, the line and what is allowed.
     """
-
-    cached = ""
-    chars_per_token = None
-    stamps: tuple[float, ...] = ()
 
     def __init__(self, path: Path, num_predict: Lengths, seed: int = 0) -> None:
         # no comprehension: where a line is wrong, its frame would keep the file open
@@ -72,7 +68,7 @@ def _entry(where: str, entry: dict[str, Any]) -> tuple[str, int | None]:
 
 
 @dataclass(frozen=True)
-class ShareGptWorkload:
+class ShareGptWorkload(Workload):
     """What people asked first in the conversations of a ShareGPT file, for answers as long as those that they got.
 
     The answers' lengths are known in characters; `chars_per_token` makes tokens of them.
@@ -97,16 +93,6 @@ class ShareGptWorkload:
                 + ("" if context is None else f" that together fit into {context} tokens")
             )
         return cls(tuple(fitting), longest, left_out=len(found) - len(fitting))
-
-    @property
-    def cached(self) -> str:
-        """Nothing."""
-        return ""
-
-    @property
-    def stamps(self) -> tuple[float, ...]:
-        """None."""
-        return ()
 
     def prompt(self, index: int, nonce: str) -> Prompt:
         """The question at `index`, behind the nonce."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from autotune.benchmark.workload.prompt import Prompt, mark
+from autotune.benchmark.workload.prompt import Prompt, Workload, mark
 from autotune.benchmark.workload.reading import MOST
 from autotune.benchmark.workload.rows import READERS
 from autotune.benchmark.workload.words import CHARS_PER_TOKEN, asking, words
@@ -25,7 +25,7 @@ BLOCK_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class TraceWorkload:
+class TraceWorkload(Workload):
     """A trace's requests, from the start again when it is at its end.
 
     Prompts of a trace with blocks share the blocks with which they begin, and only those: a block is the same text
