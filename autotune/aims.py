@@ -58,6 +58,7 @@ def goal(spec: StudySpec, level: Level, planned: Phases) -> Precise:
         bounds=tuple(Bound(limit.metric, limit.statistic, limit.max / scale) for limit in limits(spec, level)),
         precision=precision(spec, level),
         looks=planned.looks,
+        min_success=spec.objective.min_success_rate,
         early=spec.objective.end_early,
     )
 
@@ -77,8 +78,5 @@ def at_load(spec: StudySpec, load: float) -> Level:
 
 def attainment(spec: StudySpec, level: Level, loaded: LoadResult) -> Attainment | None:
     """How many requests met all limits of a level at once; None where it has none. Times in seconds of the study."""
-    most: dict[str, float] = {}
-    for limit in limits(spec, level):
-        most[limit.metric] = min(limit.max, most.get(limit.metric, limit.max))
     window = Window(loaded.window_start, loaded.window_end, loaded.open_loop, cold_s(spec))
-    return attain(loaded.records, window, most) if most else None
+    return attain(loaded.records, window, ((limit.metric, limit.max) for limit in limits(spec, level)))

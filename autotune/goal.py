@@ -7,11 +7,11 @@ All of it is looked at at planned moments only, and the error of all looks toget
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Look, Overload, rates
-from autotune.metrics import COLD_S, COMPLETE, CONFIDENCE, Window, tpot_s
+from autotune.metrics import COLD_S, COMPLETE, CONFIDENCE, Window, tpot_s, ttft_s
 from autotune.records import Outcome
 from autotune.stats import (
     FEWEST_BATCHES,
@@ -28,13 +28,13 @@ from autotune.stats import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from autotune.benchmark.phases import Sample, Seen
     from autotune.stats import Decision
 
 ALPHA = 0.05
-"""Chance that any of the looks decides a limit wrongly, one way or the other."""
+"""Chance that any of the looks decides one limit wrongly, one way or the other."""
 
 SURE = 0.99
 """Confidence with which a queue has to grow: it is looked at often, and ends a trial."""
@@ -42,10 +42,8 @@ SURE = 0.99
 CLEAR = 1.25
 """What is so many times beyond a limit, or as far within it, is not close. See `tests/benchmarks/coverage.py`."""
 
-FAR = 100.0
-"""So many times a limit stands for a request that failed, in a mean."""
-
-FAILED = (Outcome.FAILED, Outcome.REJECTED, Outcome.TIMEOUT)
+SUCCESS = "success rate"
+"""Its name among the limits."""
 
 LEAST_GROWTH = 0.1
 """A growing queue matters once this part of all that came has piled up."""
@@ -78,6 +76,8 @@ class Precise:
     precision: float | None
     looks: tuple[float, ...]
     cold_s: float = COLD_S
+    min_success: float | None = None
+    """The part of the requests that must succeed; None asks for none."""
     early: bool = True
     """Whether it may end before its least length."""
 
@@ -85,8 +85,10 @@ class Precise:
         """What is certain by now."""
         level = Looks.at(self.looks, ALPHA).level(seen.look)
         limits = {bound.name: decide(bound, self._values(bound, seen), level) for bound in self.bounds}
+        if self.min_success is not None:
+            limits[SUCCESS] = decide_success(self._ended(seen), self.min_success, level)
         precision = _precision(seen.samples)
-        overload = _overload(seen) if seen.open_loop else None
+        overload = _overload(seen) if seen.open_loop and seen.steady else None
         precise = self.precision is None or (precision is not None and precision <= self.precision)
         return Look(
             enough=precise and "open" not in limits.values(),
@@ -97,24 +99,29 @@ class Precise:
         )
 
     def _values(self, bound: Bound, seen: Seen) -> list[float]:
-        """What is known of the bound's metric, in the order of time.
+        """What is known of the bound's metric, in the order of time; what failed is a matter of the success rate.
 
-        Who still waits counts as what it has waited, once that is beyond the limit; a request that failed is beyond it.
+        Of a request that is still on its way it is known whether it waits for longer than the limit only if it was
+        asked that long ago. So younger ones do not count, not even those that were quick: else the quick ones would.
         """
         window = Window(seen.start, seen.at, seen.open_loop, self.cold_s)
-        asked = [r for r in seen.records if window.has(window.asked_at(r)) and not window.cold(r)]
-        failed = [(window.asked_at(r), math.inf) for r in asked if r.outcome in FAILED]
-        if bound.metric == "ttft_s":
-            firsts = [(window.asked_at(r), r.first_content_at) for r in asked if r.outcome not in FAILED]
-            known = [(at, first - at) for at, first in [*firsts, *seen.waiting] if first is not None]
-            silent = [(at, seen.at - at) for at, first in seen.waiting if first is None]
-            return _in_time([*known, *failed], silent, bound.most)
-        done = [r for r in seen.records if r.outcome in COMPLETE and window.has(r.finished_at) and not window.cold(r)]
         if bound.metric == "tpot_s":
-            paced = [(window.asked_at(record), tpot) for record in done if (tpot := tpot_s(record)) is not None]
-            return _in_time([*paced, *failed])
-        lasted = [(window.asked_at(r), r.finished_at - window.asked_at(r)) for r in done if r.finished_at is not None]
-        return _in_time([*lasted, *failed], [(at, seen.at - at) for at, _ in seen.waiting], bound.most)
+            done = [r for r in seen.records if r.outcome in COMPLETE and window.has(r.finished_at)]
+            return _in_time((window.asked_at(r), tpot_s(r)) for r in done if not window.cold(r))
+        # a mean also minds by how much it is longer
+        old = replace(window, end=seen.at - (2 if bound.statistic == "mean" else 1) * bound.most)
+        asked = [r for r in seen.records if old.has(window.asked_at(r)) and not window.cold(r)]
+        waiting = [(at, first) for at, first in seen.waiting if old.has(at)]
+        if bound.metric == "ttft_s":
+            silent = ((at, (seen.at if first is None else first) - at) for at, first in waiting)
+            return _in_time([*((window.asked_at(r), ttft_s(r, window)) for r in asked), *silent])
+        ended = [(window.asked_at(r), r.finished_at) for r in asked if r.outcome in COMPLETE]
+        running = ((at, seen.at - at) for at, _ in waiting)
+        return _in_time([*((at, end - at) for at, end in ended if end is not None), *running])
+
+    def _ended(self, seen: Seen) -> list[Outcome]:
+        window = Window(seen.start, seen.at, seen.open_loop, self.cold_s)
+        return [r.outcome for r in seen.records if window.has(window.asked_at(r)) and r.outcome is not Outcome.CUT_OFF]
 
 
 def decide(bound: Bound, values: Sequence[float], level: float) -> Decision:
@@ -133,26 +140,34 @@ def decide(bound: Bound, values: Sequence[float], level: float) -> Decision:
     return "violated" if _independent(bound, values, bound.most * CLEAR, level) == "violated" else "open"
 
 
-def _in_time(
-    known: Sequence[tuple[float, float]], running: Sequence[tuple[float, float]] = (), most: float = math.inf
-) -> list[float]:
-    """Values by when they were asked for; of those still running, the ones that are beyond the limit already."""
-    return [value for _, value in sorted([*known, *(one for one in running if one[1] > most)])]
+def decide_success(ended: Sequence[Outcome], least: float, level: float) -> Decision:
+    """Whether enough of the requests that have ended succeeded.
+
+    Missed where that is sure. Held where no more have failed than may: to be sure of that too, 99 % would need some
+    400 requests without a failure, and failures are no noise.
+    """
+    failed = sum(outcome not in COMPLETE for outcome in ended)
+    if decide_share(failed, len(ended), 1 - least, level) == "violated":
+        return "violated"
+    return "holds" if ended and 1 - failed / len(ended) >= least else "open"
+
+
+def _in_time(values: Iterable[tuple[float, float | None]]) -> list[float]:
+    """Those that are known, by when they were asked for."""
+    return [value for _, value in sorted((at, value) for at, value in values if value is not None)]
 
 
 def _decide(bound: Bound, values: Sequence[float], most: float, level: float) -> Decision:
     """For values of which neighbours may be alike."""
     if bound.statistic == "mean":
-        finite = [min(value, FAR * most) for value in values]
-        return decide_mean(batch_means(finite, 1 - level), most)
-    allowed = 1 - QUANTILES[bound.statistic]
-    return decide_series([value > most for value in values], [min(v, FAR * most) for v in values], allowed, level)
+        return decide_mean(batch_means(values, 1 - level), most)
+    return decide_series([value > most for value in values], values, 1 - QUANTILES[bound.statistic], level)
 
 
 def _independent(bound: Bound, values: Sequence[float], most: float, level: float) -> Decision:
     """For values that do not depend on each other."""
     if bound.statistic == "mean":
-        return decide_mean(mean_interval([min(value, FAR * most) for value in values], 1 - level), most)
+        return decide_mean(mean_interval(values, 1 - level), most)
     violations = sum(value > most for value in values)
     return decide_share(violations, len(values), 1 - QUANTILES[bound.statistic], level)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.pacer import ClosedLoop
+from autotune.stats import enough
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,9 @@ cores with a model is not (`benchmark.worker.hurry`)."""
 
 MOST_LAG = 0.02
 """The same as a part of the TTFT limit, where that is less."""
+
+LEAST_SPAN_S = 1.0
+"""Over less, processor time is that of one moment."""
 
 LEAST_LAG_S = 0.002
 """The timers of a loop are no finer than a millisecond: less lag than this nobody can ask for."""
@@ -59,7 +63,8 @@ def examine(loaded: LoadResult, metrics: Metrics, ttft_limit_s: float | None = N
     """The health of the client in the window of a load.
 
     `loaded` is on this host's clock; the seconds of `metrics` and of the TTFT limit are `scale` of it. Without pulses
-    (a client that cannot tell) nothing is known of its processes, and nothing is held against it.
+    (a client that cannot tell) nothing is known of its processes, and nothing is held against it. Nor is it where a
+    window is too short to tell a rare pause from one after the other, or where the server only failed.
     """
     before, after = loaded.pulses or ((), ())
     spans = [late.since(early) for early, late in zip(before, after, strict=True)]
@@ -80,14 +85,23 @@ def examine(loaded: LoadResult, metrics: Metrics, ttft_limit_s: float | None = N
     most_s = MOST_LAG_S
     if ttft_limit_s is not None:
         most_s = max(LEAST_LAG_S, min(most_s, MOST_LAG * ttft_limit_s / scale))
-    return replace(health, faults=tuple(_faults(health, most_s, open_loop=loaded.open_loop)))
+    if loaded.gave_up:
+        return health
+    asked = enough("p99")
+    judged = replace(
+        health,
+        loop_lag_s=health.loop_lag_s if all(sum(span.lags) >= asked for span in spans) else None,
+        cpu=health.cpu if all(span.at >= LEAST_SPAN_S for span in spans) else None,
+        send_lag_s=health.send_lag_s if loaded.open_loop and metrics.send_lag_s.n >= asked else None,
+    )
+    return replace(health, faults=tuple(_faults(judged, most_s)))
 
 
-def _faults(health: Health, most_s: float, *, open_loop: bool) -> Iterator[str]:
+def _faults(health: Health, most_s: float) -> Iterator[str]:
     if health.loop_lag_s is not None and health.loop_lag_s > most_s:
         late_ms, most_ms = 1000 * health.loop_lag_s, 1000 * most_s
         yield f"its event loop was up to {late_ms:.1f} ms late (p99); allowed is {most_ms:.1f} ms"
     if health.cpu is not None and health.cpu > MOST_CPU:
         yield f"it took {health.cpu:.0%} of a core in one process; allowed is {MOST_CPU:.0%}"
-    if open_loop and health.processes and health.send_lag_s is not None and health.send_lag_s > most_s:
+    if health.processes and health.send_lag_s is not None and health.send_lag_s > most_s:
         yield f"requests left up to {1000 * health.send_lag_s:.1f} ms late (p99); allowed is {1000 * most_s:.1f} ms"

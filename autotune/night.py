@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from autotune import __version__, confirm
 from autotune import ground as grounds
 from autotune import selftest as selftests
+from autotune.benchmark import pacer
 from autotune.benchmark.carrier import Target
 from autotune.benchmark.crew import Crew
 from autotune.benchmark.dialect import Ask
@@ -96,6 +97,7 @@ async def _night(
 ) -> Ending:
     try:
         grounds.check_host(spec, found)
+        asked = workload(spec)
         ground = await grounds.ground(spec, found, children, store.run)
         _same_ground(store, ground)
         sampler = Sampler(
@@ -110,7 +112,7 @@ async def _night(
                 found,
                 cluster,
                 events,
-                workload(spec),
+                asked,
                 lambda plan, processes: client(spec, plan, processes),
                 store.trials.keep_logs,
             )
@@ -234,10 +236,10 @@ def client(spec: StudySpec, plan: Plan, processes: int = 1) -> AbstractAsyncCont
 
 
 def workload(spec: StudySpec) -> Workload:
-    """What is asked. Raises `SpecError` for a file of prompts that cannot be used."""
+    """What is asked. Raises `SpecError` for a file of prompts that cannot be used, or that has no times to replay."""
     written = spec.workload
     prefix, talk = written.shared_prefix, written.conversation
-    return make(
+    made = make(
         spec.study.seed,
         _lengths(written.num_predict),
         None if written.input_tokens is None else _lengths(written.input_tokens),
@@ -246,6 +248,9 @@ def workload(spec: StudySpec) -> Workload:
         prefixes=None if prefix is None else Prefixes(prefix.prefixes, prefix.tokens),
         turns=1 if talk is None else talk.turns,
     )
+    for level in written.levels:
+        pacer.make(level, spec.study.seed, made.stamps)
+    return made
 
 
 def _lengths(written: WrittenLengths) -> Lengths:

@@ -26,6 +26,11 @@ class Outcome(StrEnum):
     CUT_OFF = "cut_off"
     """Still running at the bound after the window: censored, not an error."""
 
+    @property
+    def failure(self) -> bool:
+        """Whether it counts against the success rate, but for answers without text."""
+        return self in (Outcome.REJECTED, Outcome.FAILED, Outcome.TIMEOUT)
+
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:

@@ -54,6 +54,8 @@ def judge(spec: StudySpec, levels: Mapping[str, Metrics], looks: Mapping[str, Lo
         constraints[name] = _violation(limit, levels[label])
         if constraints[name] == UNDECIDED:
             cautions.append(_undecided(name, limit, levels[label]))
+        if looks and looks[label].limits.get(f"{limit.metric} {limit.statistic}") == "violated":
+            constraints[name] = max(constraints[name], UNDECIDED)  # the window ended for it
     for label, metrics in levels.items():
         constraints[f"success rate at {label}"] = _missing_success(spec.objective, metrics)
         if looks and spec.level(label).users is None:
@@ -68,7 +70,7 @@ def judge_capacity(spec: StudySpec, low: float, steps: Mapping[str, Metrics]) ->
     Where not even the least load holds, it is infeasible by what that load misses most.
     """
     least = min(steps.values(), key=lambda metrics: metrics.in_flight)
-    missed = max((_violation(limit, least) for limit in spec.objective.limits), default=0.0)
+    missed = max([_missing_success(spec.objective, least), *(_violation(one, least) for one in spec.objective.limits)])
     return Score(low, {LEAST_LOAD: 0.0 if low else max(missed, UNDECIDED)})
 
 

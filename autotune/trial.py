@@ -142,14 +142,24 @@ class Bench:
                 *verify.unproved(placements),
                 *(f"{one.label}: {doubt}" for one in found for doubt in one.doubts),
                 *judged.score.cautions,
+                *judged.cautions,
             ),
         )
 
     async def _capacity(self, plan: Plan, number: int, blank: TrialResult) -> tuple[list[_Measured], TrialResult]:
-        """The loads of a search, and the result with its score. A load at which nothing is answered is too much."""
-        search, found = aims.search(self.spec), list[_Measured]()
+        """The loads of a search, and the result with its score. A load at which nothing is answered is too much.
+
+        A client that cannot make the next load ends the search with what is known by then.
+        """
+        search, found, cautions = aims.search(self.spec), list[_Measured](), tuple[str, ...]()
         while (load := search.next()) is not None:
-            one = await self._level(plan, aims.at_load(self.spec, load), number, alone=not found)
+            try:
+                one = await self._level(plan, aims.at_load(self.spec, load), number, alone=not found)
+            except ClientSaturated as saturated:
+                if not found:
+                    raise
+                cautions = (f"the search for the capacity could not go on: {saturated.message}",)
+                break
             found.append(one)
             search.tell(load, decided(one.look, gave_up=one.gave_up))
         tried = tuple(search.told.items())
@@ -158,7 +168,8 @@ class Bench:
         score = judge_capacity(self.spec, search.low, steps)
         holds = [label for label, (load, _) in zip(labels, tried, strict=True) if load == search.low]
         unit = "users" if search.whole else "requests/s"
-        return found, replace(blank, score=score, unit=unit, at=next(iter(holds), labels[0]), tried=tried)
+        at = next(iter(holds), labels[0])
+        return found, replace(blank, score=score, unit=unit, at=at, tried=tried, cautions=cautions)
 
     async def _level(self, plan: Plan, level: Level, number: int, *, alone: bool = True) -> _Measured:
         """One load and its figures, by a client that was healthy: where it was not, again with more processes.

@@ -53,7 +53,10 @@ def trace(tmp_path: Path) -> str:
         (["--rate", "1", "--ramp", "1,2,3"], "--rate and --ramp: one of the two"),
         (["--ramp", "1,2,3", "--trace", "1"], "--ramp and --trace: one of the two"),
         (["--burstiness", "0.5"], "--burstiness 0.5: belongs to --arrivals gamma"),
-        (["--trace", "1"], "--trace 1: needs --prompts with times: mooncake, burstgpt or azure"),
+        (
+            ["--trace", "1"],
+            "--trace 1: the prompts have 0 time stamps; a replay needs a file",
+        ),
         (["--turns", "3"], "--turns 3: conversations need --endpoint chat or openai, and --concurrency"),
         (["--turns", "3", "--endpoint", "completions"], "--turns 3: conversations need"),
         (["--turns", "3", "--endpoint", "chat", "--rate", "2"], "--turns 3: conversations need"),
@@ -194,6 +197,13 @@ def test_a_trace_is_replayed_at_its_speed(trace: str) -> None:
     assert isinstance(level.arrivals, Trace)
     assert level.rate == pytest.approx(2.0)
     assert level.label == "trace at 2x"
+
+
+def test_a_trace_whose_times_are_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "azure.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "2023-11-16 18:15:46.6805900,10,20\n" * 2)
+    with pytest.raises(UsageError, match="--trace 2: the prompts have 2 time stamps; a replay needs"):
+        asked("--prompts", str(path), "--format", "azure", "--trace", "2")
 
 
 def test_limits_and_the_requests_that_they_need() -> None:

@@ -78,7 +78,7 @@ def load(records: Sequence[RequestRecord], label: str = "20 users", *cautions: s
     """What a load of these requests gave."""
     result = LoadResult(ClosedLoop(20), 0.0, window_s, tuple(records), look=LOOK)
     figures = measure(records, window_start=0.0, window_end=window_s)
-    limits = {bound.metric: bound.most for bound in BOUNDS}
+    limits = ((bound.metric, bound.most) for bound in BOUNDS)
     attained = attain(records, Window(0.0, window_s, open_loop=False, cold_s=COLD_S), limits)
     return Found(label, result, figures, HEALTH, attained, cautions)
 

@@ -91,8 +91,8 @@ def test_the_command_finds_where_the_slots_end(run: Run, tmp_path: Path) -> None
 
 def test_no_load_holds(run: Run, tmp_path: Path) -> None:
     with stand_in(tmp_path / "played") as url:
-        code, out, _ = run("capacity", url, "--model", "tiny", *SMALL, "--limit", "ttft_s:p50:0.0001")
-    assert code == 1
+        code, out, err = run("capacity", url, "--model", "tiny", *SMALL, "--limit", "e2e_s:p50:0.001")
+    assert code == 1, err
     assert "the limits surely hold at no load that was tried; they are missed at 1 users" in out
 
 
@@ -103,6 +103,7 @@ def test_no_load_holds(run: Run, tmp_path: Path) -> None:
         (("--slo", "gpt-9"), "--slo gpt-9: no such limits; there are llama3.1-8b-server"),
         (("--limit", "ttft:p95:2"), "--limit ttft:p95:2: write METRIC:STATISTIC:SECONDS"),
         (("--slo", "llama2-70b-server", "--first", "1.5"), "--first 1.5: users are whole numbers"),
+        (("--slo", "llama2-70b-server", "--first", "9", "--most", "8"), "--first 9: is more than --most 8"),
         (("--slo", "llama2-70b-server", "--plot", "none/x.html"), "--plot none/x.html: none is no folder"),
     ],
 )

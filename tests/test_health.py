@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -109,6 +110,29 @@ def test_late_sends_are_a_fault_of_an_open_loop(level: Level, faults: int) -> No
 def test_lags_of_a_played_host_are_in_seconds_of_this_one() -> None:
     found = health(process(), level=OpenLoop(1.0), scale=10.0, send_lag_s=summary(0.05), receive_lag_s=summary(0.02))
     assert (found.send_lag_s, found.receive_lag_s, found.faults) == (0.005, 0.002, ())
+
+
+def test_one_pause_in_a_short_window_is_no_fault() -> None:
+    """A 99th percentile of few moments is the worst of them."""
+    before, late = process(0.05)
+    lags = list(before.lags)
+    lags[_bucket(0.05)] += 300
+    short = before, replace(late, lags=tuple(lags))
+    assert health(short).loop_lag_s == pytest.approx(0.05, rel=0.1)
+    assert health(short).faults == ()
+    assert health((before, late)).faults != ()
+    busy = process(cpu=0.9)
+    assert health((busy[0], replace(busy[1], at=busy[0].at + 0.5))).faults == ()
+    few = summary(3.0, n=300)
+    assert health(process(), level=OpenLoop(1.0), send_lag_s=few).faults == ()
+
+
+def test_a_load_that_only_failed_says_nothing_of_the_client() -> None:
+    """It ended at once: the processor time of a moment is anything."""
+    result = replace(loaded(FOUR_USERS, process(1.0, 0.9)), gave_up=True)
+    found = examine(result, metrics())
+    assert found.faults == ()
+    assert found.cpu == pytest.approx(0.9)
 
 
 def test_all_faults_are_told() -> None:

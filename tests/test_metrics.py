@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from autotune.metrics import Metrics, Summary, compare, figures, measure, queue_s, tokens_per_chunk, tpot_s
 from autotune.records import Outcome, RequestRecord, decode, encode
 from tests.strategies import records
-
-if TYPE_CHECKING:
-    import random
 
 
 def ok(index: int = 0, written: float = 0.0, first: float = 1.0, chunks: int = 10, gap: float = 0.1) -> RequestRecord:
@@ -92,6 +89,28 @@ def test_censored_waits_are_kept_and_counted() -> None:
     assert (metrics.ttft_s.n, metrics.ttft_s.max) == (3, 18.0)
     assert metrics.success_rate == 0.5
     assert metrics.statistic("ttft_s", "mean") == pytest.approx(23 / 3)
+
+
+def test_who_never_got_a_text_is_where_it_was_asked() -> None:
+    """Intervals come from neighbours in time: all who waited at the end would look like a trend."""
+    chance = random.Random(1)
+    waits = [chance.choice([1.0, 1.1, 1.2, 9.0]) for _ in range(400)]
+    answers = [ok(number, written=number / 100, first=number / 100 + wait) for number, wait in enumerate(waits)]
+    cut = [
+        replace(one, outcome=Outcome.CUT_OFF, first_content_at=None, chunk_times=(), finished_at=one.first_content_at)
+        if wait > 2
+        else one
+        for one, wait in zip(answers, waits, strict=True)
+    ]
+    assert of(*cut).ttft_s.intervals == of(*answers).ttft_s.intervals
+    low, high = of(*cut).ttft_s.intervals["mean"]
+    assert high - low < 1
+
+
+def test_requests_that_the_server_refused_were_sent() -> None:
+    refused = RequestRecord(1, 1.0, Outcome.FAILED, finished_at=1.1)
+    never = RequestRecord(2, 1.0, Outcome.CUT_OFF, finished_at=9.0)
+    assert of(ok(), refused, never).unsent == 1
 
 
 def test_waits_do_not_depend_on_the_order_of_the_records() -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.benchmark.phases import Look
 from autotune.metrics import Metrics, Summary
-from autotune.score import FAILED, UNDECIDED, Score, failed, judge
+from autotune.score import FAILED, UNDECIDED, Score, failed, judge, judge_capacity
 from autotune.stats import enough
 from tests.conftest import study
 from tests.factories import metrics, summary
@@ -110,6 +111,32 @@ def test_requests_that_have_waited_beyond_the_limit_violate_it() -> None:
 
 def test_waiting_for_the_first_text_says_nothing_about_the_time_per_token() -> None:
     assert judged(metrics(waiting=(60.0,)), metric="tpot_s").feasible
+
+
+def test_what_ended_a_window_early_is_missed() -> None:
+    """Were the few figures that there are then within the limit, the trial would win by them."""
+    spec = study(
+        workload={"levels": [5, 10]}, objective={"limits": [{"metric": "ttft_s", "statistic": "p95", "max": 2.0}]}
+    )
+    levels = {FIVE: metrics(), TEN: metrics(ttft_s=1.9)}
+    for decision, violation in (
+        ("violated", UNDECIDED),
+        ("holds", pytest.approx(-0.05)),
+        ("open", pytest.approx(-0.05)),
+    ):
+        looks = {FIVE: Look(), TEN: Look(limits={"ttft_s p95": decision})}  # type: ignore[dict-item]
+        assert judge(spec, levels, looks).constraints[LIMIT] == violation
+
+
+def test_a_capacity_of_nothing_misses_by_what_its_least_load_misses_most() -> None:
+    limits = [{"metric": "ttft_s", "statistic": "p95", "max": 2.0}]
+    spec = study(objective={"metric": "capacity", "limits": limits, "precision": 0.05})
+    slow, failing = metrics(ttft_s=3.0), metrics(ttft_s=1.0, success_rate=0.5)
+    (violation,) = judge_capacity(spec, 0, {"1 users": slow}).constraints.values()
+    assert violation == pytest.approx(0.5)
+    (violation,) = judge_capacity(spec, 0, {"1 users": failing}).constraints.values()
+    assert violation == pytest.approx(0.49)
+    assert judge_capacity(spec, 3, {"1 users": slow}).feasible
 
 
 def test_failure_is_not_a_number() -> None:

@@ -42,6 +42,7 @@ async def test_the_client_of_this_machine() -> None:
 
 async def test_a_client_that_is_too_slow_gets_more_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autotune.health.MOST_CPU", 0.0)
+    monkeypatch.setattr("autotune.health.LEAST_SPAN_S", 0.1)
     found = await selftest(12, window_s=WINDOW_S, most_processes=2)
     assert (found.concurrency, found.processes) == (12, 2)
     assert any("of a core in one process" in fault for fault in found.faults)

@@ -7,7 +7,7 @@
 """
 
 from autotune.bench.asked import Job, job
-from autotune.bench.capacity import Capacity, capacity
+from autotune.bench.capacity import Capacity, Step, capacity
 from autotune.bench.files import FORMAT, read, save, save_capacity, save_csv, save_parquet
 from autotune.bench.measuring import Found, load
 
@@ -16,6 +16,7 @@ __all__ = [
     "Capacity",
     "Found",
     "Job",
+    "Step",
     "capacity",
     "job",
     "load",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from autotune.bench.slo import limit, preset
 from autotune.benchmark.carrier import Target
 from autotune.benchmark.dialect import Ask
-from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, Trace
+from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, replay
 from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
-from autotune.errors import UsageError
+from autotune.errors import SpecError, UsageError
 from autotune.stats import enough
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class Job:
     phases: Phases
     bounds: tuple[Bound, ...]
     precision: float | None
+    min_success: float
+    """The part of the requests that must succeed, where there are limits."""
     processes: int
     seed: int
     said: dict[str, str]
@@ -82,6 +84,7 @@ def job(chosen: argparse.Namespace) -> Job:
         phases=Phases(chosen.warmup, max(chosen.warmup, WARM_MAX_S), chosen.window, longest, DRAIN_S, least),
         bounds=bounds,
         precision=chosen.precision,
+        min_success=chosen.min_success_rate,
         processes=chosen.processes,
         seed=chosen.seed,
         said={"url": routes[0].shown} | {name: str(getattr(chosen, name)) for name in named},
@@ -145,10 +148,10 @@ def _levels(chosen: argparse.Namespace, asked: Workload) -> list[Level]:
     if chosen.burstiness is not None and chosen.arrivals != "gamma":
         raise UsageError(f"--burstiness {chosen.burstiness:g}: belongs to --arrivals gamma")
     if chosen.trace:
-        if not asked.stamps:
-            raise UsageError(f"--trace {chosen.trace:g}: needs --prompts with times: mooncake, burstgpt or azure")
-        trace = Trace(asked.stamps)
-        return [OpenLoop(trace.rate * chosen.trace, trace, chosen.seed)]
+        try:
+            return [replay(asked.stamps, chosen.trace, chosen.seed)]
+        except SpecError as error:
+            raise UsageError(f"--{error.message}") from error
     if chosen.ramp:
         start, end, seconds = numbers("--ramp", chosen.ramp, float, "two rates and a time above 0, as in 1,5,60", 3)
         return [OpenLoop(end, Ramp(start, seconds), chosen.seed)]

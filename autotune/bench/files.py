@@ -50,18 +50,25 @@ def save(path: Path, job: Job, found: Sequence[Found], *, complete: bool) -> Non
     write(path, json.dumps(content, indent=1))
 
 
-def save_capacity(path: Path, job: Job, answer: Capacity) -> None:
-    """Write the steps of a search and its answer. Raises `StorageError`."""
+def save_capacity(path: Path, job: Job, answer: Capacity, *, complete: bool) -> None:
+    """Write the steps of a search and its answer; `complete` says whether it came to its end. Raises `StorageError`."""
     content = {
         "format": FORMAT,
         "autotune": __version__,
         "at": datetime.now(UTC).isoformat(),
+        "complete": complete and not answer.ended,
+        "ended": answer.ended,
         "load": job.said,
         "limits": {bound.name: bound.most for bound in job.bounds},
         "capacity": {"unit": answer.unit, "holds": answer.low, "misses": _finite(answer.high)},
         "steps": [
-            {"load": load, "decision": decision, "limits": found.loaded.look.limits, "metrics": asdict(found.metrics)}
-            for load, found, decision in zip(answer.loads, answer.steps, answer.decisions, strict=True)
+            {
+                "load": step.load,
+                "decision": step.decision,
+                "limits": step.found.loaded.look.limits,
+                "metrics": asdict(step.found.metrics),
+            }
+            for step in answer.steps
         ],
     }
     write(path, json.dumps(content, indent=1))

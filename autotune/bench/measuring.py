@@ -97,21 +97,21 @@ async def healthy(
     while True:
         async with client(job, route, processes) as one:
             found = await _measured(job, one, work, level, progress)
-        if not found.health.faults or found.loaded.gave_up or processes >= cores():
+        if not found.health.faults or processes >= cores():
             return found, processes
         processes = min(cores(), 2 * processes)
 
 
 async def _measured(job: Job, one: Client, work: Workload, level: Level, progress: Callable[[Progress], None]) -> Found:
-    goal = Precise(job.bounds, job.precision, job.phases.looks)
+    least = job.min_success if job.bounds else None
+    goal = Precise(job.bounds, job.precision, job.phases.looks, min_success=least)
     loaded = await run(one, work, level, job.phases, secrets.token_hex(8), progress, goal=goal)
     start, end = loaded.window_start, loaded.window_end
     metrics = measure(loaded.records, window_start=start, window_end=end, open_loop=loaded.open_loop)
     health = examine(loaded, metrics, min((b.most for b in job.bounds if b.metric == "ttft_s"), default=None))
-    limits = {bound.metric: bound.most for bound in job.bounds}
     window = Window(start, end, loaded.open_loop, COLD_S)
     cautions = doubts(loaded, metrics, health, workload=work, input_tokens=job.input_tokens, precision=job.precision)
-    attained = attain(loaded.records, window, limits) if limits else None
+    attained = attain(loaded.records, window, ((bound.metric, bound.most) for bound in job.bounds))
     return Found(level.label, loaded, metrics, health, attained, (*cautions, *health.faults))
 
 

@@ -142,6 +142,8 @@ class _Member:
             self._writer.write(packed(("cut", number)))
             raise
         except ClusterError as error:
+            if not self._dead:
+                raise
             index, failed = flight.prompt.index, Outcome.FAILED
             return RequestRecord(index, flight.intended_at, failed, finished_at=now(), error=error.message)
         finally:

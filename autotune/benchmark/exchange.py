@@ -8,12 +8,14 @@ fall into anybody's waiting time.
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.parse import Parsed, digest, error_text
+from autotune.errors import ClusterError
 from autotune.records import Outcome, RequestRecord
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ KEEP_ALIVE_S = 55.0
 """Below the 60 or 75 s after which nginx ends a connection on which nothing happens."""
 
 MOST_CONNECTIONS = 4096
+
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL})
+"""Errors of a connection that are no server's: no more open files, or no more ports."""
 
 now = time.monotonic
 """The clock of all stamps: the one beneath every event loop (uvloop's own is that clock too, rounded to ms)."""
@@ -93,18 +98,25 @@ async def opened(
     ask: Ask, count: int, knock: Callable[[Exchange], Awaitable[None]], broken: type[Exception] = OSError
 ) -> int:
     """Knock so many times at once; how many connections that opened. A server that is gone is no error: the load itself
-    will show what is wrong with it, request by request."""
+    will show what is wrong with it, request by request. Raises ClusterError where this host has no more of them."""
 
     async def one() -> bool:
         exchange = Exchange(ask)
         try:
             async with asyncio.timeout(CHEAP_S):
                 await knock(exchange)
-        except (broken, OSError):
+        except (broken, OSError) as error:
+            _ours(error)
             return False
         return exchange.connected
 
     return sum(await asyncio.gather(*(one() for _ in range(count))))
+
+
+def _ours(error: Exception) -> None:
+    """Raises ClusterError for what is a fault of this host."""
+    if getattr(error, "errno", None) in OURS:
+        raise ClusterError(f"this host gives autotune no more connections: {error}; see `ulimit -n`") from error
 
 
 async def carried(
@@ -118,7 +130,7 @@ async def carried(
 
     The one place where an exception becomes the outcome of a request: `broken` is what else than `OSError` says that
     the connection failed. Answers that end together are read one after the other, by whose `turn` it is: between two
-    of them the loop sees to the bytes of all others.
+    of them the loop sees to the bytes of all others. Raises ClusterError where this host has no more connections.
     """
     ask = exchange.ask
     ended, error = Outcome.OK, ""
@@ -126,6 +138,7 @@ async def carried(
         async with flight.bounded(ask.timeout_s):
             await carry(exchange, flight)
     except (broken, OSError) as exception:
+        _ours(exception)
         ended, error = Outcome.FAILED, f"{type(exception).__name__}: {exception}"
         if isinstance(exception, TimeoutError) and flight.was_cut:
             ended, error = Outcome.CUT_OFF, ""

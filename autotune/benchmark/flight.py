@@ -92,13 +92,17 @@ class Client(Protocol):
     """How long before its intended time a request should be handed over; it is sent when that has come."""
 
     async def open(self, connections: int) -> int:
-        """Open that many connections ahead of the load; how many were opened. A server that is gone is no error."""
+        """Open that many connections ahead of the load; how many were opened. A server that is gone is no error.
+
+        Raises ClusterError where this host gives no more connections.
+        """
 
     async def send(self, flight: Flight) -> RequestRecord:
         """Carry one request to its end, whatever that is: every request yields a record, and nothing is raised.
 
-        The one exception is cancellation from outside. A flight that is cut yields `cut_off` with the chunks so far;
-        `finished_at` is then the moment until which it was watched.
+        The exceptions are cancellation from outside, and ClusterError where this host gives no more connections. A
+        flight that is cut yields `cut_off` with the chunks so far; `finished_at` is then the moment until which it was
+        watched.
         """
 
     async def pulse(self) -> tuple[Pulse, ...]:

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from autotune.benchmark.phases import Goal
     from autotune.benchmark.watch import Pulse
     from autotune.benchmark.workload import Workload
+    from autotune.records import RequestRecord
 
 REPORT_S = 0.25
+RECENT = 1000
+"""Requests that a progress looks at: it is in the way of the load."""
 
 READY_S = 2.0
 """A warm-up in which there is room for an import."""
@@ -195,6 +198,7 @@ class _Load:
             at=self._now(),
             look=number,
             open_loop=isinstance(self._level, OpenLoop),
+            steady=isinstance(self._level, ClosedLoop) or self._level.steady,
             records=traffic.records,
             waiting=[(traffic.asked_at(flight), flight.first_content_at) for flight in on_their_way],
             samples=[sample for sample in traffic.samples if sample.at >= start],
@@ -249,9 +253,10 @@ class _Load:
     def _progress(self, pieces_before: int) -> Progress:
         stage, since, planned_s = self._stage
         traffic, elapsed_s = self._traffic, self._now() - since
+        recent: list[Flight | RequestRecord] = [*traffic.records[-RECENT:], *traffic.flights]
         waits = [
             request.first_content_at - traffic.asked_at(request)
-            for request in traffic.requests()
+            for request in recent
             if request.first_content_at is not None and traffic.asked_at(request) >= since
         ]
         return Progress(

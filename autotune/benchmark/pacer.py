@@ -111,6 +111,11 @@ class OpenLoop:
             case "poisson":
                 return f"{self.rate:g} requests/s"
 
+    @property
+    def steady(self) -> bool:
+        """Whether they come at one rate from the start to the end, in the mean."""
+        return not isinstance(self.arrivals, Ramp | Trace)
+
     def times(self) -> Iterator[float]:
         """The intended times. One generator draws all of them: several with one seed would not be Poisson together."""
         rng = random.Random(f"{self.seed}/arrivals")
@@ -146,17 +151,17 @@ def make(level: spec.Level, seed: int, stamps: Sequence[float] = (), scale: floa
         start, end = level.ramp
         return OpenLoop(end * scale, Ramp(start * scale, level.over_s / scale), seed)
     if level.trace is not None:
-        return _replay(stamps, level.trace * scale, seed)
+        return replay(stamps, level.trace * scale, seed)
     assert level.rate is not None
     return OpenLoop(level.rate * scale, level.arrivals, seed, level.burstiness or 1.0)
 
 
-def _replay(stamps: Sequence[float], speed: float, seed: int) -> OpenLoop:
-    """Recorded arrivals, so many times as fast as they came."""
+def replay(stamps: Sequence[float], speed: float, seed: int) -> OpenLoop:
+    """Recorded arrivals, so many times as fast as they came. Raises `SpecError` for times that are none."""
     if not stamps or stamps[-1] <= stamps[0]:
         raise SpecError(
-            f"trace: the workload has {len(stamps)} time stamps;"
-            " a replay needs a file of prompts with two different ones (format mooncake, burstgpt or azure)"
+            f"trace {speed:g}: the prompts have {len(stamps)} time stamps; a replay needs a file of prompts with two"
+            " different ones (format mooncake, burstgpt or azure)"
         )
     trace = Trace(tuple(stamp - stamps[0] for stamp in stamps))
     return OpenLoop(trace.rate * speed, trace, seed)

@@ -80,6 +80,8 @@ class Seen:
     look: int
     """The how manieth look, from 1."""
     open_loop: bool
+    steady: bool
+    """Whether what is asked of the server stays the same all the time."""
     records: Sequence[RequestRecord]
     """Of all requests that have ended, those of the warm-up too."""
     waiting: Sequence[tuple[float, float | None]]
@@ -126,7 +128,7 @@ class Goal(Protocol):
     """What a window is for."""
 
     def look(self, seen: Seen) -> Look:
-        """What is certain by now. It takes milliseconds: the load goes on meanwhile."""
+        """What is certain by now. The load goes on meanwhile: it may take some ms for each thousand requests."""
 
 
 class Anything:
@@ -150,7 +152,7 @@ class Progress:
     output_tps: float
     """Pieces of text per second since the stage began."""
     ttft_s: float | None
-    """Mean over the requests of this stage that have their first text."""
+    """Mean over the last thousand requests of this stage that have their first text."""
 
     def scaled(self, factor: float) -> Progress:
         """The same on a clock that runs `factor` times as long."""

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 MOST_IN_FLIGHT = 4096
 """An open loop beyond this waits; the waiting counts, since latency counts from the intended time."""
 
-FAILURES = (Outcome.FAILED, Outcome.REJECTED, Outcome.TIMEOUT)
-
 BACK_OFF_S, MOST_BACK_OFF_S = 0.05, 1.0
 """What a user waits after a failure, twice as long after each further one."""
 
@@ -79,7 +77,7 @@ class Traffic:
         failures = 0
         while not self.over.is_set():
             record = await self._ask(user, self._now())
-            failures = failures + 1 if record.outcome in FAILURES else 0
+            failures = failures + 1 if record.outcome.failure else 0
             if failures:
                 # a dead server refuses at once: without a pause this would be a loop without breath
                 await self._pause(min(MOST_BACK_OFF_S, BACK_OFF_S * 2 ** min(failures - 1, 10)))
@@ -128,7 +126,7 @@ class Traffic:
         return next(self._indices)
 
     def _learn(self, user: int, record: RequestRecord) -> None:
-        if record.outcome in FAILURES:
+        if record.outcome.failure:
             self._failures += 1
             self.last_error = record.error
             alive = any(flight.first_content_at is not None for flight in self.flights)

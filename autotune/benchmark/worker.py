@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.benchmark.carrier import carrier
 from autotune.benchmark.exchange import now
 from autotune.benchmark.flight import Flight
+from autotune.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -116,7 +117,8 @@ class _Worker:
         try:
             await doing
         except Exception as error:  # noqa: BLE001 - whatever it is, the other process waits for an answer
-            self.tell(("failed", number, f"{type(error).__name__}: {error}"))
+            words = error.message if isinstance(error, ClusterError) else f"{type(error).__name__}: {error}"
+            self.tell(("failed", number, words))
 
     async def _send(self, number: int) -> None:
         flight = self._flights[number]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `autotune`; returns its exit code."""
     chosen = parser().parse_args(arguments)
+    _open_more()
     try:
         code = int(chosen.command(chosen))
         sys.stdout.flush()
@@ -35,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `autotune … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _open_more() -> None:
+    """As many open files as this user may have: every stream of a load is one, and 1,024 is what one usually gets."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _located(error: SpecError, chosen: argparse.Namespace) -> SpecError:

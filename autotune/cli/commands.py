@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from autotune.bench import Capacity
     from autotune.spec import StudySpec
     from autotune.store import Store
 
@@ -166,19 +167,35 @@ def capacity(chosen: argparse.Namespace) -> int:
     whole = chosen.by == "users"
     if whole and chosen.first != int(chosen.first):
         raise UsageError(f"--first {chosen.first:g}: users are whole numbers; or --by rate")
+    if chosen.first > chosen.most:
+        raise UsageError(f"--first {chosen.first:g}: is more than --most {chosen.most:g}")
     search = Search(chosen.first, chosen.most, chosen.resolution, whole)
-    with console.Steps(_screen()) as view:
-        found = run(bench.capacity(job, search, view.progress, view.step))
-        view.answer(found)
-    if chosen.json is not None:
-        bench.save_capacity(chosen.json, job, found)
-    if chosen.plot is not None:
-        from autotune.analysis import capacity_curve
-        from autotune.files import write
+    steps: list[bench.Step] = []
+    answer: bench.Capacity | None = None
+    try:
+        with console.Steps(_screen()) as view:
 
-        high = found.high if math.isfinite(found.high) else None
-        write(chosen.plot, capacity_curve(found.rows(), found.unit, found.low, high).to_html())
-    return 0 if found.low else NothingFeasible.exit_code
+            def done(step: bench.Step) -> None:
+                steps.append(step)
+                view.step(step)
+
+            answer = run(bench.capacity(job, search, view.progress, done))
+            view.answer(answer)
+    finally:
+        found = answer or bench.Capacity.of(search, steps)
+        if chosen.json is not None and steps:
+            bench.save_capacity(chosen.json, job, found, complete=answer is not None)
+        if chosen.plot is not None and steps:
+            _draw(chosen.plot, found)
+    return 0 if answer.low else NothingFeasible.exit_code
+
+
+def _draw(path: Path, found: Capacity) -> None:
+    from autotune.analysis import capacity_curve
+    from autotune.files import write
+
+    high = found.high if math.isfinite(found.high) else None
+    write(path, capacity_curve(found.rows(), found.unit, found.low, high).to_html())
 
 
 def selftest(chosen: argparse.Namespace) -> int:

@@ -153,6 +153,13 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
         "--precision", type=_positive, metavar="P", help="until the rate is known to so many parts: 0.05"
     )
     phases.add_argument("--limit", action="append", default=[], metavar="METRIC:STATISTIC:S", help="as in ttft_s:p95:2")
+    phases.add_argument(
+        "--min-success-rate",
+        type=_share,
+        default=0.99,
+        metavar="P",
+        help="the part of the requests that must succeed, where there are limits (default 0.99)",
+    )
     phases.add_argument("--slo", metavar="NAME", help="limits of MLPerf by name, as in llama3.1-8b-interactive")
     phases.add_argument("--timeout", type=_positive, default=900, metavar="S", help="the most one request may take")
     phases.add_argument(
@@ -189,6 +196,12 @@ def _not_negative(text: str) -> float:
         number = -1
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number from 0 on")
+    return number
+
+
+def _share(text: str) -> float:
+    if (number := _not_negative(text)) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a part, from 0 to 1")
     return number
 
 

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from autotune.bench import Capacity, Found
+    from autotune.bench import Capacity, Found, Step
     from autotune.benchmark.phases import Progress
     from autotune.selftest import SelfTest
-    from autotune.stats import Decision
 
 BAR = 24
 WORDS = {"holds": "holds", "violated": "misses", "open": "open"}
@@ -45,16 +44,18 @@ class Steps:
             f"{label}: {now.stage} {now.elapsed_s:.0f} s, {now.output_tps:.1f} tokens/s, TTFT {seconds(now.ttft_s)}"
         )
 
-    def step(self, _: float, found: Found, decision: Decision) -> None:
+    def step(self, step: Step) -> None:
         """What came of a step."""
-        self._say(f"{found.label}: {WORDS[decision]}; {_why(found)}")
-        for caution in found.cautions:
+        self._say(f"{step.found.label}: {WORDS[step.decision]}; {_why(step.found)}")
+        for caution in step.found.cautions:
             self._say(f"  caution: {caution}")
 
     def answer(self, found: Capacity) -> None:
         """The curve, and the answer as its last line."""
         self._status.stop()
         self._console.print(curve(found))
+        if found.ended:
+            self._say(f"caution: the search could not go on: {found.ended}")
         self._say(sentence(found))
 
     def _say(self, line: str) -> None:
@@ -62,6 +63,8 @@ class Steps:
 
 
 def _why(found: Found) -> str:
+    if found.loaded.gave_up:
+        return "nothing but failures came back"
     limits = ", ".join(f"{name} {WORDS[decision]}" for name, decision in found.loaded.look.limits.items())
     metrics = found.metrics
     waits = f"TTFT p50 {seconds(metrics.ttft_s.p50)} p99 {seconds(metrics.ttft_s.p99)}"
@@ -85,13 +88,12 @@ def curve(found: Capacity) -> Table:
         table.add_column(column.replace(" ", "\n", 1), justify="right", no_wrap=True)
     table.add_column("limits", no_wrap=True)
     table.add_column("TPS", no_wrap=True, overflow="crop", max_width=BAR)
-    steps = sorted(zip(found.loads, found.steps, found.decisions, strict=True), key=lambda step: step[0])
-    most = max((one.metrics.output_tps for one in found.steps), default=0.0)
-    for load, one, decision in steps:
-        metrics = one.metrics
+    most = max((step.found.metrics.output_tps for step in found.steps), default=0.0)
+    for step in sorted(found.steps, key=lambda step: step.load):
+        metrics, decision = step.found.metrics, step.decision
         bar = "█" * round(BAR * metrics.output_tps / most) if most else ""
         table.add_row(
-            f"{load:g}",
+            f"{step.load:g}",
             figure(metrics.output_tps),
             seconds(metrics.ttft_s.p50),
             seconds(metrics.ttft_s.p99),

@@ -13,7 +13,7 @@ from autotune.metrics.attainment import Attainment, attain
 from autotune.metrics.compare import compare, difference, figures, verdict
 from autotune.metrics.instances import slow
 from autotune.metrics.measure import COMPLETE, measure
-from autotune.metrics.requests import pace, queue_s, rest_s, tpot_s
+from autotune.metrics.requests import pace, queue_s, rest_s, tpot_s, ttft_s
 from autotune.metrics.summary import CONFIDENCE, Range, Summary
 from autotune.metrics.tokens import tokens_per_chunk
 from autotune.metrics.values import InstanceMetrics, Metrics
@@ -40,5 +40,6 @@ __all__ = [
     "slow",
     "tokens_per_chunk",
     "tpot_s",
+    "ttft_s",
     "verdict",
 ]

@@ -12,7 +12,7 @@ from autotune.records import Outcome, RequestRecord
 from autotune.stats import proportion_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from autotune.metrics.window import Window
 
@@ -32,8 +32,18 @@ class Attainment:
     """Tokens/s in the window from requests that met all limits."""
 
 
-def attain(records: Sequence[RequestRecord], window: Window, limits: Mapping[str, float]) -> Attainment:
-    """Of the requests of the window; `limits` in seconds by name: `ttft_s`, `tpot_s`, `e2e_s`."""
+def attain(records: Sequence[RequestRecord], window: Window, limits: Iterable[tuple[str, float]]) -> Attainment | None:
+    """Of the requests of the window; None without limits.
+
+    `limits` are seconds with their names, `ttft_s`, `tpot_s` or `e2e_s`; of several with one name the strictest counts.
+    """
+    most: dict[str, float] = {}
+    for name, limit_s in limits:
+        most[name] = min(limit_s, most.get(name, limit_s))
+    return _attain(records, window, most) if most else None
+
+
+def _attain(records: Sequence[RequestRecord], window: Window, limits: Mapping[str, float]) -> Attainment:
     asked = [r for r in records if window.has(window.asked_at(r)) and not window.cold(r)]
     known = [met for record in asked if (met := meets(record, window, limits)) is not None]
     good, n = sum(known), len(known)

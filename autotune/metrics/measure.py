@@ -18,7 +18,7 @@ import math
 from typing import TYPE_CHECKING
 
 from autotune.metrics.instances import instances
-from autotune.metrics.requests import pace, queue_s, rest_s, since, tpot_s
+from autotune.metrics.requests import pace, queue_s, rest_s, since, tpot_s, ttft_s
 from autotune.metrics.summary import Summary
 from autotune.metrics.tokens import around, drift, output_tps, rates, tokens_per_chunk
 from autotune.metrics.values import Metrics
@@ -69,7 +69,7 @@ def measure(
         requests=len(asked),
         outcomes=outcomes,
         success_rate=_success_rate(outcomes),
-        ttft_s=Summary.of([*since(asked, window, "first_content_at"), *_waiting(asked, window)]),
+        ttft_s=_summary(ttft_s(record, window) for record in _warm(asked, window)),
         ttft_waiting_s=_waiting(asked, window),
         first_answer_s=Summary.of(since(asked, window, "first_answer_at")),
         load_s=_summary(r.load_duration_s or 0.0 for r in spoke if r.total_duration_s is not None),
@@ -88,7 +88,7 @@ def measure(
         tokens_per_chunk=per_chunk,
         stopped_early=_summary(float(r.done_reason == "stop") for r in complete if r.done_reason).mean,
         late=sum(r.written_at is not None and r.written_at - r.intended_at > late_s for r in asked),
-        unsent=sum(record.written_at is None for record in asked),
+        unsent=sum(r.written_at is None and r.outcome is Outcome.CUT_OFF for r in asked),
         pace=_summary(map(pace, warm)).p50,
         cold=sum(map(window.cold, asked)),
         connected=sum(record.connected for record in asked),
@@ -109,15 +109,8 @@ def _success_rate(outcomes: dict[str, int]) -> float:
 
 
 def _waiting(asked: Iterable[RequestRecord], window: Window) -> tuple[float, ...]:
-    return tuple(
-        sorted(
-            record.finished_at - window.asked_at(record)
-            for record in asked
-            if record.outcome in (Outcome.CUT_OFF, Outcome.TIMEOUT)
-            and record.first_content_at is None
-            and record.finished_at is not None
-        )
-    )
+    silent = (record for record in asked if record.first_content_at is None)
+    return tuple(sorted(waited for record in silent if (waited := ttft_s(record, window)) is not None))
 
 
 def _gaps(records: Iterable[RequestRecord], window: Window) -> list[float]:

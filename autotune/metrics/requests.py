@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from autotune.records import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -24,6 +26,17 @@ def tpot_s(record: RequestRecord) -> float | None:
     spoken = tokens - (record.done_reason == "stop")
     later = sum(at > times[0] for at in times)
     return (times[-1] - times[0]) / (spoken * later / len(times)) if spoken > 0 and later else None
+
+
+def ttft_s(record: RequestRecord, window: Window) -> float | None:
+    """From the question to the first text, s; of a request that was given up before, how long it had waited.
+
+    None for one that failed before its first text.
+    """
+    at = record.first_content_at
+    if at is None and record.outcome in (Outcome.CUT_OFF, Outcome.TIMEOUT):
+        at = record.finished_at
+    return None if at is None else at - window.asked_at(record)
 
 
 def queue_s(record: RequestRecord) -> float | None:

@@ -43,7 +43,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: Iterable[float], *, intervals: bool = True) -> Summary:
-        """Exact, from all values; in the order of time, which only the interval of the mean minds."""
+        """Exact, from all values; in the order of time, which the intervals mind."""
         series = list(values)
         ordered = sorted(series)
         if not ordered:
@@ -65,7 +65,8 @@ class Summary:
 def _intervals(series: Sequence[float], ordered: Sequence[float]) -> Iterator[tuple[str, Range]]:
     if len(series) >= FEWEST_BATCHES:
         around = batch_means(series, CONFIDENCE)
-        yield "mean", (around.low, around.high)
+        # no time is below 0, however far the times lie apart
+        yield "mean", (around.low if ordered[0] < 0 else max(0.0, around.low), around.high)
     # who comes after a long wait in a queue waits long, too: many requests are worth few
     worth = effective_size(series, CONFIDENCE) if len(series) >= FEWEST_BATCHES else None
     for name, q in QUANTILES.items():

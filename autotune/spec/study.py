@@ -55,6 +55,8 @@ class StudySpec(Section):
             raise ValueError('objective: `at` says nothing with metric "capacity": limits hold at every load')
         if len(levels) != 1 or (levels[0].users is None and levels[0].rate is None):
             raise ValueError('workload.levels: with metric "capacity" one level of users or a rate, to begin with')
+        if (first := levels[0].users or levels[0].rate or 0) > asked.capacity_max:
+            raise ValueError(f"workload.levels: {first:g} is more than objective.capacity_max, {asked.capacity_max}")
         return self
 
     def level(self, at: float | str | None) -> Level:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import socket
 import threading
 import time
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +23,13 @@ from autotune.benchmark.flight import Flight
 from autotune.benchmark.parse import digest
 from autotune.benchmark.wire import WireClient
 from autotune.benchmark.workload import Prompt
+from autotune.errors import ClusterError
 from autotune.records import Outcome, RequestRecord
 from tests.benchmark import exchanges
 from tests.benchmark.server import DONE, END, HEAD, Server, chunk, event, line, serving, status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from autotune.benchmark.dialect import Endpoint
@@ -374,6 +379,35 @@ async def test_connections_are_opened_ahead_and_reused() -> None:
 async def test_open_is_bounded() -> None:
     async with serving() as server, WireClient(server.url, Ask("generate", "tiny"), connections=3) as asking:
         assert await asking.open(50) == 3
+
+
+@contextmanager
+def no_more_files(pid: int) -> Iterator[None]:
+    """A process may open nothing more."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    next_one = next(number for number in count() if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next_one, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_host_that_gives_no_more_connections_is_no_fault_of_the_server() -> None:
+    """As failed requests they would be held against a configuration."""
+    async with serving(OPEN, HELLO, DONE, END) as server, client(server.url) as asking:
+        assert (await asking.send(flight())).connected
+        (pulse,) = await asking.pulse()
+        with no_more_files(pulse.pid):
+            assert (await asking.send(flight())).outcome is Outcome.OK  # over the connection that is open
+            both = await asyncio.gather(asking.send(flight(1)), asking.send(flight(2)), return_exceptions=True)
+            (error,) = [one for one in both if isinstance(one, Exception)]
+            assert "no more connections" in str(error)
+            assert isinstance(error, ClusterError)
+            with pytest.raises(ClusterError, match="Too many open files"):
+                await asking.open(9)
+        assert (await asking.send(flight(3))).outcome is Outcome.OK
 
 
 async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

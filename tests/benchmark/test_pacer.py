@@ -144,7 +144,7 @@ def test_a_trace_is_replayed_at_any_speed_and_begins_again() -> None:
 
 @pytest.mark.parametrize("stamps", [(), (3.0,), (3.0, 3.0)])
 def test_a_trace_needs_two_times(stamps: tuple[float, ...]) -> None:
-    with pytest.raises(SpecError, match=f"trace: the workload has {len(stamps)} time stamps"):
+    with pytest.raises(SpecError, match=f"trace 1: the prompts have {len(stamps)} time stamps"):
         make(Level(trace=1), 0, stamps)
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from scipy.stats import binom
 
-from autotune.goal import Bound, decide
+from autotune.benchmark.phases import Phases, Seen
+from autotune.goal import Bound, Precise, decide
+from autotune.records import Outcome, RequestRecord
 from autotune.stats import (
     Interval,
     Looks,
@@ -142,6 +144,40 @@ def decisions(times: int = 2000) -> None:
         print(f"{truth:<16g}{row}")
 
 
+def young(times: int = 400) -> None:
+    """The same with who is still on their way: a limit that is long beside the window must be no easier to hold."""
+    looks = Phases(10, 10, 20, 120, 10).looks
+    print("\na limit on p95 decided in windows of 20 to 120 s, 5 requests/s whose waits are independent: wrong at most")
+    print("2.5 %, with requests on their way at each look")
+    print(f"{'true share':16}" + "".join(f"{f'{kind}, limit {most:g} s':>24}" for most in (0.2, 10) for kind in KINDS))
+    for truth in (0.02, 0.04, 0.05, 0.06, 0.1):
+        row = ""
+        for most in (0.2, 10.0):
+            kinds = Counter(_looked(random.Random(night), truth, most, looks) for night in range(times))
+            row += "".join(f"{kinds[kind] / times:24.1%}" for kind in KINDS)
+        print(f"{truth:<16g}{row}")
+
+
+def _looked(chance: random.Random, truth: float, most: float, looks: tuple[float, ...]) -> str:
+    """What the window's last look says of waits of which `truth` are longer than `most`: up to twice as long."""
+    goal = Precise((Bound("ttft_s", "p95", most),), None, looks)
+    asked = [number / 5 for number in range(int(5 * looks[-1]))]
+    pairs = [(at, most * (chance.random() + (chance.random() < truth))) for at in asked]
+    decision = "open"
+    for number, at in enumerate(looks, 1):
+        ended = [
+            RequestRecord(0, begun, Outcome.OK, begun, first_content_at=begun + wait, finished_at=begun + wait)
+            for begun, wait in pairs
+            if begun + wait < at
+        ]
+        waiting = [(begun, None) for begun, wait in pairs if begun < at <= begun + wait]
+        seen = Seen(0.0, at, number, open_loop=False, steady=True, records=ended, waiting=waiting, samples=())
+        (decision,) = goal.look(seen).limits.values()
+        if decision != "open":
+            break
+    return decision
+
+
 def _decided(violations: Sequence[bool], levels: Sequence[float]) -> tuple[str, int]:
     for part, level in zip(LOOKS.fractions, levels, strict=True):
         n = round(len(violations) * part)
@@ -265,6 +301,7 @@ def main(seconds: float) -> None:
         proportions,
         quantiles,
         decisions,
+        young,
         lambda: waits(streams),
         lambda: limits({name: streams[name] for name in LOADS}),
         trends,
