@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from autotune.metrics import slow
@@ -44,7 +45,7 @@ def doubts(
     precision: float | None = None,
 ) -> list[str]:
     """Cautions of one load. `input_tokens` and `precision` are what was asked for, where something was."""
-    found = [*loaded.cautions, *_of_requests(metrics, input_tokens), *_of_time(metrics, health)]
+    found = [*loaded.cautions, *_failures(loaded), *_of_requests(metrics, input_tokens), *_of_time(metrics, health)]
     if workload is not None and workload.cached:
         found.append(f"the prompt cache is part of what was measured: {workload.cached}")
     if workload is not None and workload.left_out:
@@ -59,11 +60,20 @@ def doubts(
         found.append(f"overloaded: {over}, and the queue only grew; the window ended early")
         return found
     if open_ := [name for name, decision in look.limits.items() if decision == "open"]:
-        found.append(f"too close to its limit to be sure: {', '.join(open_)}; a longer window_max_s tells more")
+        found.append(f"not decided: {', '.join(open_)}: too few requests, or too close; a longer window tells more")
     if precision is not None and not look.sunk and (look.precision is None or look.precision > precision):
         known = "is not known" if look.precision is None else f"is known to ±{look.precision:.1%}"
-        found.append(f"the output rate {known}, not to ±{precision:.1%}: lengthen window_max_s")
+        found.append(f"the output rate {known}, not to ±{precision:.1%}: a longer window tells more")
     return found
+
+
+def _failures(loaded: LoadResult) -> Iterator[str]:
+    """How many requests of the whole load failed, and most often of what."""
+    failed = [record for record in loaded.records if record.outcome.failure]
+    if failed and not loaded.gave_up:
+        (words, times), *_ = Counter(record.error or record.outcome.value for record in failed).most_common(1)
+        most = f", {times} of them" if times < len(failed) else ""
+        yield f"{len(failed)} requests failed{most}: {words}"
 
 
 def _of_requests(metrics: Metrics, input_tokens: float | None) -> Iterator[str]:

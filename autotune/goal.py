@@ -7,7 +7,7 @@ All of it is looked at at planned moments only, and the error of all looks toget
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Look, Overload, rates
@@ -101,27 +101,33 @@ class Precise:
     def _values(self, bound: Bound, seen: Seen) -> list[float]:
         """What is known of the bound's metric, in the order of time; what failed is a matter of the success rate.
 
-        Of a request that is still on its way it is known whether it waits for longer than the limit only if it was
-        asked that long ago. So younger ones do not count, not even those that were quick: else the quick ones would.
+        Who is still on the way may yet take longer than the limit. To count those asked at the same time that were
+        quick would be to count the quick ones: so nobody counts who was asked after the first of whom it is not known.
         """
         window = Window(seen.start, seen.at, seen.open_loop, self.cold_s)
         if bound.metric == "tpot_s":
             done = [r for r in seen.records if r.outcome in COMPLETE and window.has(r.finished_at)]
             return _in_time((window.asked_at(r), tpot_s(r)) for r in done if not window.cold(r))
+        known, waiting = _known(bound.metric, window, seen)
         # a mean also minds by how much it is longer
-        old = replace(window, end=seen.at - (2 if bound.statistic == "mean" else 1) * bound.most)
-        asked = [r for r in seen.records if old.has(window.asked_at(r)) and not window.cold(r)]
-        waiting = [(at, first) for at, first in seen.waiting if old.has(at)]
-        if bound.metric == "ttft_s":
-            silent = ((at, (seen.at if first is None else first) - at) for at, first in waiting)
-            return _in_time([*((window.asked_at(r), ttft_s(r, window)) for r in asked), *silent])
-        ended = [(window.asked_at(r), r.finished_at) for r in asked if r.outcome in COMPLETE]
-        running = ((at, seen.at - at) for at, _ in waiting)
-        return _in_time([*((at, end - at) for at, end in ended if end is not None), *running])
+        most = (2 if bound.statistic == "mean" else 1) * bound.most
+        old = seen.at - min(most, max((value for _, value in [*known, *waiting]), default=0.0))
+        return _in_time([*(one for one in known if one[0] < old), *(one for one in waiting if one[1] >= most)])
 
     def _ended(self, seen: Seen) -> list[Outcome]:
         window = Window(seen.start, seen.at, seen.open_loop, self.cold_s)
         return [r.outcome for r in seen.records if window.has(window.asked_at(r)) and r.outcome is not Outcome.CUT_OFF]
+
+
+def _known(metric: str, window: Window, seen: Seen) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Of the requests of a window, by when they were asked, TTFT or E2E; and of those still waiting, since when."""
+    asked = [r for r in seen.records if window.has(window.asked_at(r)) and not window.cold(r)]
+    if metric == "ttft_s":
+        ended = [(window.asked_at(r), wait) for r in asked if (wait := ttft_s(r, window)) is not None]
+        known = [*ended, *((at, first - at) for at, first in seen.waiting if first is not None)]
+        return known, [(at, seen.at - at) for at, first in seen.waiting if first is None]
+    lasted = [(window.asked_at(r), r.finished_at) for r in asked if r.outcome in COMPLETE]
+    return [(at, end - at) for at, end in lasted if end is not None], [(at, seen.at - at) for at, _ in seen.waiting]
 
 
 def decide(bound: Bound, values: Sequence[float], level: float) -> Decision:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autotune.analysis import parquet
 from autotune.bench.asked import Job, job
 from autotune.bench.slo import PRESETS, limit, preset
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, Trace
@@ -53,6 +54,23 @@ def trace(tmp_path: Path) -> str:
         (["--rate", "1", "--ramp", "1,2,3"], "--rate and --ramp: one of the two"),
         (["--ramp", "1,2,3", "--trace", "1"], "--ramp and --trace: one of the two"),
         (["--burstiness", "0.5"], "--burstiness 0.5: belongs to --arrivals gamma"),
+        (["--rate", "1", "--arrivals", "constant", "--burstiness", "2"], "--burstiness 2: belongs to --arrivals gamma"),
+        (["--arrivals", "poisson"], "--arrivals poisson: belongs to --rate"),
+        (["--arrivals", "gamma", "--burstiness", "2", "--ramp", "1,2,3"], "--arrivals gamma: belongs to --rate"),
+        (["--format", "mooncake"], "--format mooncake: belongs to --prompts"),
+        (["--concurrency", "5,10,20", "--rate", "1"], "--concurrency and --rate: one of the two"),
+        (["--concurrency", "1", "--ramp", "1,2,3"], "--concurrency and --ramp: one of the two"),
+        (["--concurrency", "1", "--trace", "1"], "--concurrency and --trace: one of the two"),
+        (["--input-tokens", "200", "--prompts", "x"], "--input-tokens 200 and --prompts x: one of the two"),
+        (["--concurrency", "1,1"], "--concurrency 1,1: the same load twice"),
+        (["--rate", "2,1,2.0"], "--rate 2,1,2.0: the same load twice"),
+        (["--rate", "2,2.0000001"], "--rate 2,2.0000001: the same load twice"),
+        (["--concurrency", "1,4097"], "--concurrency 1,4097: allowed are at most 4096"),
+        (
+            ["--shared-prefix", "4,200"],
+            "--shared-prefix 4,200: allowed are fewer tokens than --input-tokens 200, of which they are a part",
+        ),
+        (["--shared-prefix", "4,21", "--input-tokens", "20"], "--shared-prefix 4,21: allowed are fewer tokens than"),
         (
             ["--trace", "1"],
             "--trace 1: the prompts have 0 time stamps; a replay needs a file",
@@ -75,6 +93,25 @@ def test_what_cannot_be(words: list[str], said: str, monkeypatch: pytest.MonkeyP
     assert told.value.message.startswith(said)
     assert "secret" not in told.value.message
     assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        *(
+            (url, "not a URL; as in http://")
+            for url in ("http://", "http://[::1", "https://:80", "ftp://a", "http:///x")
+        ),
+        *((f"http://a:{port}", "not a URL; as in http://") for port in ("0", "99999", "-1", "x")),
+        *((f"http://a{end}", "neither ? nor # may be in it") for end in ("?x=1", "/v?", "#top", ":80/#")),
+    ],
+)
+def test_addresses_to_which_no_request_could_go(url: str, said: str) -> None:
+    for words, alone in (([], url), (["--via", url], None), (["--direct", f"http://b,{url}"], None)):
+        with pytest.raises(UsageError) as told:
+            asked(*words, url=alone)
+        assert told.value.message.startswith(f"{url}: {said}")
+    assert asked(url="https://[::1]:65535/behind/a/path").routes[0].shown == "https://[::1]:65535/behind/a/path"
 
 
 def test_a_header_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +171,24 @@ def test_files_that_could_not_be_written_are_refused_before_the_load(flag: str, 
     asked(f"--{flag}", str(tmp_path / "file"))
 
 
+def test_a_table_that_nothing_here_can_write_is_refused_before_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autotune.bench.asked.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"--parquet .*all: needs pyarrow: pip install pyarrow"):
+        asked("--parquet", str(tmp_path / "all"))
+    asked("--csv", str(tmp_path / "all"))
+
+
+def test_what_can_write_a_table_is_named_as_it_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError
+
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", missing)
+    with pytest.raises(UsageError, match=r"Parquet needs pyarrow: pip install pyarrow$"):
+        parquet([{"load": "5 users"}])
+
+
 def test_certificates_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--ca-file .*none.pem: No such file or directory"):
         asked("--ca-file", str(tmp_path / "none.pem"))
@@ -180,6 +235,7 @@ def test_what_nobody_has_said() -> None:
     ("words", "levels"),
     [
         (["--concurrency", "3"], [ClosedLoop(3, 0)]),
+        (["--concurrency", "4096"], [ClosedLoop(4096, 0)]),
         (["--rate", "0.5,2", "--seed", "7"], [OpenLoop(0.5, "poisson", 7), OpenLoop(2.0, "poisson", 7)]),
         (["--rate", "3", "--arrivals", "constant"], [OpenLoop(3.0, "constant")]),
         (["--rate", "3", "--arrivals", "gamma", "--burstiness", "0.5"], [OpenLoop(3.0, "gamma", 0, 0.5)]),
@@ -235,11 +291,20 @@ def test_headers_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_other_workloads(trace: str) -> None:
-    assert isinstance(asked("--shared-prefix", "4,512").workload, PrefixWorkload)
+    assert isinstance(asked("--shared-prefix", "4,199").workload, PrefixWorkload)
     talk = asked("--turns", "3", "--endpoint", "chat")
     assert isinstance(talk.workload, ConversationWorkload)
     assert talk.input_tokens is None
-    assert asked("--prompts", trace, "--format", "mooncake").input_tokens is None
+    file = asked("--prompts", trace, "--format", "mooncake")
+    assert file.input_tokens is None
+    assert (file.said["prompts"], "input_tokens" in file.said) == (trace, False)
+    assert (asked().said["input_tokens"], asked("--input-tokens", "30").input_tokens) == ("200", 30)
+
+
+@pytest.mark.parametrize("by", ["users", "rate"])
+def test_a_search_makes_loads_of_its_own(by: str) -> None:
+    found = job(parser().parse_args(["capacity", URL, "--model", "tiny", "--by", by, "--slo", "llama3.1-8b-server"]))
+    assert (found.phases.warmup_s, found.phases.window_s, found.phases.window_max_s) == (5, 20, 120)
 
 
 # limits by name

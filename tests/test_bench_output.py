@@ -20,10 +20,21 @@ from autotune.bench import FORMAT, Found
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.phases import LoadResult, Look, Progress
 from autotune.cli import main
-from autotune.console.amounts import MILLISECONDS, PERCENT, SECONDS, Unit, interval, number, of_sample, time_unit
+from autotune.console.amounts import (
+    MILLISECONDS,
+    PERCENT,
+    SECONDS,
+    Unit,
+    interval,
+    number,
+    of_sample,
+    significant,
+    time_unit,
+)
 from autotune.console.contrasts import ONE_WINDOW, contrasts, of_a_proxy, routes
 from autotune.console.details import client, going, headline, instance_rows, rows
 from autotune.console.histogram import MOST_ROWS, bins, drawn, logarithmic, titled
+from autotune.doubts import doubts
 from autotune.goal import Bound
 from autotune.health import Health, examine
 from autotune.metrics import COLD_S, Range, Summary, Window, attain, measure
@@ -112,6 +123,17 @@ def test_a_figure_has_three_digits(value: float, unit: Unit, said: str) -> None:
     assert number(value, unit) == said
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        *((0.0, "0.00"), (0.00012, "0.000120"), (0.0512, "0.0512"), (0.09996, "0.100"), (0.5, "0.500")),
+        *((1.234, "1.23"), (9.996, "10.0"), (99.96, "100"), (12345.6, "12346")),
+    ],
+)
+def test_a_figure_has_three_digits_however_small_it_is(value: float, said: str) -> None:
+    assert significant(value, SECONDS) == said
+
+
 def test_a_difference_has_a_sign() -> None:
     assert interval((-0.01, 0.04), SECONDS, "+") == "[-0.01, +0.04]"
 
@@ -148,7 +170,7 @@ def test_all_that_a_load_says_fits_and_no_number_is_broken(width: int) -> None:
         headline(found.metrics),
         "limit TTFT p95 at most 2 s: holds (",
         f"limit TPOT p99 at most 100 ms: violated ({of_sample(found.metrics.tpot_s, 'p99', MILLISECONDS).line} ms)",
-        "requests, which brought",
+        "requests; goodput ",
         "tokens 200 in, 20 out, 1.00 a chunk, 0% of the answers stopped early",
         "client 1 process, 3.1% of a core, event loop at most 1.1 ms late (p99), first texts read after 0.1 ms (p99),",
         "caution: 20 users: [/odd] look at this",
@@ -269,11 +291,14 @@ def test_many_instances_have_a_row_each_and_the_slow_one_is_named(width: int) ->
         else one
         for one in loaded(500, names)
     ]
-    said = shown(load(records), width)
+    one = load(records)
+    said = shown(replace(one, cautions=tuple(doubts(one.loaded, one.metrics, one.health))), width)
     found = [line for line in said.splitlines() if line.startswith("10.0.0.12:")]
     assert [line.split()[0] for line in found] == names
-    assert f"slow: {names[3]} takes 1.60 times as long for a token as the others" in " ".join(said.split())
-    assert said.count("slow") == 1
+    plain = " ".join(said.split())
+    assert f"instance {names[3]} takes 1.60 times as long for a token as the others: look at its device" in plain
+    assert plain.count("times as long for a token as the others") == 1
+    assert said.count(names[3]) == 2
     assert all(len(line) <= width for line in said.splitlines())
 
 
@@ -513,6 +538,19 @@ def test_the_moving_line_says_as_much_as_there_is_room_for() -> None:
     assert going("5 users", PROGRESS, 60) == whole.removesuffix(", 42 requests done")
     assert going("5 users", PROGRESS, 20) == "5 users: window 12 o"
     assert going("5 users", replace(PROGRESS, stage="drain"), 80) == "5 users: drain 12 of 60 s, 42 requests done"
+
+
+def test_until_something_comes_the_model_may_have_to_be_loaded() -> None:
+    waits = "waiting for the first answer: the model may have to be loaded"
+    for view_of in (view.Bench, view.Steps):
+        on = screen(terminal=True)
+        with view_of(on):
+            pass
+        assert waits in words(on)
+    on = screen(terminal=True)
+    with view.Bench(on) as bench:
+        bench.level(load(loaded(20)))
+    assert (words(on).count(waits), "opening connections" in words(on)) == (1, True)
 
 
 def test_a_terminal_is_drawn_four_times_a_second_at_most_and_a_log_never() -> None:

@@ -116,6 +116,9 @@ def test_the_self_test_is_shown_and_kept(run: Run) -> None:
     assert (code, err) == (0, "")
     assert "against a server that knows its own times" in out
     (one,) = json.loads(Path("self.json").read_text())["tests"]
+    (row,) = (line for line in out.splitlines() if "±" in line)
+    assert "┃ streams ┃ requests ┃" in out
+    assert [cell.strip() for cell in row.split("│")[1:3]] == ["8", str(one["requests"])]
     assert one["concurrency"] == 8
     assert 0 < one["error_p50_s"] <= one["error_p99_s"] < 0.5
     assert one["cpu_s_per_1000_tokens"] > 0

@@ -352,7 +352,7 @@ def test_tables_fit_the_terminal_and_no_number_is_broken(width: int) -> None:
     on.print(view.before_after(found))
     on.print(comparison({"20 users": metrics(12345.67, 123.45)}, {"20 users": metrics(9.0)}))
     assert all(len(line) <= width for line in text(on).splitlines())
-    for number in ("161.70", "100.00", "500.00", "4.50", "+62%", "12345.67", "123.45", "-99.9%"):
+    for number in ("161.70", "100.00", "500.00", "4.50", "+62%", "12345.67", " 123 ", "-99.9%"):
         assert number in text(on)
 
 
@@ -387,9 +387,23 @@ def test_bench_has_a_row_for_each_load(width: int) -> None:
         bench.level(found("20 users", metrics(160.0, None, requests=0, success_rate=0.995)))
     said = words(on)
     assert "caution: 5 users: [/odd] the window has 3 requests" in said
-    assert "5 users 0.25 0.25 0.25 81.30 100.0% of 400" in said or width == 60
+    assert "┃ mean, ms ┃" in said
+    assert "5 users 250 250 250 81.30 100.0% of 400" in said or width == 60
     assert "– – – 160.00" in said
     assert all(len(line) <= width for line in text(on).splitlines())
+
+
+def test_the_table_of_all_loads_shows_no_percentile_of_too_few_requests_and_tells_short_times_apart() -> None:
+    on = screen()
+    with view.Bench(on) as bench:
+        bench.level(found("1 users", metrics(81.3, 0.0512, requests=9)))
+        bench.level(found("5 users", metrics(90.0, 0.0537, requests=71)))
+        bench.level(found("20 users", metrics(160.0, 1.234)))
+    said = words(on)
+    assert "┃ mean, s ┃" in said
+    assert "1 users – 0.0512 – 81.30" in said
+    assert "5 users 0.0537 0.0537 – 90.00" in said
+    assert "20 users 1.23 1.23 1.23 160.00" in said
 
 
 def test_bench_shows_no_table_of_nothing() -> None:
@@ -409,5 +423,12 @@ def test_bench_tells_how_a_load_goes_on_a_terminal() -> None:
 def test_a_comparison_shows_the_change_of_each_figure() -> None:
     on = screen()
     on.print(comparison({"5 users": metrics(100.0, 0.5)}, {"5 users": metrics(150.0, None), "9 users": metrics()}))
-    assert "5 users 0.50 0.50 0.50 100.00 before – – – 150.00 after – – – +50.0% change" in words(on)
+    assert "5 users 500 500 500 100.00 before – – – 150.00 after – – – +50.0% change" in words(on)
     assert "9 users" not in words(on)
+
+
+def test_a_comparison_shows_no_change_of_a_figure_that_too_few_requests_make() -> None:
+    on = screen()
+    on.print(comparison({"5 users": metrics(100.0, 0.5)}, {"5 users": metrics(150.0, 0.0512, requests=40)}))
+    said = "5 users 500 500 500 100.00 before 51.2 51.2 – 150.00 after -89.8% -89.8% – +50.0% change"
+    assert said in words(on)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,8 +14,12 @@ from autotune.benchmark.workload.texts import ShareGptWorkload
 from autotune.doubts import doubts, heat
 from autotune.health import examine
 from autotune.metrics import InstanceMetrics
+from autotune.records import Outcome, RequestRecord
 from autotune.telemetry import DeviceSample
 from tests.factories import metrics, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PLAIN = make(1, Lengths("fixed", 50), Lengths("fixed", 60))
 SHARED = make(1, Lengths("fixed", 50), Lengths("fixed", 60), prefixes=Prefixes(4, 30))
@@ -33,10 +37,11 @@ def told(
     workload: Workload | None = PLAIN,
     input_tokens: float | None = None,
     precision: float | None = None,
+    records: Sequence[RequestRecord] = (),
     **more: Any,
 ) -> list[str]:
     level = OpenLoop(2.0) if users is None else ClosedLoop(users)
-    loaded = LoadResult(level, 0.0, 60.0, (), cautions, look=look or Look())
+    loaded = LoadResult(level, 0.0, 60.0, tuple(records), cautions, look=look or Look())
     found = metrics(**more)
     health = examine(loaded, found)
     return doubts(loaded, found, health, workload=workload, input_tokens=input_tokens, precision=precision)
@@ -107,6 +112,16 @@ def test_shared_prefixes_are_told() -> None:
     assert told(workload=None) == []
 
 
+def test_failures_are_explained_by_what_most_of_them_say() -> None:
+    ok, cut = RequestRecord(0, 1.0, Outcome.OK), RequestRecord(1, 1.0, Outcome.CUT_OFF)
+    broken = [RequestRecord(2 + number, 1.0, Outcome.FAILED, error="CUDA error") for number in range(3)]
+    silent = RequestRecord(9, 1.0, Outcome.TIMEOUT)
+    assert told(records=[ok, cut]) == []
+    assert told(records=[ok, cut, *broken]) == ["3 requests failed: CUDA error"]
+    assert told(records=[*broken, silent]) == ["4 requests failed, 3 of them: CUDA error"]
+    assert told(records=[ok, silent]) == ["1 requests failed: timeout"]
+
+
 def test_what_of_a_file_is_not_used_is_told() -> None:
     (caution,) = told(workload=ShareGptWorkload((("Why?", 100),), left_out=3))
     assert caution == "3 entries of the file are not used: no answer, or too long for the context"
@@ -117,12 +132,13 @@ def test_limits_that_stay_open_and_rates_that_are_not_known() -> None:
         enough=False, limits={"ttft_s p95": "open", "tpot_s p95": "holds", "e2e_s mean": "open"}, precision=0.071
     )
     assert told(look=look) == [
-        "too close to its limit to be sure: ttft_s p95, e2e_s mean; a longer window_max_s tells more"
+        "not decided: ttft_s p95, e2e_s mean: too few requests, or too close; a longer window tells more"
     ]
     assert told(look=Look(precision=0.071), precision=0.05) == [
-        "the output rate is known to ±7.1%, not to ±5.0%: lengthen window_max_s"
+        "the output rate is known to ±7.1%, not to ±5.0%: a longer window tells more"
     ]
-    assert told(look=Look(), precision=0.05) == ["the output rate is not known, not to ±5.0%: lengthen window_max_s"]
+    (caution,) = told(look=Look(), precision=0.05)
+    assert caution == "the output rate is not known, not to ±5.0%: a longer window tells more"
     assert told(look=Look(sunk=True), precision=0.05) == []
 
 

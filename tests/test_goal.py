@@ -168,12 +168,21 @@ def test_who_still_waits_counts_once_beyond_the_limit() -> None:
 
 
 def test_the_quick_among_the_young_do_not_count() -> None:
-    """Whoever was asked with them and is slow is not seen yet: as if there were no slow ones."""
+    """Who was asked with them and is slow is not known yet: they would count as if nobody was."""
     old, young = spread([0.5] * 65), [ok(END_S - 1.5, 0.1)] * 200
-    assert decided(TTFT, [*old, *young]) == "open"
-    assert decided(TTFT, [*old, *[ok(END_S - 2.5, 0.1)] * 200]) == "holds"
-    assert decided(Bound("ttft_s", "mean", 2.0), [*spread([0.5] * 9), *[ok(END_S - 3.5, 0.1)] * 200]) == "open"
-    assert decided(Bound("e2e_s", "p95", 2.0), [*old, *young]) == "open"
+    silent = [(END_S - 1.8, None)]
+    assert decided(TTFT, [*old, *young], silent) == "open"
+    assert decided(TTFT, [*old, *[ok(END_S - 2.5, 0.1)] * 200], silent) == "holds"
+    assert decided(Bound("e2e_s", "p95", 2.0), [*old, *young], silent) == "open"
+    few = spread([0.5] * 9)
+    assert decided(Bound("ttft_s", "mean", 2.0), [*few, *[ok(END_S - 2.5, 0.1)] * 200], [(END_S - 3, None)]) == "open"
+
+
+def test_a_limit_that_is_far_away_is_not_waited_for() -> None:
+    """All who were asked a second ago are known: whether the limit is two seconds or a thousand."""
+    for most in (2.0, 1000.0):
+        assert decided(Bound("ttft_s", "p95", most), spread([0.5] * 72), [(END_S - 0.1, None)]) == "holds"
+        assert decided(Bound("e2e_s", "p95", most), spread([0.5] * 72), [(END_S - 0.1, None)]) == "holds"
 
 
 @pytest.mark.parametrize("most", [0.5, 20.0])

@@ -60,10 +60,10 @@ def told(
         chunk_times=times,
         eval_count=tokens,
         done_reason="length",
-        total_duration_s=inside + token_s * tokens,
+        total_duration_s=inside + token_s * (tokens - 1),
         load_duration_s=load,
         prompt_eval_duration_s=prefill,
-        eval_duration_s=token_s * tokens,
+        eval_duration_s=token_s * (tokens - 1) or None,
     )
 
 

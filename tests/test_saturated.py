@@ -62,20 +62,15 @@ class Endpoint:
         load = loaded(users, gave_up=users >= min(self.dies, self.fails))
         return Found(level.label, load, metrics(), health(load, saturated=users >= self.saturated), None, ()), 2
 
-    async def knock(self, *_: object) -> None:
+    async def ready(self, _: object) -> None:
         if self.dead:
             raise ClusterError("http://127.0.0.1:9 does not answer")
 
 
 def searched(monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint, steps: list[Step]) -> Any:
-    async def calibrated(_: object, workload: object) -> object:
-        return workload
-
     room = import_module("autotune.bench.capacity")  # the package has a function of that name
-    monkeypatch.setattr(room, "client", lambda *_: nullcontext())
-    monkeypatch.setattr(room, "calibrated", calibrated)
     monkeypatch.setattr(room, "healthy", endpoint.healthy)
-    monkeypatch.setattr(room, "knock", endpoint.knock)
+    monkeypatch.setattr(room, "ready", endpoint.ready)
     job: Any = SimpleNamespace(routes=("one",), workload=None, processes=1, seed=0)
     return capacity(job, Search(1, 64, 0.05, whole=True), lambda *_: None, steps.append)
 

@@ -19,5 +19,5 @@ def parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     try:
         pd.DataFrame(rows).to_parquet(file, index=False)
     except ImportError as error:
-        raise UsageError("Parquet needs pyarrow: pip install 'ollama-autotune[parquet]'") from error
+        raise UsageError("Parquet needs pyarrow: pip install pyarrow") from error
     return file.getvalue()

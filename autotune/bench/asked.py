@@ -7,11 +7,14 @@ import os
 import re
 import ssl
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from autotune.bench.slo import limit, preset
 from autotune.benchmark.carrier import Target
 from autotune.benchmark.dialect import Ask
+from autotune.benchmark.exchange import MOST_CONNECTIONS
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, replay
 from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
@@ -20,7 +23,7 @@ from autotune.stats import enough
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from autotune.benchmark.pacer import Level
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from autotune.goal import Bound
 
 WARM_MAX_S, DRAIN_S = 180.0, 120.0
+USERS, INPUT_TOKENS = "5,10,20", 200
+"""What is meant where nothing is said: the parser leaves that open, since what is said may not go with the rest."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +72,37 @@ class Job:
 def job(chosen: argparse.Namespace) -> Job:
     """The job. Raises `UsageError` for what cannot be, and `SpecError` for a file of prompts that cannot be used."""
     bounds = _bounds(chosen)
-    asked = _workload(chosen)
+    _check_owners(chosen)
+    tokens = None if chosen.prompts else chosen.input_tokens or INPUT_TOKENS
+    asked = _workload(chosen, tokens)
     for flag in ("json", "csv", "parquet"):
         check_target(flag, getattr(chosen, flag, None))
+    if getattr(chosen, "parquet", None) and find_spec("pyarrow") is None:
+        raise UsageError(f"--parquet {chosen.parquet}: needs pyarrow: pip install pyarrow")
     least = max((enough(bound.statistic) for bound in bounds), default=0)
     longest = chosen.window if chosen.window_max is None else chosen.window_max
     if longest < chosen.window:
         raise UsageError(f"--window-max {longest:g}: is less than --window {chosen.window:g}")
-    named = ("model", "endpoint", "input_tokens", "num_predict", "window")
     routes = _routes(chosen)
     return Job(
         routes=routes,
         levels=tuple(_levels(chosen, asked)),
         workload=asked,
-        input_tokens=None if chosen.prompts or chosen.turns > 1 else chosen.input_tokens,
+        input_tokens=None if chosen.turns > 1 else tokens,
         phases=Phases(chosen.warmup, max(chosen.warmup, WARM_MAX_S), chosen.window, longest, DRAIN_S, least),
         bounds=bounds,
         precision=chosen.precision,
         min_success=chosen.min_success_rate,
         processes=chosen.processes,
         seed=chosen.seed,
-        said={"url": routes[0].shown} | {name: str(getattr(chosen, name)) for name in named},
+        said={"url": routes[0].shown, **_said(chosen, tokens)},
     )
+
+
+def _said(chosen: argparse.Namespace, tokens: int | None) -> dict[str, str]:
+    named = ("model", "endpoint", "num_predict", "temperature", "turns", "shared_prefix", "seed", "warmup", "window")
+    source = {"prompts": chosen.prompts, "format": chosen.format} if tokens is None else {"input_tokens": tokens}
+    return {name: str(value) for name, value in ({name: getattr(chosen, name) for name in named} | source).items()}
 
 
 def _bounds(chosen: argparse.Namespace) -> tuple[Bound, ...]:
@@ -115,8 +129,7 @@ def _routes(chosen: argparse.Namespace) -> tuple[Route, ...]:
     if not front and not direct:
         raise UsageError("what is to be measured? Write a URL, as in http://127.0.0.1:11434")
     for url in [*filter(None, [front]), *direct]:
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f"{url}: not a URL; as in http://127.0.0.1:11434")
+        _check_url(url)
     if len(set(direct)) < len(direct):
         raise UsageError(f"--direct {chosen.direct}: the same URL twice")
     both = bool(front and direct)
@@ -127,6 +140,18 @@ def _routes(chosen: argparse.Namespace) -> tuple[Route, ...]:
         urls = {url.partition("://")[2].rstrip("/"): url for url in direct}
         routes.append(Route("direct" if both else "", Target("", ask, ca_file, urls)))
     return tuple(routes)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        leads = url.startswith(("http://", "https://")) and parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is none, or of half an IPv6 address
+        leads = False
+    if not leads:
+        raise UsageError(f"{url}: not a URL; as in http://127.0.0.1:11434")
+    if "?" in url or "#" in url:
+        raise UsageError(f"{url}: neither ? nor # may be in it; as in http://127.0.0.1:11434")
 
 
 def _ca_file(path: Path | None) -> str:
@@ -141,27 +166,52 @@ def _ca_file(path: Path | None) -> str:
     return str(path)
 
 
-def _levels(chosen: argparse.Namespace, asked: Workload) -> list[Level]:
-    open_ = [flag for flag in ("rate", "ramp", "trace") if getattr(chosen, flag)]
-    if len(open_) > 1:
-        raise UsageError(f"--{open_[0]} and --{open_[1]}: one of the two")
+def _check_owners(chosen: argparse.Namespace) -> None:
+    """What would mean nothing beside the rest is refused, and never left aside. Raises `UsageError`."""
+    loads = [flag for flag in ("concurrency", *OPEN) if getattr(chosen, flag) is not None]
+    if len(loads) > 1:
+        raise UsageError(f"--{loads[0]} and --{loads[1]}: one of the two")
+    if chosen.input_tokens is not None and chosen.prompts is not None:
+        raise UsageError(f"--input-tokens {chosen.input_tokens} and --prompts {chosen.prompts}: one of the two")
     if chosen.burstiness is not None and chosen.arrivals != "gamma":
         raise UsageError(f"--burstiness {chosen.burstiness:g}: belongs to --arrivals gamma")
-    if chosen.trace:
+    if chosen.arrivals is not None and chosen.rate is None:
+        raise UsageError(f"--arrivals {chosen.arrivals}: belongs to --rate")
+    if chosen.format != "jsonl" and chosen.prompts is None:
+        raise UsageError(f"--format {chosen.format}: belongs to --prompts")
+
+
+def _levels(chosen: argparse.Namespace, asked: Workload) -> list[Level]:
+    if chosen.trace is not None:
         try:
             return [replay(asked.stamps, chosen.trace, chosen.seed)]
         except SpecError as error:
             raise UsageError(f"--{error.message}") from error
-    if chosen.ramp:
+    if chosen.ramp is not None:
         start, end, seconds = numbers("--ramp", chosen.ramp, float, "two rates and a time above 0, as in 1,5,60", 3)
         return [OpenLoop(end, Ramp(start, seconds), chosen.seed)]
-    if chosen.rate:
+    if chosen.rate is not None:
+        how: tuple[Any, int, float] = (chosen.arrivals or "poisson", chosen.seed, chosen.burstiness or 1.0)
         rates = numbers("--rate", chosen.rate, float, LIST)
-        return [OpenLoop(rate, chosen.arrivals, chosen.seed, chosen.burstiness or 1.0) for rate in rates]
-    return [ClosedLoop(users, chosen.seed) for users in numbers("--concurrency", chosen.concurrency, int, LIST)]
+        return _distinct("--rate", chosen.rate, (OpenLoop(rate, *how) for rate in rates))
+    given = USERS if chosen.concurrency is None else chosen.concurrency
+    users = numbers("--concurrency", given, int, LIST)
+    return _distinct("--concurrency", given, (ClosedLoop(count, chosen.seed) for count in users))
 
 
+def _distinct(flag: str, given: str, levels: Iterable[Level]) -> list[Level]:
+    """Figures are kept by label: of two with the same one would be lost."""
+    found = list(levels)
+    if len({level.label for level in found}) < len(found):
+        raise UsageError(f"{flag} {given}: the same load twice")
+    return found
+
+
+OPEN = ("rate", "ramp", "trace")
+"""Flags of loads that come whatever the server does."""
 LIST = "numbers above 0 with commas between, as in 5,10,20"
+MOST = {"--concurrency": MOST_CONNECTIONS}
+"""What no number of a flag may exceed."""
 
 
 def numbers(flag: str, given: str, kind: Callable[[str], Any], allowed: str, count: int | None = None) -> list[Any]:
@@ -172,25 +222,33 @@ def numbers(flag: str, given: str, kind: Callable[[str], Any], allowed: str, cou
         found = []
     if not found or not all(0 < one < math.inf for one in found) or (count and len(found) != count):
         raise UsageError(f"{flag} {given}: allowed are {allowed}")
+    if flag in MOST and max(found) > MOST[flag]:
+        raise UsageError(f"{flag} {given}: allowed are at most {MOST[flag]}")
     return found
 
 
-def _workload(chosen: argparse.Namespace) -> Workload:
-    answers = Lengths("fixed", chosen.num_predict)
-    prefix = None
-    if chosen.shared_prefix:
-        count, tokens = numbers("--shared-prefix", chosen.shared_prefix, int, "two whole numbers, as in 4,512", 2)
-        prefix = Prefixes(count, tokens)
-    if chosen.turns > 1 and (chosen.endpoint not in {"chat", "openai"} or chosen.rate or chosen.ramp or chosen.trace):
+def _workload(chosen: argparse.Namespace, tokens: int | None) -> Workload:
+    if chosen.turns > 1 and (
+        chosen.endpoint not in {"chat", "openai"} or any(getattr(chosen, flag) is not None for flag in OPEN)
+    ):
         raise UsageError(f"--turns {chosen.turns}: conversations need --endpoint chat or openai, and --concurrency")
     return make(
         chosen.seed,
-        answers,
-        None if chosen.prompts else Lengths("fixed", chosen.input_tokens),
+        Lengths("fixed", chosen.num_predict),
+        None if tokens is None else Lengths("fixed", tokens),
         PromptFile(chosen.prompts, chosen.format) if chosen.prompts else None,
-        prefixes=prefix,
+        prefixes=_prefixes(chosen.shared_prefix, tokens) if chosen.shared_prefix else None,
         turns=chosen.turns,
     )
+
+
+def _prefixes(given: str, tokens: int | None) -> Prefixes:
+    count, length = numbers("--shared-prefix", given, int, "two whole numbers, as in 4,512", 2)
+    if tokens is not None and length >= tokens:
+        raise UsageError(
+            f"--shared-prefix {given}: allowed are fewer tokens than --input-tokens {tokens}, of which they are a part"
+        )
+    return Prefixes(count, length)
 
 
 def _headers(given: list[str]) -> dict[str, str]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from autotune.bench.measuring import client, healthy, knock, saturated
-from autotune.benchmark.calibration import calibrated
+from autotune.bench.measuring import healthy, ready, saturated
+from autotune.bench.stop import signals
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.errors import ClientSaturated
 from autotune.ladder import decided
@@ -68,27 +68,26 @@ async def capacity(job: Job, search: Search, show: Show, done: Callable[[Step], 
     """Search the first route's capacity; `done` gets each step.
 
     A client that cannot make the next load ends the search with what is known by then. Raises `ClientSaturated` when it
-    can make none, and `ClusterError` for an endpoint that does not answer, or not any more.
+    can make none, `ClusterError` for an endpoint that does not answer, or not any more, and `Interrupted` at a signal.
     """
     route, processes = job.routes[0], job.processes
-    async with client(job, route, 1) as one:
-        await knock(one, route, job.workload)
-        work = await calibrated(one, job.workload)
     steps: list[Step] = []
-    while (load := search.next()) is not None:
-        level = _level(load, job.seed, whole=search.whole)
-        found, processes = await healthy(job, route, work, level, processes, partial(show, level.label))
-        if found.loaded.gave_up:
-            async with client(job, route, 1) as one:  # it is too much, unless even this is
-                await knock(one, route, job.workload)
-        if found.health.faults:
-            if not steps:
-                raise ClientSaturated(saturated(level.label, found.health))
-            return Capacity.of(search, steps, saturated(level.label, found.health))
-        decision = decided(found.loaded.look, gave_up=found.loaded.gave_up)
-        search.tell(load, decision)
-        steps.append(Step(load, replace(found, label=level.label), decision))
-        done(steps[-1])
+    with signals() as stop:
+        work = await ready(job)
+        while (load := search.next()) is not None:
+            level = _level(load, job.seed, whole=search.whole)
+            found, processes = await healthy(job, route, work, level, processes, partial(show, level.label), stop)
+            stop.check()
+            if found.loaded.gave_up:
+                await ready(job)  # it is too much, unless even this is
+            if found.health.faults:
+                if not steps:
+                    raise ClientSaturated(saturated(level.label, found.health))
+                return Capacity.of(search, steps, saturated(level.label, found.health))
+            decision = decided(found.loaded.look, gave_up=found.loaded.gave_up)
+            search.tell(load, decision)
+            steps.append(Step(load, replace(found, label=level.label), decision))
+            done(steps[-1])
     return Capacity.of(search, steps)
 
 

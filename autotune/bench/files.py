@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from dataclasses import asdict, fields
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -46,17 +47,23 @@ def save(path: Path, job: Job, found: Sequence[Found], *, complete: bool) -> Non
         "client": {one.label: asdict(one.health) for one in found},
         "attainment": {one.label: asdict(one.attainment) for one in found if one.attainment},
         "cautions": {one.label: one.cautions for one in found},
+        "errors": {one.label: _errors(one) for one in found},
     }
     write(path, json.dumps(content, indent=1))
 
 
-def save_capacity(path: Path, job: Job, answer: Capacity, *, complete: bool) -> None:
-    """Write the steps of a search and its answer; `complete` says whether it came to its end. Raises `StorageError`."""
+def _errors(found: Found) -> dict[str, int]:
+    """What went wrong in the whole load, and how often; the ten most frequent."""
+    return dict(Counter(record.error for record in found.loaded.records if record.error).most_common(10))
+
+
+def save_capacity(path: Path, job: Job, answer: Capacity) -> None:
+    """Write the steps of a search and its answer. Raises `StorageError`."""
     content = {
         "format": FORMAT,
         "autotune": __version__,
         "at": datetime.now(UTC).isoformat(),
-        "complete": complete and not answer.ended,
+        "complete": not answer.ended,
         "ended": answer.ended,
         "load": job.said,
         "limits": {bound.name: bound.most for bound in job.bounds},
@@ -78,17 +85,20 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def read(path: Path) -> dict[str, Metrics]:
-    """The figures of a result file, by level. Raises `UsageError`."""
-    return _read(path)[0]
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a result file says."""
+
+    levels: dict[str, Metrics]
+    """The figures, by the label of their load."""
+    load: dict[str, str]
+    """What was asked for."""
+    doubts: tuple[str, ...]
+    """Why the figures may not be what they seem."""
 
 
-def doubts(path: Path) -> list[str]:
-    """Why figures of a result file may not be what they seem. Raises `UsageError`."""
-    return _read(path)[1]
-
-
-def _read(path: Path) -> tuple[dict[str, Metrics], list[str]]:
+def read(path: Path) -> Kept:
+    """A result file of `bench`. Raises `UsageError`."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] > FORMAT:
@@ -96,11 +106,18 @@ def _read(path: Path) -> tuple[dict[str, Metrics], list[str]]:
         unfinished = ["it was broken off: not all of its loads were made"] if content.get("complete") is False else []
         invalid = [label for label, valid in content.get("valid", {}).items() if valid is False]
         useless = [f"{label}: the client was too slow, or nothing was answered: do not use it" for label in invalid]
-        return _METRICS.validate_python(content["levels"]), [*unfinished, *useless]
+        load = {str(key): str(value) for key, value in content.get("load", {}).items()}
+        return Kept(_METRICS.validate_python(content["levels"]), load, (*unfinished, *useless))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         raise UsageError(f"{path}: not a result file of `autotune bench --json`") from error
+
+
+def unlike(before: Kept, after: Kept) -> list[str]:
+    """What was asked for in one way and then in another; where it was asked may differ."""
+    both = [key for key in before.load if key in after.load and key != "url"]
+    return [f"{key} {before.load[key]} and {after.load[key]}" for key in both if before.load[key] != after.load[key]]
 
 
 def rows(found: Sequence[Found]) -> Iterator[dict[str, Any]]:

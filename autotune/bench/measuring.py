@@ -7,9 +7,11 @@ import secrets
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
-from autotune.benchmark.calibration import calibrated
+from autotune.bench.stop import Stop, signals
+from autotune.benchmark.calibration import calibrated, short
 from autotune.benchmark.carrier import carrier
 from autotune.benchmark.crew import Crew
 from autotune.benchmark.flight import Flight, clock
@@ -52,27 +54,25 @@ class Found:
 
     @property
     def valid(self) -> bool:
-        """Whether the client was healthy, and something was answered."""
-        return not self.health.faults and not self.loaded.gave_up
+        """Whether there is a window, in which the client was healthy and something was answered."""
+        there = self.loaded.window_end > self.loaded.window_start
+        return there and not self.health.faults and not self.loaded.gave_up
 
 
 async def load(job: Job, show: Show, done: Callable[[Found], None]) -> None:
     """Load each route at each level; `done` gets all figures, one load after the other, also those that are not valid.
 
-    Raises `ClusterError` for an endpoint that does not answer, or only fails, and `ClientSaturated` when the client was
-    too slow in as many processes as there are cores.
+    Raises `ClusterError` for an endpoint that does not answer, or only fails, `ClientSaturated` when the client was
+    too slow in as many processes as there are cores, and `Interrupted` at a signal: what the load in flight has by then
+    is told as well.
     """
-    work, processes = job.workload, job.processes
-    for number, route in enumerate(job.routes):
-        async with client(job, route, 1) as one:
-            await knock(one, route, work)
-            if not number:
-                work = await calibrated(one, work)
-    for level in job.levels:
-        for route in job.routes:
+    with signals() as stop:
+        work, processes = await ready(job), job.processes
+        for level, route in product(job.levels, job.routes):
             label = f"{level.label} {route.name}".strip()
-            found, processes = await healthy(job, route, work, level, processes, partial(show, label))
+            found, processes = await healthy(job, route, work, level, processes, partial(show, label), stop)
             done(replace(found, label=label))
+            stop.check()
             if found.loaded.gave_up:
                 raise ClusterError(f"{route.shown} answers nothing but failures: {first_error(found.loaded)}")
             if found.health.faults:
@@ -87,8 +87,25 @@ def saturated(label: str, health: Health) -> str:
     )
 
 
+async def ready(job: Job) -> Workload:
+    """The job's workload in tokens of the server, once each route has answered. Raises `ClusterError`."""
+    work = job.workload
+    for number, route in enumerate(job.routes):
+        async with client(job, route, 1) as one:
+            await knock(one, route, work)
+            if not number:
+                work = await calibrated(one, work)
+    return work
+
+
 async def healthy(
-    job: Job, route: Route, work: Workload, level: Level, processes: int, progress: Callable[[Progress], None]
+    job: Job,
+    route: Route,
+    work: Workload,
+    level: Level,
+    processes: int,
+    progress: Callable[[Progress], None],
+    stop: Stop,
 ) -> tuple[Found, int]:
     """The figures of a load by a healthy client, and in how many processes: again with more where it was not.
 
@@ -96,16 +113,19 @@ async def healthy(
     """
     while True:
         async with client(job, route, processes) as one:
-            found = await _measured(job, one, work, level, progress)
-        if not found.health.faults or processes >= cores():
+            with stop.here():
+                found = await _measured(job, one, work, level, progress, stop)
+        if not found.health.faults or processes >= cores() or stop.asked.is_set():
             return found, processes
         processes = min(cores(), 2 * processes)
 
 
-async def _measured(job: Job, one: Client, work: Workload, level: Level, progress: Callable[[Progress], None]) -> Found:
+async def _measured(
+    job: Job, one: Client, work: Workload, level: Level, progress: Callable[[Progress], None], stop: Stop
+) -> Found:
     least = job.min_success if job.bounds else None
     goal = Precise(job.bounds, job.precision, job.phases.looks, min_success=least)
-    loaded = await run(one, work, level, job.phases, secrets.token_hex(8), progress, goal=goal)
+    loaded = await run(one, work, level, job.phases, secrets.token_hex(8), progress, goal=goal, stop=stop.asked)
     start, end = loaded.window_start, loaded.window_end
     metrics = measure(loaded.records, window_start=start, window_end=end, open_loop=loaded.open_loop)
     health = examine(loaded, metrics, min((b.most for b in job.bounds if b.metric == "ttft_s"), default=None))
@@ -127,7 +147,7 @@ async def client(job: Job, route: Route, processes: int) -> AsyncIterator[Client
 
 async def knock(one: Client, route: Route, work: Workload) -> None:
     """One request of one token: it loads the model, and says at once when there is nothing to load."""
-    prompt = replace(work.prompt(0, secrets.token_hex(8)), num_predict=1)
+    prompt = short(work.prompt(0, secrets.token_hex(8)))
     addresses = list(route.target.urls) or [""]
     for address in addresses:
         record = await one.send(Flight(prompt, clock()(), address))
@@ -140,7 +160,8 @@ async def _refusal(record: RequestRecord, route: Route) -> str:
         return f"does not answer: {record.error}"
     ask = route.target.ask
     said = f"status {record.status}" + (f", {record.error[:200]}" if record.error else "")
-    there = await _models(route.target.urls.get(record.upstream, route.target.url), ask)
+    missing = record.status == 404 or "not found" in record.error
+    there = await _models(route.target.urls.get(record.upstream, route.target.url), ask) if missing else []
     has = f"; it has {', '.join(there)}" if there and ask.model not in there else ""
     return f"gives no answer from {ask.model!r} at its {ask.endpoint} endpoint: {said}{has}"
 

@@ -56,18 +56,21 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
     progress: Callable[[Progress], None] | None = None,
     upstreams: int = 1,
     goal: Goal | None = None,
+    stop: asyncio.Event | None = None,
 ) -> LoadResult:
     """Load `client` at `level`; `nonce` is unique to the trial, `upstreams` the number of instances that must answer.
 
     The window ends when `goal` says that nothing more has to be known, or when its time is up. Whatever the server does
-    ends in records. Cancelling ends every request, and returns nothing. Raises ClusterError when a process of the
+    ends in records. `stop` ends it now, with what there is by then; cancelling ends every request, and returns nothing.
+    Raises ClusterError when a process of the
     client has died.
     """
     if phases.warmup_s < READY_S:
         ready()
     await client.open(connections(level))
+    load = _Load(client, Traffic(client, workload, level, nonce), level, phases)
     try:
-        load = await _carried(client, Traffic(client, workload, level, nonce), level, phases, progress, upstreams, goal)
+        await _carried(load, progress, upstreams, goal or Anything(), stop)
     except BaseExceptionGroup as group:
         if (died := group.subgroup(ClusterError)) is None:
             raise
@@ -82,28 +85,22 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def _carried(
-    client: Client,
-    traffic: Traffic,
-    level: Level,
-    phases: Phases,
-    progress: Callable[[Progress], None] | None,
-    upstreams: int,
-    goal: Goal | None,
-) -> _Load:
+    load: _Load, progress: Callable[[Progress], None] | None, upstreams: int, goal: Goal, stop: asyncio.Event | None
+) -> None:
     async with asyncio.TaskGroup() as tasks:
-        load = _Load(client, traffic, level, phases)
         watchers = [tasks.create_task(load.sample())]
         if progress is not None:
             watchers.append(tasks.create_task(load.report(progress)))
+        if stop is not None:
+            watchers.append(tasks.create_task(load.stop_with(stop)))
         sender = tasks.create_task(load.send())
         await load.warm_up(upstreams)
         with _without_collector():
-            await load.measure(goal or Anything())
+            await load.measure(goal)
         await load.drain()
         await sender
         for watcher in watchers:
             watcher.cancel()
-    return load
 
 
 def connections(level: Level) -> int:
@@ -134,6 +131,11 @@ class _Load:
         shortest_s = min(self._phases.warmup_s or math.inf, self._phases.window_s)
         await self._traffic.sample(max(LEAST_SAMPLE_S, min(SAMPLE_S, shortest_s / 100)))
 
+    async def stop_with(self, stop: asyncio.Event) -> None:
+        """Break it off once that is set."""
+        await stop.wait()
+        self._traffic.break_off()
+
     async def warm_up(self, upstreams: int) -> None:
         """Until users and instances are at work and the load is steady; bounds count from the start of the load."""
         began, phases = self._traffic.began, self._phases
@@ -142,7 +144,7 @@ class _Load:
         ready()  # it stops everything for a moment: not before the first request if possible, and not in the window
         await self._until(began + phases.warmup_s)
         await self._until(latest, lambda: not self._cold(upstreams))
-        while phases.warmup_s and self._moves() and self._now() < latest and not self._traffic.gave_up:
+        while phases.warmup_s and self._moves() and self._now() < latest and not self._traffic.hopeless:
             await self._until(min(latest, self._now() + phases.warmup_s / 4))
         if cold := self._cold(upstreams):
             self._cautions.append(f"the warm-up ended before the cluster was warm: {cold}")
@@ -176,13 +178,13 @@ class _Load:
         for number, after_s in enumerate(phases.looks, 1):
             end = start + after_s
             await self._until(end)
-            if traffic.gave_up:
+            if traffic.hopeless:
                 break
             self._look = goal.look(self._seen(number))
             enough = self._look.enough and after_s >= phases.window_s and self._asked() >= phases.min_requests
             if self._look.sunk or enough:
                 break
-        traffic.window = (start, min(end, self._now()) if traffic.gave_up else end)
+        traffic.window = (start, min(end, self._now()) if traffic.hopeless else end)
         self._pulses.append(await self._client.pulse())
         if (asked := self._asked()) < phases.min_requests and not self._look.sunk:
             self._cautions.append(f"the window has {asked} requests, its statistics need {phases.min_requests}")
@@ -216,12 +218,12 @@ class _Load:
         self._cut(flight for flight in traffic.flights if traffic.asked_at(flight) >= traffic.window[1])
         if self._look.overload is None:
             await self._until(bound, lambda: not traffic.flights)
-            if left := sum(map(traffic.inside, traffic.flights)):
+            if (left := sum(map(traffic.inside, traffic.flights))) and not traffic.broken_off:
                 self._cautions.append(f"{left} requests of the window were still running when the drain ended")
         self._cut(traffic.flights)
 
     async def _first_texts(self, bound: float) -> None:
-        if self._traffic.gave_up:
+        if self._traffic.hopeless:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout_at(bound):
@@ -235,7 +237,7 @@ class _Load:
     async def _until(self, deadline: float, done: Callable[[], bool] = lambda: False) -> None:
         """Until `done`, looked at whenever a request has ended, or `deadline`, or there is no use in waiting."""
         traffic = self._traffic
-        while not (done() or traffic.gave_up) and self._now() < deadline:
+        while not (done() or traffic.hopeless) and self._now() < deadline:
             traffic.news.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
@@ -271,6 +273,8 @@ class _Load:
     def result(self) -> LoadResult:
         """What came of it."""
         traffic = self._traffic
+        if traffic.broken_off:
+            self._cautions.append("it was broken off: what was on its way then is not known to its end")
         if traffic.gave_up:
             self._cautions.append(f"the last {traffic.failures} requests all failed: {traffic.last_error}")
         return LoadResult(
@@ -279,6 +283,7 @@ class _Load:
             records=tuple(sorted(traffic.records, key=lambda record: record.index)),
             cautions=tuple(self._cautions),
             gave_up=traffic.gave_up,
+            broken_off=traffic.broken_off,
             pulses=(self._pulses[0], self._pulses[1]),
             look=self._look,
         )

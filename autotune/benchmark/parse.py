@@ -198,7 +198,8 @@ def _message(told: object) -> str:
 
 def _shown(raw: bytes | str) -> str:
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    words = " ".join(text.encode("utf-8", "replace").decode().split())
+    text = "".join(char if char.isprintable() else "\ufffd" for char in words)
     return text if len(text) <= MOST_ERROR_CHARS else text[: MOST_ERROR_CHARS - 1] + "…"
 
 

@@ -177,6 +177,8 @@ class LoadResult:
     cautions: tuple[str, ...] = ()
     gave_up: bool = False
     """Nothing but failures came back, so that it ended early; the window may be shorter, or empty."""
+    broken_off: bool = False
+    """Somebody ended it before it had told enough."""
     pulses: tuple[tuple[Pulse, ...], tuple[Pulse, ...]] | None = None
     """The client's processes at the start and at the end of the window, on this host's own clock."""
     look: Look = Look()

@@ -61,6 +61,18 @@ class Traffic:
         self.last_error = ""
         self.gave_up = False
         """Nothing but failures comes back."""
+        self.broken_off = False
+        """Nobody wants to know any more."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether there is no use in waiting."""
+        return self.gave_up or self.broken_off
+
+    def break_off(self) -> None:
+        """End it now, with what there is."""
+        self.broken_off = True
+        self.news.set()
 
     async def send(self, spread_s: float) -> None:
         """Send until it is over, and see every request to its end. Users begin in the first `spread_s` seconds."""
@@ -113,7 +125,7 @@ class Traffic:
         finally:
             self.flights.discard(flight)
             flight.settled.set()
-        self._ended_pieces += max(flight.pieces, len(record.chunk_times))
+        self._ended_pieces += len(record.chunk_times)  # the last line of an answer is a piece without text
         self.records.append(record)
         self._learn(user, record)
         self.news.set()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from autotune.cli.parser import parser
-from autotune.errors import AutotuneError, Interrupted, SpecError
+from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of an output that takes no more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(Interrupted("interrupted"))
         return Interrupted.exit_code
     except BrokenPipeError:  # `autotune … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go()
         return 0
+    except OSError as error:  # `autotune … > on/a/full/device`
+        if error.errno not in FULL:
+            raise
+        _let_go()
+        _complain(StorageError(f"the output cannot be written: {error.strerror}"))
+        return StorageError.exit_code
+
+
+def _let_go() -> None:
+    """What could not be written is kept until Python ends, and would then be complained of again."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open_more() -> None:

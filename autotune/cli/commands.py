@@ -93,10 +93,10 @@ def export(chosen: argparse.Namespace) -> int:
 
 def _screen(*, plain: bool = False) -> Console:
     """The terminal; where there is none, lines that are long enough for a table."""
-    from rich.console import Console
+    from autotune.console import Screen
 
-    screen = Console(force_terminal=False if plain else None)
-    return screen if screen.is_terminal else Console(force_terminal=False, width=_LOG_COLUMNS)
+    screen = Screen(force_terminal=False if plain else None)
+    return screen if screen.is_terminal else Screen(force_terminal=False, width=_LOG_COLUMNS)
 
 
 def plan(chosen: argparse.Namespace) -> int:
@@ -179,12 +179,15 @@ def capacity(chosen: argparse.Namespace) -> int:
                 steps.append(step)
                 view.step(step)
 
-            answer = run(bench.capacity(job, search, view.progress, done))
-            view.answer(answer)
+            try:
+                answer = run(bench.capacity(job, search, view.progress, done))
+            finally:
+                found = answer or bench.Capacity.of(search, steps, "it was broken off")
+                if steps:
+                    view.answer(found)
     finally:
-        found = answer or bench.Capacity.of(search, steps)
         if chosen.json is not None and steps:
-            bench.save_capacity(chosen.json, job, found, complete=answer is not None)
+            bench.save_capacity(chosen.json, job, found)
         if chosen.plot is not None and steps:
             _draw(chosen.plot, found)
     return 0 if answer.low else NothingFeasible.exit_code
@@ -220,21 +223,27 @@ def selftest(chosen: argparse.Namespace) -> int:
 def compare(chosen: argparse.Namespace) -> int:
     """Two results of `bench`."""
     from autotune import bench, console
-    from autotune.bench.files import doubts
+    from autotune.bench.files import unlike
 
-    before, after = bench.read(chosen.before), bench.read(chosen.after)
+    kept = bench.read(chosen.before), bench.read(chosen.after)
+    before, after = (one.levels for one in kept)
     if not before.keys() & after.keys():
         has = f"{', '.join(before) or 'none'}; {chosen.after}: {', '.join(after) or 'none'}"
         raise UsageError(f"no load is in both files: {chosen.before}: {has}")
     screen = _screen()
+
+    def say(line: str) -> None:
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+
     screen.print(console.comparison(before, after))
     for label in before.keys() ^ after.keys():
-        only = chosen.before if label in before else chosen.after
-        screen.print(f"{label}: only in {only}", markup=False, highlight=False, soft_wrap=True)
+        say(f"{label}: only in {chosen.before if label in before else chosen.after}")
     console.contrasted(screen, before, after)
-    for path in dict.fromkeys((chosen.before, chosen.after)):
-        for doubt in doubts(path):
-            screen.print(f"caution: {path}: {doubt}", markup=False, highlight=False, soft_wrap=True)
+    for path, one in dict(zip((chosen.before, chosen.after), kept, strict=True)).items():
+        for doubt in one.doubts:
+            say(f"caution: {path}: {doubt}")
+    if apart := unlike(*kept):
+        say(f"caution: these are not the same loads: {'; '.join(apart)}")
     return 0
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from autotune import __version__
 from autotune.cli import commands
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 EPILOG = """\
 exit codes: 0 done, 1 nothing feasible, 2 bad file or usage, 3 the cluster could not start, 4 storage, 130 interrupted
@@ -16,9 +21,25 @@ what was found; the same command goes on from there.
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything here does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"autotune: error: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(  # type: ignore[override] # the stubs have overloads for namespaces of other classes
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Complains of flags that nobody knows here: the parser of all commands could not say which command it is."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def parser() -> argparse.ArgumentParser:
     """What `autotune` understands; each command is a function of `commands`."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="autotune",
         description="Finds the fastest Ollama cluster your GPUs can be while you sleep.",
         epilog=EPILOG,
@@ -43,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _add_capacity(every.add_parser("capacity", help="the largest load at which limits hold at an Ollama endpoint"))
 
     selftest = every.add_parser("selftest", help="how exact this machine's client is, and how much it can take")
-    selftest.add_argument("--concurrency", default="1,16,64", metavar="N,N", help="streams, a test for each")
+    selftest.add_argument("--concurrency", default="1,16,64", metavar="N,N", help=_default("streams, a test for each"))
     selftest.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     selftest.set_defaults(command=commands.selftest)
 
@@ -89,12 +110,15 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _add_endpoint(parser)
+    _add_phases(parser, warmup_s=10, window_s=60, window_max_s=None)
     load = parser.add_argument_group("load")
-    load.add_argument("--concurrency", default="5,10,20", metavar="N,N", help="users, a run for each")
-    load.add_argument("--rate", default="", metavar="R,R", help="requests/s that come by themselves, in place of users")
-    load.add_argument("--arrivals", choices=("poisson", "constant", "gamma"), default="poisson", help="of a --rate")
-    load.add_argument("--burstiness", type=_positive, metavar="K", help="of gamma: 1 is Poisson, less comes in bursts")
-    load.add_argument("--ramp", default="", metavar="R,R,S", help="from one rate to another in S seconds")
+    load.add_argument("--concurrency", metavar="N,N", help="users, a run for each (default 5,10,20)")
+    load.add_argument("--rate", metavar="R,R", help="requests/s that come by themselves, in place of users")
+    load.add_argument("--arrivals", choices=("poisson", "constant", "gamma"), help="of a --rate (default poisson)")
+    load.add_argument(
+        "--burstiness", type=_burstiness, metavar="K", help="of gamma: 1, the default, is Poisson, less comes in bursts"
+    )
+    load.add_argument("--ramp", metavar="R,R,S", help="from one rate to another in S seconds")
     load.add_argument(
         "--trace", type=_positive, metavar="SPEED", help="the arrivals of --prompts; 1 is their own speed"
     )
@@ -107,20 +131,23 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def _add_capacity(parser: argparse.ArgumentParser) -> None:
     _add_endpoint(parser)
+    _add_phases(parser, warmup_s=5, window_s=20, window_max_s=120)
     search = parser.add_argument_group("search")
     search.add_argument("--by", choices=("users", "rate"), default="users", help="what is made larger and larger")
-    search.add_argument("--first", type=_positive, default=1, metavar="N", help="the load to begin with")
-    search.add_argument("--most", type=_positive, default=4096, metavar="N", help="no load beyond this is tried")
-    search.add_argument("--resolution", type=_positive, default=0.05, metavar="P", help="of the answer (default 0.05)")
+    search.add_argument("--first", type=_positive, default=1, metavar="N", help=_default("the load to begin with"))
+    search.add_argument(
+        "--most", type=_positive, default=4096, metavar="N", help=_default("no load beyond this is tried")
+    )
+    search.add_argument("--resolution", type=_positive, default=0.05, metavar="P", help=_default("of the answer"))
     keep = parser.add_argument_group("what is kept")
     keep.add_argument("--json", type=Path, metavar="FILE", help="the steps and the answer")
     keep.add_argument("--plot", type=Path, metavar="FILE.html", help="the curve")
-    alone = {"rate": "", "ramp": "", "trace": None, "concurrency": "1", "arrivals": "poisson", "burstiness": None}
-    parser.set_defaults(command=commands.capacity, warmup=5, window=20, window_max=120, **alone)
+    alone = {"rate": None, "ramp": None, "trace": None, "concurrency": "1", "arrivals": None, "burstiness": None}
+    parser.set_defaults(command=commands.capacity, **alone)
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:
-    """What `bench` and `capacity` have in common: the endpoint, the workload, the window, the limits."""
+    """What `bench` and `capacity` have in common: the endpoint and the workload."""
     parser.add_argument("url", metavar="URL", nargs="?", help="of an Ollama, or of what stands in front of several")
     parser.add_argument("--model", required=True)
     parser.add_argument("--endpoint", choices=("generate", "chat", "openai", "completions"), default="generate")
@@ -137,34 +164,53 @@ def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ca-file", type=Path, metavar="PEM", help="certificates to check an https server against")
     work = parser.add_argument_group("workload")
-    work.add_argument("--input-tokens", type=_count, default=200, metavar="N")
-    work.add_argument("--num-predict", type=_count, default=236, metavar="N")
-    work.add_argument("--temperature", type=_not_negative, default=0.8)
-    work.add_argument("--prompts", type=Path, metavar="FILE", help="prompts in place of the seeded generator")
-    work.add_argument("--format", choices=FORMATS, default="jsonl", help="of --prompts")
-    work.add_argument("--shared-prefix", default="", metavar="K,N", help="K beginnings of N tokens that prompts share")
-    work.add_argument("--turns", type=_count, default=1, metavar="N", help="messages of a conversation")
-    work.add_argument("--seed", type=int, default=0)
-    phases = parser.add_argument_group("window and limits")
-    phases.add_argument("--warmup", type=_not_negative, default=10, metavar="S")
-    phases.add_argument("--window", type=_positive, default=60, metavar="S")
-    phases.add_argument("--window-max", type=_positive, metavar="S", help="it may grow so far (default: it does not)")
-    phases.add_argument(
-        "--precision", type=_positive, metavar="P", help="until the rate is known to so many parts: 0.05"
+    work.add_argument("--input-tokens", type=_count, metavar="N", help="tokens of a prompt (default 200)")
+    work.add_argument("--num-predict", type=_count, default=236, metavar="N", help=_default("tokens of an answer"))
+    work.add_argument(
+        "--temperature", type=_not_negative, default=0.8, metavar="T", help=_default("with which tokens are drawn")
     )
+    work.add_argument("--prompts", type=Path, metavar="FILE", help="prompts in place of the seeded generator")
+    work.add_argument("--format", choices=FORMATS, default="jsonl", help=_default("of --prompts"))
+    work.add_argument("--shared-prefix", default="", metavar="K,N", help="K beginnings of N tokens that prompts share")
+    work.add_argument("--turns", type=_count, default=1, metavar="N", help=_default("messages of a conversation"))
+    work.add_argument("--seed", type=_seed, default=0, metavar="N", help=_default("of all that is drawn at random"))
+
+
+def _add_phases(
+    parser: argparse.ArgumentParser, *, warmup_s: float, window_s: float, window_max_s: float | None
+) -> None:
+    """What `bench` and `capacity` have in common, each with times of its own: the window and the limits."""
+    grows = "it may grow so far (default: it does not)" if window_max_s is None else _default("it may grow so far")
+    phases = parser.add_argument_group("window and limits")
+    phases.add_argument(
+        "--warmup", type=_not_negative, default=warmup_s, metavar="S", help=_default("load before the window")
+    )
+    phases.add_argument("--window", type=_positive, default=window_s, metavar="S", help=_default("what is measured"))
+    phases.add_argument("--window-max", type=_positive, default=window_max_s, metavar="S", help=grows)
+    phases.add_argument("--precision", type=_part, metavar="P", help="until the rate is known to so many parts: 0.05")
     phases.add_argument("--limit", action="append", default=[], metavar="METRIC:STATISTIC:S", help="as in ttft_s:p95:2")
     phases.add_argument(
         "--min-success-rate",
         type=_share,
         default=0.99,
         metavar="P",
-        help="the part of the requests that must succeed, where there are limits (default 0.99)",
+        help=_default("the part of the requests that must succeed, where there are limits"),
     )
     phases.add_argument("--slo", metavar="NAME", help="limits of MLPerf by name, as in llama3.1-8b-interactive")
-    phases.add_argument("--timeout", type=_positive, default=900, metavar="S", help="the most one request may take")
     phases.add_argument(
-        "--processes", type=_count, default=1, metavar="N", help="of the client; it takes more if it must"
+        "--timeout", type=_positive, default=900, metavar="S", help=_default("the most one request may take")
     )
+    phases.add_argument(
+        "--processes",
+        type=_processes,
+        default=1,
+        metavar="N",
+        help=_default("of the client, at most 64; it takes more if it must"),
+    )
+
+
+def _default(words: str) -> str:
+    return f"{words} (default %(default)s)"
 
 
 FORMATS = ("jsonl", "sharegpt", "mooncake", "burstgpt", "azure")
@@ -183,29 +229,33 @@ def _add_balancer(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number above 0")
-    return int(text)
+def _whole(allowed: str, least: int, most: float = math.inf) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number {allowed}")
+        return int(text)
+
+    return read
 
 
-def _not_negative(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number from 0 on")
-    return number
+def _number(allowed: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not fits(number):
+            raise argparse.ArgumentTypeError(f"{text!r}: allowed is {allowed}")
+        return number
+
+    return read
 
 
-def _share(text: str) -> float:
-    if (number := _not_negative(text)) > 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a part, from 0 to 1")
-    return number
-
-
-def _positive(text: str) -> float:
-    if (number := _not_negative(text)) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a number above 0")
-    return number
+_count = _whole("above 0", 1)
+_seed = _whole("from 0 on", 0)
+_processes = _whole("from 1 to 64", 1, 64)
+_not_negative = _number("a number from 0 on", lambda number: 0 <= number < math.inf)
+_positive = _number("a number above 0", lambda number: 0 < number < math.inf)
+_share = _number("a part, from 0 to 1", lambda number: 0 <= number <= 1)
+_part = _number("a part, above 0 and below 1", lambda number: 0 < number < 1)
+_burstiness = _number("a number from 0.01 to 100", lambda number: 0.01 <= number <= 100)

@@ -4,6 +4,7 @@ from autotune.console.checks import checkup
 from autotune.console.live import Night
 from autotune.console.loads import Bench, contrasted
 from autotune.console.pages import morning, outlook, status
+from autotune.console.screen import Screen
 from autotune.console.steps import Steps, selftests
 from autotune.console.tables import before_after, comparison, ranking
 from autotune.report.words import configuration, figures, span, verdict
@@ -13,6 +14,7 @@ __all__ = [
     "SIMULATED",
     "Bench",
     "Night",
+    "Screen",
     "Steps",
     "before_after",
     "checkup",

@@ -58,6 +58,13 @@ def number(value: float, unit: Unit = PLAIN, sign: str = "") -> str:
     return f"{shown:{sign}z.{places}f}"
 
 
+def significant(value: float, unit: Unit = PLAIN) -> str:
+    """In three digits however small it is, where one unit is for many: "0.0512", "0.78" is "0.780"."""
+    shown = value * unit.times
+    power = int(f"{shown:.2e}".partition("e")[2])
+    return f"{shown:z.{max(0, 2 - power)}f}"
+
+
 def interval(ends: Range | None, unit: Unit = PLAIN, sign: str = "") -> str:
     """The ends in brackets; nothing where there are none."""
     return f"[{number(ends[0], unit, sign)}, {number(ends[1], unit, sign)}]" if ends is not None else ""

@@ -56,8 +56,8 @@ class Contrast:
 def contrasts(before: Metrics, after: Metrics) -> list[Contrast]:
     """Of all figures that are known on both sides and worth to be seen."""
     change = compare(before, after)
-    known = [name for name in change if _known(before, name) and _known(after, name)]
-    return list(_contrasts(before, after, (name for name in known if _worth(name, change[name]))))
+    both = (name for name in change if known(before, name) and known(after, name))
+    return list(_contrasts(before, after, (name for name in both if _worth(name, change[name]))))
 
 
 def of_a_proxy(direct: Metrics, via: Metrics) -> list[Contrast]:
@@ -74,7 +74,8 @@ def routes(found: Iterable[Found]) -> Iterator[tuple[str, Metrics, Metrics]]:
             yield load, direct, via
 
 
-def _known(metrics: Metrics, name: str) -> bool:
+def known(metrics: Metrics, name: str) -> bool:
+    """Whether a figure is there, and is made of enough values to be shown."""
     if figures(metrics)[name] is None:
         return False
     sample, _, statistic = name.partition(".")
@@ -89,12 +90,12 @@ def _contrasts(before: Metrics, after: Metrics, names: Iterable[str]) -> Iterato
     old, new, change = figures(before), figures(after), compare(before, after)
     for name in names:
         label, unit = _named(name, old[name], new[name])
-        both = _known(before, name) and _known(after, name)
+        both = known(before, name) and known(after, name)
         apart = difference(before, after, name) if both else None
         yield Contrast(
             label=label,
-            before=cell(old[name], unit=unit).value if _known(before, name) else NONE,
-            after=cell(new[name], unit=unit).value if _known(after, name) else NONE,
+            before=cell(old[name], unit=unit).value if known(before, name) else NONE,
+            after=cell(new[name], unit=unit).value if known(after, name) else NONE,
             change=_percent(change[name] if both else None),
             difference=Cell(number(apart.value, unit, "+"), interval((apart.low, apart.high), unit, "+"))
             if apart is not None

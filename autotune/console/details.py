@@ -133,10 +133,8 @@ def _attained(one: Attainment) -> str:
     if not one.requests:
         return "of no request is it known whether it met them"
     low, high = one.range
-    return (
-        f"met by {one.share:.1%} [{low:.1%}, {high:.1%}] of {one.requests} requests, which brought"
-        f" {number(one.goodput_tps)} tokens/s (goodput)"
-    )
+    met = f"met by {one.share:.1%} [{low:.1%}, {high:.1%}] of {one.requests} requests"
+    return f"{met}; goodput {number(one.goodput_tps)} tokens/s"
 
 
 def _drift(metrics: Metrics) -> str:
@@ -200,12 +198,6 @@ def instance_rows(found: Mapping[str, InstanceMetrics]) -> Iterator[InstanceRow]
             number(one.output_tps),
         )
         yield InstanceRow(cells, name in slowly)
-
-
-def slow_ones(found: Mapping[str, InstanceMetrics]) -> Iterator[str]:
-    """Which instances are slow, and how slow."""
-    for name, ratio in slow(found).items():
-        yield f"slow: {name} takes {ratio:.2f} times as long for a token as the others"
 
 
 def _of_some(value: float | None, n: int, statistic: Statistic, unit: Unit = SECONDS) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from autotune.console import histogram, tables
 from autotune.console.contrasts import ONE_WINDOW, contrasts, of_a_proxy, routes
-from autotune.console.details import facts, going, headline, rows, slow_ones, waits
+from autotune.console.details import facts, going, headline, rows, waits
 from autotune.console.letters import Legible
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.24
 """The line is drawn at most so often, by the event loop that measures: a little less than a load reports."""
-BEGIN = "opening connections"
+BEGIN, NEXT = "waiting for the first answer: the model may have to be loaded", "opening connections"
 UNBOUNDED = 10_000
 
 
@@ -75,15 +75,16 @@ class Bench:
         """What came of a load."""
         self._found.append(found)
         if self._live:
-            self._live.update(Text(BEGIN))
+            self._live.update(Text(NEXT), refresh=True)
         self._print(*details(self._console, found, self._bounds), "")
 
     def _table(self) -> None:
         """All loads; and what the way through a proxy costs, where both ways were gone."""
-        table = tables.levels_table("")
+        unit = tables.ttft_unit(one.metrics for one in self._found)
+        table = tables.levels_table("", unit)
         for one in self._found:
             ok = f"{one.metrics.success_rate:.1%} of {one.metrics.requests}"
-            table.add_row(Text(one.label), *tables.cells(one.metrics), ok)
+            table.add_row(Text(one.label), *tables.cells(one.metrics, unit), ok)
         self._print(table)
         for load, direct, via in routes(self._found):
             title = f"{load}: what the proxy costs"
@@ -104,7 +105,6 @@ def details(console: Console, found: Found, bounds: Sequence[Bound]) -> Iterator
     if len(metrics.instances) > 1:
         yield ""
         yield tables.by_instance(metrics.instances)
-        yield from map(Text, slow_ones(metrics.instances))
     limits: dict[str, float] = {bound.statistic: bound.most for bound in bounds if bound.metric == "ttft_s"}
     if drawn := histogram.titled(waits(found), console.width, limits, metrics.ttft_waiting_s):
         yield ""

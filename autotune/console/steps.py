@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from autotune.console.loads import BEGIN
 from autotune.report.words import figure, seconds
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Steps:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._status = console.status("opening connections", refresh_per_second=4)
+        self._status = console.status(BEGIN, refresh_per_second=4)
 
     def __enter__(self) -> Steps:
         self._status.start()
@@ -107,12 +108,14 @@ def curve(found: Capacity) -> Table:
 def selftests(found: Sequence[SelfTest]) -> Table:
     """How exact the client is with so many streams, and how much it can take."""
     table = Table(title="The client on this machine, against a server that knows its own times", title_justify="left")
-    columns = ("streams", "TTFT error p50, ms", "p99", "tokens/s a process may take", "processes", "loop late p99, ms")
+    errors = ("TTFT error p50, ms", "p99")
+    columns = ("streams", "requests", *errors, "tokens/s a process may take", "processes", "loop late p99, ms")
     for column in columns:
         table.add_column(column.replace(" ", "\n", 1), justify="right")
     for one in found:
         table.add_row(
             str(one.concurrency),
+            str(one.requests),
             *(f"±{1000 * error:.2f}" for error in (one.error_p50_s, one.error_p99_s)),
             f"{one.tokens_per_core:,.0f}",
             str(one.processes),

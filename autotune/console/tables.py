@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 from rich.text import Text
 
-from autotune.console.amounts import NONE, Cell
+from autotune.console.amounts import NONE, Cell, Unit, significant, time_unit
+from autotune.console.contrasts import known
 from autotune.console.details import STATISTICS, instance_rows, instance_units
 from autotune.metrics import compare
-from autotune.report import Figures
 from autotune.report.words import figure, percent
 
 if TYPE_CHECKING:
@@ -20,28 +20,32 @@ if TYPE_CHECKING:
     from autotune.console.contrasts import Contrast
     from autotune.console.details import Fact, Row
     from autotune.metrics import InstanceMetrics, Metrics
-    from autotune.report import Findings
+    from autotune.report import Figures, Findings
+    from autotune.stats import Statistic
 
-_COMPARED = ("ttft_s.mean", "ttft_s.p50", "ttft_s.p95", "output_tps")
+_WAITS: tuple[Statistic, ...] = ("mean", "p50", "p95")
+_COMPARED = (*(f"ttft_s.{statistic}" for statistic in _WAITS), "output_tps")
 
 
 def comparison(before: Mapping[str, Metrics], after: Mapping[str, Metrics]) -> Table:
     """Two results, level by level, with the change in %."""
-    table = levels_table("change")
-    for label in before:
-        if label in after:
-            change = compare(before[label], after[label])
-            table.add_row(label, *cells(before[label]), "before")
-            table.add_row("", *cells(after[label]), "after")
-            shown = (change[name] for name in _COMPARED)
-            table.add_row("", *("–" if value is None else f"{value:+.1f}%" for value in shown), "change")
+    both = [label for label in before if label in after]
+    unit = ttft_unit(side[label] for label in both for side in (before, after))
+    table = levels_table("change", unit)
+    for label in both:
+        old, new = before[label], after[label]
+        table.add_row(label, *cells(old, unit), "before")
+        table.add_row("", *cells(new, unit), "after")
+        change = compare(old, new)
+        shown = (change[name] if known(old, name) and known(new, name) else None for name in _COMPARED)
+        table.add_row("", *(NONE if value is None else f"{value:+.1f}%" for value in shown), "change")
     return table
 
 
-def levels_table(last: str) -> Table:
+def levels_table(last: str, unit: Unit) -> Table:
     table = Table()
     table.add_column("load", overflow="fold")
-    for column in ("TTFT mean, s", "p50", "p95", "TPS, tokens/s"):
+    for column in (unit.of("TTFT mean"), "p50", "p95", "TPS, tokens/s"):
         _figure(table, column)
     table.add_column(last or "ok", overflow="fold", justify="left" if last else "right")
     return table
@@ -60,8 +64,20 @@ def before_after(found: Findings) -> Table:
     return table
 
 
-def cells(metrics: Metrics) -> tuple[str, ...]:
-    return _shown(Figures.of([metrics]))
+def ttft_unit(loads: Iterable[Metrics]) -> Unit:
+    """In what the TTFT of all these loads is shown."""
+    return time_unit(*(value for metrics in loads for value in _waits(metrics)))
+
+
+def cells(metrics: Metrics, unit: Unit) -> tuple[str, ...]:
+    """Of one load; a dash where too few requests make a figure."""
+    waits = (NONE if value is None else significant(value, unit) for value in _waits(metrics))
+    return (*waits, figure(metrics.output_tps))
+
+
+def _waits(metrics: Metrics) -> list[float | None]:
+    every = metrics.ttft_s
+    return [every.value(statistic) if every.decided(statistic) else None for statistic in _WAITS]
 
 
 def _shown(one: Figures) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ class _Exchange:
             context=0 if self.question.raw else self.prompt_tokens + job.steps,
             total_s=now - self._began,
             load_s=self._granted - self._began,
-            prefill_s=job.prefill_s,
+            prefill_s=job.prompt_s,
             decode_s=job.decode_s,
         )
 

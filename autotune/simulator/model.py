@@ -153,6 +153,7 @@ class Job:
         self.started_at = 0.0
         self.finished_at = 0.0
         self.prefill_s = 0.0
+        self.first_at = 0.0
         self._made = 0
         self._taken = 0
         self._error: EngineDied | None = None
@@ -164,9 +165,14 @@ class Job:
         return self._made >= self.steps
 
     @property
+    def prompt_s(self) -> float:
+        """From the start to the first token, s: it comes out of the prompt, and Ollama counts its step there."""
+        return max(0.0, self.first_at - self.started_at)
+
+    @property
     def decode_s(self) -> float:
-        """From the end of the prefill to the last token, s."""
-        return max(0.0, self.finished_at - self.started_at - self.prefill_s)
+        """From the first token to the last, s."""
+        return max(0.0, self.finished_at - self.first_at)
 
     def __aiter__(self) -> Self:
         return self
@@ -185,6 +191,8 @@ class Job:
     def advance(self, now: float) -> None:
         """One more token is there."""
         self._made += 1
+        if self._made == 1:
+            self.first_at = now
         if self.done:
             self.finished_at = now
         self._wake()

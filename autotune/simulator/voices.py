@@ -43,7 +43,8 @@ class Ending:
             "prompt_eval_count": self.prompt_tokens,
             "prompt_eval_duration": round(self.prefill_s * 1e6) * 1000,
             "eval_count": self.eval_count,
-            "eval_duration": round(self.decode_s * 1e6) * 1000,
+            # for a single token llama-server says a microsecond
+            "eval_duration": max(1, round(self.decode_s * 1e6)) * 1000 if self.eval_count else 0,
         }
         context = {"context": list(range(1, self.context + 1))} if self.context else {}
         return {"done_reason": self.done_reason} | context | {key: value for key, value in figures.items() if value}

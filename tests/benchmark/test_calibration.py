@@ -24,8 +24,12 @@ class Counting:
 
     lead_s = 0.0
 
-    def __init__(self, chars_per_token: float | None) -> None:
+    def __init__(self, chars_per_token: float | None, template: int = 0, context: int = 1 << 20) -> None:
         self.chars_per_token = chars_per_token
+        self.template = template
+        """Tokens that each prompt has besides its text."""
+        self.context = context
+        """Tokens at which it cuts a prompt off."""
         self.texts: list[str] = []
 
     async def pulse(self) -> tuple[Pulse, ...]:
@@ -37,11 +41,14 @@ class Counting:
     async def send(self, flight: Flight) -> RequestRecord:
         said = [text for _, text in flight.prompt.history]
         self.texts.append("".join([*said, flight.prompt.text]))
-        count = None if self.chars_per_token is None else round(len(self.texts[-1]) / self.chars_per_token)
-        return RequestRecord(0, asyncio.get_running_loop().time(), Outcome.OK, prompt_eval_count=count)
+        at, count = asyncio.get_running_loop().time(), None
+        if self.chars_per_token is not None:
+            count = min(self.context, self.template + round(len(self.texts[-1]) / self.chars_per_token))
+        return RequestRecord(0, at, Outcome.OK, prompt_eval_count=count)
 
 
-SEEDED = SeededWorkload(1, Lengths("fixed", 100), Lengths("fixed", 10))
+ANSWERED = Lengths("fixed", 10)
+SEEDED = SeededWorkload(1, Lengths("fixed", 100), ANSWERED)
 
 
 @pytest.mark.parametrize("chars_per_token", [1.0, 3.5, 8.0])
@@ -49,6 +56,18 @@ async def test_prompts_have_the_tokens_that_were_asked_for(chars_per_token: floa
     workload = await calibrated(Counting(chars_per_token), SEEDED)
     counted = len(workload.prompt(7, "nonce").text) / chars_per_token
     assert counted == pytest.approx(100, rel=0.05)
+
+
+@pytest.mark.parametrize(("template", "tokens"), [(30, 100), (45, 100), (500, 4000)])
+async def test_a_template_is_a_part_of_the_prompt(template: int, tokens: int) -> None:
+    workload = await calibrated(Counting(1.0, template), SeededWorkload(1, Lengths("fixed", tokens), ANSWERED))
+    assert template + len(workload.prompt(7, "nonce").text) == pytest.approx(tokens, rel=0.1)
+
+
+async def test_a_context_that_is_short_for_the_first_guess() -> None:
+    """A token for each letter: what should have 200 tokens has 1,200, and the server cuts it to its 512."""
+    workload = await calibrated(Counting(1.0, 20, 512), SeededWorkload(1, Lengths("fixed", 200), ANSWERED))
+    assert 20 + len(workload.prompt(7, "nonce").text) == pytest.approx(200, rel=0.1)
 
 
 async def test_the_prompts_that_were_counted_never_come_again() -> None:
@@ -61,7 +80,7 @@ async def test_without_counts_lengths_stay() -> None:
     assert await calibrated(Counting(None), SEEDED) is SEEDED
 
 
-ASKED, ANSWERED = Lengths("lognormal", 100), Lengths("fixed", 10)
+ASKED = Lengths("lognormal", 100)
 
 
 @pytest.mark.parametrize(

@@ -297,3 +297,10 @@ def test_a_study_file_says_which_workload(tmp_path: Path, asked: dict[str, Any],
         assert (workload.prompt(0, "n").num_predict, workload.left_out) == (8, 0)
     if isinstance(workload, ShareGptWorkload):
         assert (workload.prompt(0, "n").num_predict, workload.left_out) == (70, 2)
+
+
+def test_a_trace_that_cannot_be_replayed_is_seen_before_anything_starts(tmp_path: Path) -> None:
+    rows = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "2023-11-16 18:15:46.6805900,10,20\n" * 2
+    asked = {"prompts": written(tmp_path, rows), "format": "azure", "input_tokens": None, "levels": [{"trace": 1}]}
+    with pytest.raises(SpecError, match="trace 1: the prompts have 2 time stamps"):
+        night.workload(study(workload=asked))

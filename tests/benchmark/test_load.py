@@ -279,6 +279,29 @@ def stages(told: list[Progress]) -> list[str]:
     return [one.stage for one in told]
 
 
+@pytest.mark.parametrize(("after_s", "window_s"), [(5.0, 0.0), (40.0, 28.0)])
+def test_a_load_that_is_broken_off_has_what_came_by_then(after_s: float, window_s: float) -> None:
+    async def whole() -> LoadResult:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(after_s, stop.set)
+        result = await run(Standin(slots=4), ANSWERS, ClosedLoop(12), PHASES, "trial 1", stop=stop)
+        assert asyncio.get_running_loop().time() <= after_s + 1
+        assert len(asyncio.all_tasks()) == 1
+        return result
+
+    found = run_virtual(whole())
+    assert found.broken_off
+    assert not found.gave_up
+    assert found.window_end - found.window_start == pytest.approx(window_s, abs=2)
+    assert sum("it was broken off" in caution for caution in found.cautions) == 1
+    outcomes = {record.outcome for record in found.records}
+    assert outcomes == {Outcome.OK, Outcome.CUT_OFF}
+    if window_s:  # as fast as if it had gone on: what was on its way counts
+        assert figures(found).output_tps == pytest.approx(
+            figures(load(ClosedLoop(12), slots=4)[0]).output_tps, rel=0.05
+        )
+
+
 def test_cancelling_leaves_nothing_behind() -> None:
     async def whole() -> int:
         cluster = Standin()

@@ -30,7 +30,8 @@ def _opened(path: Path, newline: str | None = None) -> Iterator[TextIO]:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
             yield file
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: the file of prompts cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise SpecError(f"{path}: the file of prompts cannot be read: {why}") from error
 
 
 def objects(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
