@@ -21,8 +21,8 @@ def capacity_curve(
 ) -> go.Figure:
     """Output TPS and TTFT against the load.
 
-    Each step has `load`, `decision`, `output_tps`, `ttft_p50_s` and `ttft_p99_s`; the answer lies between `low` and
-    `high`, which is None where no limit was missed.
+    Each step has `load`, `decision`, `output_tps`, `ttft_p50_s` and `ttft_p95_s`, which are None where they are not
+    known; the answer lies between `low` and `high`, which is None where no limit was missed.
     """
     drawn = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     ordered = sorted(steps, key=lambda step: float(step["load"] or 0))
@@ -35,7 +35,7 @@ def capacity_curve(
     for row, key, name, dash in (
         (1, "output_tps", "output", "solid"),
         (2, "ttft_p50_s", "TTFT p50", "dot"),
-        (2, "ttft_p99_s", "TTFT p99", "solid"),
+        (2, "ttft_p95_s", "TTFT p95", "solid"),
     ):
         drawn.add_trace(
             go.Scatter(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from autotune.bench.measuring import Found, Show
     from autotune.benchmark.pacer import Level
     from autotune.ladder import Search
-    from autotune.stats import Decision
+    from autotune.metrics import Summary
+    from autotune.stats import Decision, Statistic
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Capacity:
                 "load": step.load,
                 "decision": step.decision,
                 "output_tps": step.found.metrics.output_tps,
-                "ttft_p50_s": step.found.metrics.ttft_s.p50,
-                "ttft_p99_s": step.found.metrics.ttft_s.p99,
+                "ttft_p50_s": _known(step.found.metrics.ttft_s, "p50"),
+                "ttft_p95_s": _known(step.found.metrics.ttft_s, "p95"),
             }
             for step in self.steps
         ]
@@ -89,6 +90,10 @@ async def capacity(job: Job, search: Search, show: Show, done: Callable[[Step], 
             steps.append(Step(load, replace(found, label=level.label), decision))
             done(steps[-1])
     return Capacity.of(search, steps)
+
+
+def _known(sample: Summary, statistic: Statistic) -> float | None:
+    return sample.value(statistic) if sample.decided(statistic) else None
 
 
 def _level(load: float, seed: int, *, whole: bool) -> Level:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from autotune.console.amounts import MILLISECONDS, of_sample
 from autotune.console.loads import BEGIN
 from autotune.report.words import figure, seconds
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 
     from autotune.bench import Capacity, Found, Step
     from autotune.benchmark.phases import Progress
+    from autotune.metrics import Summary
     from autotune.selftest import SelfTest
+    from autotune.stats import Statistic
 
 BAR = 24
+SHOWN: tuple[Statistic, ...] = ("p50", "p95")
 WORDS = {"holds": "holds", "violated": "misses", "open": "open"}
 COLOURS = {"holds": "green", "violated": "red", "open": "yellow"}
 
@@ -68,8 +72,12 @@ def _why(found: Found) -> str:
         return "nothing but failures came back"
     limits = ", ".join(f"{name} {WORDS[decision]}" for name, decision in found.loaded.look.limits.items())
     metrics = found.metrics
-    waits = f"TTFT p50 {seconds(metrics.ttft_s.p50)} p99 {seconds(metrics.ttft_s.p99)}"
-    return f"{limits}; {figure(metrics.output_tps)} tokens/s, {waits} ({metrics.requests} requests)"
+    waits = ", ".join(f"{name} {_of(metrics.ttft_s, name)}" for name in SHOWN)
+    return f"{limits}; {figure(metrics.output_tps)} tokens/s, TTFT in ms {waits} ({metrics.requests} requests)"
+
+
+def _of(sample: Summary, statistic: Statistic) -> str:
+    return of_sample(sample, statistic, MILLISECONDS).value
 
 
 def sentence(found: Capacity) -> str:
@@ -85,7 +93,7 @@ def sentence(found: Capacity) -> str:
 def curve(found: Capacity) -> Table:
     """Output rate and waits at each load that was tried, rising."""
     table = Table(title="The curve", title_justify="left")
-    for column in (found.unit, "TPS, tokens/s", "TTFT p50", "p99", "TPOT p99"):
+    for column in (found.unit, "TPS, tokens/s", "TTFT p50, ms", "p95", "TPOT p50, ms"):
         table.add_column(column.replace(" ", "\n", 1), justify="right", no_wrap=True)
     table.add_column("limits", no_wrap=True)
     table.add_column("TPS", no_wrap=True, overflow="crop", max_width=BAR)
@@ -96,9 +104,8 @@ def curve(found: Capacity) -> Table:
         table.add_row(
             f"{step.load:g}",
             figure(metrics.output_tps),
-            seconds(metrics.ttft_s.p50),
-            seconds(metrics.ttft_s.p99),
-            seconds(metrics.tpot_s.p99),
+            *(_of(metrics.ttft_s, name) for name in SHOWN),
+            _of(metrics.tpot_s, "p50"),
             Text(WORDS[decision], style=COLOURS[decision]),
             Text(bar, style=COLOURS[decision]),
         )
