@@ -16,6 +16,7 @@ from autotune.benchmark.carrier import carrier
 from autotune.benchmark.crew import Crew
 from autotune.benchmark.flight import Flight, clock
 from autotune.benchmark.load import run
+from autotune.benchmark.pacer import OpenLoop
 from autotune.benchmark.spread import Spread
 from autotune.doubts import doubts
 from autotune.errors import ClientSaturated, ClusterError
@@ -123,8 +124,10 @@ async def healthy(
 async def _measured(
     job: Job, one: Client, work: Workload, level: Level, progress: Callable[[Progress], None], stop: Stop
 ) -> Found:
-    least = job.min_success if job.bounds else None
-    goal = Precise(job.bounds, job.precision, job.phases.looks, min_success=least)
+    goal = None
+    if job.bounds or job.precision is not None or isinstance(level, OpenLoop):
+        least = job.min_success if job.bounds else None
+        goal = Precise(job.bounds, job.precision, job.phases.looks, min_success=least)
     loaded = await run(one, work, level, job.phases, secrets.token_hex(8), progress, goal=goal, stop=stop.asked)
     start, end = loaded.window_start, loaded.window_end
     metrics = measure(loaded.records, window_start=start, window_end=end, open_loop=loaded.open_loop)

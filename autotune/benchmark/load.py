@@ -65,12 +65,12 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
     Raises ClusterError when a process of the
     client has died.
     """
-    if phases.warmup_s < READY_S:
+    if goal is not None and phases.warmup_s < READY_S:
         ready()
     await client.open(connections(level))
     load = _Load(client, Traffic(client, workload, level, nonce), level, phases)
     try:
-        await _carried(load, progress, upstreams, goal or Anything(), stop)
+        await _carried(load, progress, upstreams, goal, stop)
     except BaseExceptionGroup as group:
         if (died := group.subgroup(ClusterError)) is None:
             raise
@@ -85,7 +85,11 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def _carried(
-    load: _Load, progress: Callable[[Progress], None] | None, upstreams: int, goal: Goal, stop: asyncio.Event | None
+    load: _Load,
+    progress: Callable[[Progress], None] | None,
+    upstreams: int,
+    goal: Goal | None,
+    stop: asyncio.Event | None,
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
         watchers = [tasks.create_task(load.sample())]
@@ -94,9 +98,9 @@ async def _carried(
         if stop is not None:
             watchers.append(tasks.create_task(load.stop_with(stop)))
         sender = tasks.create_task(load.send())
-        await load.warm_up(upstreams)
+        await load.warm_up(upstreams, decides=goal is not None)
         with _without_collector():
-            await load.measure(goal)
+            await load.measure(goal or Anything())
         await load.drain()
         await sender
         for watcher in watchers:
@@ -136,12 +140,16 @@ class _Load:
         await stop.wait()
         self._traffic.break_off()
 
-    async def warm_up(self, upstreams: int) -> None:
-        """Until users and instances are at work and the load is steady; bounds count from the start of the load."""
+    async def warm_up(self, upstreams: int, *, decides: bool) -> None:
+        """Until users and instances are at work and the load is steady; bounds count from the start of the load.
+
+        `decides` says whether there will be something to decide in the window.
+        """
         began, phases = self._traffic.began, self._phases
         latest = began + phases.warmup_max_s
         await self._until(began + phases.warmup_s / 4)
-        ready()  # it stops everything for a moment: not before the first request if possible, and not in the window
+        if decides:
+            ready()  # it stops everything for a moment: not before the first request if possible, and not in the window
         await self._until(began + phases.warmup_s)
         await self._until(latest, lambda: not self._cold(upstreams))
         while phases.warmup_s and self._moves() and self._now() < latest and not self._traffic.hopeless:

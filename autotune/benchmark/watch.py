@@ -15,6 +15,9 @@ from autotune.benchmark.exchange import now
 TICK_S = 0.01
 """So often, in the mean, the loop is asked whether it is in time: at random moments, so that no rhythm can hide."""
 
+NO_FINER_S = 0.0006
+"""uvloop's timers are in whole milliseconds: a shorter sleep is none, and the loop would go round and round."""
+
 FINEST_S, FACTOR, BUCKETS = 1e-4, 1.1, 110
 """Lags are counted in buckets that grow by a tenth: from 0.1 ms to 3 s."""
 
@@ -72,8 +75,9 @@ class Watch:
         due = now()
         while True:
             await asyncio.sleep(max(0.0, due - now()))
-            # each tick that a blocked loop has missed counts, as late as it was
-            while due <= (at := now()):
+            # each tick that a blocked loop has missed counts, as late as it was; one that is nearly due does, too:
+            # there is no timer for what is left
+            while due <= (at := now()) + NO_FINER_S:
                 self._lags[_bucket(at - due)] += 1
                 due += TICK_S * (0.5 + random.random())
 
