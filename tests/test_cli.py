@@ -105,7 +105,6 @@ def test_every_command_has_its_help(run: Run, command: str) -> None:
 )
 def test_bad_usage_is_one_clear_line(run: Run, arguments: tuple[str, ...], words: str) -> None:
     said = run.refused(2, *arguments)
-    assert said.startswith("error: ")
     assert words in said
     command = f"autotune {arguments[0]}" if arguments and arguments[0] != "sleep" else "autotune"
     assert said.endswith(f"; see {command} --help")

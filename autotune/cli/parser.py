@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as everything here does."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"autotune: error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"autotune: {message}; see {self.prog} --help\n")
 
     def parse_known_args(  # type: ignore[override] # the stubs have overloads for namespaces of other classes
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
