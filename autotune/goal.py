@@ -155,7 +155,7 @@ def decide_success(ended: Sequence[Outcome], least: float, level: float) -> Deci
     failed = sum(outcome not in COMPLETE for outcome in ended)
     if decide_share(failed, len(ended), 1 - least, level) == "violated":
         return "violated"
-    return "holds" if ended and 1 - failed / len(ended) >= least else "open"
+    return "holds" if not failed or 1 - failed / len(ended) >= least else "open"
 
 
 def _in_time(values: Iterable[tuple[float, float | None]]) -> list[float]:
