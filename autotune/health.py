@@ -20,7 +20,9 @@ MOST_CPU = 0.5
 
 MOST_LAG_S = 0.015
 """Of the event loop, 99 of 100 times. One that is blocked for 20 ms again and again is beyond it; one that shares its
-cores with a model is not (`benchmark.worker.hurry`)."""
+cores with a model is not (`benchmark.worker.hurried`)."""
+
+ADVICE = "where a model runs on the CPU, run autotune as root, or raise `ulimit -r`: its client then goes first"
 
 MOST_LAG = 0.02
 """The same as a part of the TTFT limit, where that is less."""

@@ -16,7 +16,7 @@ from autotune.benchmark.load import run
 from autotune.cluster import verify
 from autotune.doubts import doubts, heat
 from autotune.errors import ClientSaturated, NoAnswer, TrialFailure
-from autotune.health import examine
+from autotune.health import ADVICE, examine
 from autotune.ladder import decided
 from autotune.metrics import measure
 from autotune.result import Samples, TrialResult
@@ -221,7 +221,8 @@ class Bench:
     def _more_processes(self, level: Level, health: Health) -> None:
         said = f"{level.label}: the client of autotune is the bottleneck: {'; '.join(health.faults)}"
         if self.processes >= (most := cores()):
-            raise ClientSaturated(f"{said}. It has {self.processes} processes, and this host {most} cores for it")
+            where = f"It has {self.processes} processes, and this host {most} cores for it"
+            raise ClientSaturated(f"{said}. {where}; {ADVICE}")
         self.processes = min(most, 2 * self.processes)
         self.events.note("client", said=f"{said}; again with {self.processes} processes", **self.mark)
 

@@ -21,7 +21,7 @@ from autotune.benchmark.spread import Spread
 from autotune.doubts import doubts
 from autotune.errors import ClientSaturated, ClusterError
 from autotune.goal import Precise
-from autotune.health import examine
+from autotune.health import ADVICE, examine
 from autotune.metrics import COLD_S, COMPLETE, Window, attain, measure
 from autotune.selftest import cores
 
@@ -83,9 +83,8 @@ async def load(job: Job, show: Show, done: Callable[[Found], None]) -> None:
 def saturated(label: str, health: Health) -> str:
     """What is said of a client that was too slow."""
     said = "; ".join(health.faults)
-    return (
-        f"{label}: the client of autotune is the bottleneck, in {health.processes} processes on {cores()} cores: {said}"
-    )
+    where = f"in {health.processes} processes on {cores()} cores"
+    return f"{label}: the client of autotune is the bottleneck, {where}: {said}; {ADVICE}"
 
 
 async def ready(job: Job) -> Workload:

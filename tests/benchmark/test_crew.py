@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +25,7 @@ from autotune.benchmark.flight import Flight
 from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.phases import LoadResult, Phases
+from autotune.benchmark.worker import run as run_client
 from autotune.benchmark.workload import Lengths, Prompt, SeededWorkload
 from autotune.cluster import host
 from autotune.errors import ClusterError
@@ -358,6 +360,7 @@ from autotune.benchmark.carrier import Target
 from autotune.benchmark.crew import Crew
 from autotune.benchmark.dialect import Ask
 from autotune.benchmark.flight import Flight
+from autotune.benchmark.worker import run as run_client
 from autotune.benchmark.workload import Prompt
 
 async def main():
@@ -406,3 +409,23 @@ async def test_an_interrupt_is_for_the_parent() -> None:
         assert said.split() == [b"interrupted", b"ok", b"ok"]
         assert process.returncode == 0
         assert not any(host.runs(one) for one in alive)
+
+
+def test_a_client_goes_first_and_its_children_do_not() -> None:
+    def policies() -> tuple[int, int]:
+        said = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"], capture_output=True, check=True
+        )
+        return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, int(said.stdout)
+
+    async def inside() -> tuple[int, int]:
+        return policies()
+
+    before = policies()
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        os.sched_setscheduler(0, before[0], os.sched_param(0))
+    except OSError:
+        pytest.skip("this user may not go before others")
+    assert run_client(inside()) == (os.SCHED_RR, before[1])
+    assert policies() == before
