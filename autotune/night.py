@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import signal
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from autotune.events import Events, by_night, read
 from autotune.ollama.env import LIBRARIES
 from autotune.plan import Provenance, ProvenDevice
 from autotune.sampler import Sampler
+from autotune.signals import handled
 from autotune.store import Store
 from autotune.study import Clock, Night
 from autotune.trial import Bench
@@ -324,32 +324,23 @@ def provenance(ground: Ground) -> Provenance:
 
 @contextmanager
 def _signals(children: Children) -> Iterator[None]:
-    """The first signal abandons the trial in flight and puts everything away; the second ends all at once.
-
-    A SIGHUP that was ignored when we were started (nohup) stays ignored.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    """The first signal abandons the trial in flight and puts everything away; the second ends all at once."""
+    task = asyncio.current_task()
     assert task is not None
-    seen: list[int] = []
+    seen = False
 
-    def on_signal(number: int) -> None:
+    def on_signal() -> None:
+        nonlocal seen
         if seen:
             children.kill_all()
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), _SHOW_CURSOR)
             os._exit(130)
-        seen.append(number)
+        seen = True
         task.cancel()
 
-    names = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    chosen = [name for name in names if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN]
-    for name in chosen:
-        loop.add_signal_handler(name, on_signal, name)
-    try:
+    with handled(on_signal):
         yield
-    finally:
-        for name in chosen:
-            loop.remove_signal_handler(name)
 
 
 def _uncancel() -> None:

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from autotune.bench.measuring import Found, Show
     from autotune.benchmark.pacer import Level
     from autotune.ladder import Search
-    from autotune.metrics import Summary
-    from autotune.stats import Decision, Statistic
+    from autotune.stats import Decision
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Capacity:
                 "load": step.load,
                 "decision": step.decision,
                 "output_tps": step.found.metrics.output_tps,
-                "ttft_p50_s": _known(step.found.metrics.ttft_s, "p50"),
-                "ttft_p95_s": _known(step.found.metrics.ttft_s, "p95"),
+                "ttft_p50_s": step.found.metrics.ttft_s.known("p50"),
+                "ttft_p95_s": step.found.metrics.ttft_s.known("p95"),
             }
             for step in self.steps
         ]
@@ -90,10 +89,6 @@ async def capacity(job: Job, search: Search, show: Show, done: Callable[[Step], 
             steps.append(Step(load, replace(found, label=level.label), decision))
             done(steps[-1])
     return Capacity.of(search, steps)
-
-
-def _known(sample: Summary, statistic: Statistic) -> float | None:
-    return sample.value(statistic) if sample.decided(statistic) else None
 
 
 def _level(load: float, seed: int, *, whole: bool) -> Level:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from autotune.errors import Interrupted
+from autotune.signals import handled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,17 +46,7 @@ class Stop:
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Inside, SIGINT, SIGTERM and SIGHUP end the running task with what it has.
-
-    A SIGHUP that was ignored when we were started (nohup) stays ignored.
-    """
-    loop, stop = asyncio.get_running_loop(), Stop()
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    chosen = [name for name in names if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN]
-    for name in chosen:
-        loop.add_signal_handler(name, stop)
-    try:
+    """Inside, a signal ends the running task with what it has."""
+    stop = Stop()
+    with handled(stop):
         yield stop
-    finally:
-        for name in chosen:
-            loop.remove_signal_handler(name)

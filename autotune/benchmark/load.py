@@ -62,8 +62,7 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
 
     The window ends when `goal` says that nothing more has to be known, or when its time is up. Whatever the server does
     ends in records. `stop` ends it now, with what there is by then; cancelling ends every request, and returns nothing.
-    Raises ClusterError when a process of the
-    client has died.
+    Raises ClusterError when a process of the client has died.
     """
     if goal is not None and phases.warmup_s < READY_S:
         ready()

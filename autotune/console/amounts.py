@@ -77,6 +77,4 @@ def cell(value: float | None, ends: Range | None = None, unit: Unit = PLAIN) -> 
 
 def of_sample(summary: Summary, statistic: Statistic, unit: Unit) -> Cell:
     """One statistic of a sample; a dash where too few values make it."""
-    if not summary.decided(statistic):
-        return Cell(NONE)
-    return cell(summary.value(statistic), summary.intervals.get(statistic), unit)
+    return cell(summary.known(statistic), summary.intervals.get(statistic), unit)

@@ -76,8 +76,7 @@ def cells(metrics: Metrics, unit: Unit) -> tuple[str, ...]:
 
 
 def _waits(metrics: Metrics) -> list[float | None]:
-    every = metrics.ttft_s
-    return [every.value(statistic) if every.decided(statistic) else None for statistic in _WAITS]
+    return [metrics.ttft_s.known(statistic) for statistic in _WAITS]
 
 
 def _shown(one: Figures) -> tuple[str, ...]:

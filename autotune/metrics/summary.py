@@ -56,6 +56,10 @@ class Summary:
         """Whether the sample is large enough for that statistic to be held against a limit."""
         return self.n >= enough(statistic)
 
+    def known(self, statistic: Statistic) -> float | None:
+        """The statistic of that name; None where the sample is too small for it."""
+        return self.value(statistic) if self.decided(statistic) else None
+
     def value(self, statistic: Statistic) -> float | None:
         """The statistic of that name."""
         value: float | None = getattr(self, statistic)
