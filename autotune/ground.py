@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,11 @@ from autotune.cluster.process import ProcessDriver
 from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, ModelMissing, PortTaken, SpecError
 from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
 from autotune.ollama.api import Ollama, ServerFacts, facts
+from autotune.ollama.env import has_llama_server
 from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import GIB, LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
-from autotune.space import Space, build, canonical, parse_layout
+from autotune.space import Space, build, called, canonical, classes, instances, kinds, own, parse_layout, simple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,14 +64,15 @@ class Ground:
         """
         users = self.spec.level(None).users or 0
 
-        def oddity(params: Mapping[str, Any]) -> tuple[int, int, int, int, bool]:
-            layout, slots = self.space.layouts[str(params["layout"])].layout, int(params["num_parallel"])
-            instances = len(layout.instances)
-            crowded = sum(part.copies + len(part.devices) - 2 for part in layout.parts)
-            without_slot = max(users - instances * slots, 0)
-            return crowded, -instances, without_slot, slots, params.get("policy") != "least_conn"
+        def oddity(params: Mapping[str, Any]) -> tuple[float, int, int, int, bool]:
+            members = self.space.members(params)
+            slots = sum(member.slots for member in members)
+            crowded = sum((member.crowd - 1) / member.crowd + len(member.devices) - 1 for member in members)
+            return crowded, -len(members), max(users - slots, 0), slots, params.get("policy") != "least_conn"
 
-        return min(self.space.configurations(), key=oddity)
+        if self.space.small:
+            return min(self.space.configurations(), key=oddity)
+        return min(chain.from_iterable(chain.from_iterable(simple(self.space).values())), key=oddity)
 
     def narrowed(self) -> Space:
         """The space when Ollama serves the model with one slot only."""
@@ -210,12 +213,15 @@ def space(spec: StudySpec, found: Inventory, known: ServerFacts, **changes: Any)
     values: dict[str, Any] = {
         "num_ctx": spec.workload.num_ctx,
         "num_parallel": search.num_parallel,
+        "per_class": search.per_class,
         "vram_free_bytes": int((spec.cluster.vram_free_gib or 0) * GIB),
         "layouts": search.layouts,
         "copies": search.instances_per_device,
         "spans": search.devices_per_instance,
         "policies": search.policy,
+        "weights": search.weights,
         "flash_attention": search.flash_attention,
+        "cache_brings_flash": not has_llama_server(known.version),
         "kv_cache_type": search.kv_cache_type,
         "threads": search.threads,
         "num_batch": search.num_batch,
@@ -232,13 +238,28 @@ def baseline(spec: StudySpec, found: Inventory) -> dict[str, Any]:
     params: dict[str, Any] = {
         "layout": str(layout),
         "num_parallel": written.num_parallel,
+        **_slots_of_others(spec, found, str(layout)),
         "flash_attention": written.flash_attention,
         "kv_cache_type": written.kv_cache_type,
     }
     if len(layout.instances) > 1:
         params["policy"] = written.policy
+    if len({member.slots for member in instances(params, found)}) > 1:
+        params["weights"] = written.weights
     params |= {name: value for name in ("threads", "num_batch") if (value := getattr(written, name)) is not None}
     return params | {f"env:{name}": value for name, value in written.env.items()}
+
+
+def _slots_of_others(spec: StudySpec, found: Inventory, layout: str) -> dict[str, int]:
+    """The baseline's slots of the classes of instances that are not the first of its layout."""
+    told = spec.baseline.num_parallel_at
+    first, *others = classes(instances({"layout": layout, "num_parallel": spec.baseline.num_parallel}, found))
+    strange = told.keys() - {called(of) for of in others}
+    if strange:
+        there = ", ".join(map(called, others)) or f"none beside {called(first)}"
+        raise SpecError(f"baseline.num_parallel_at: its layout has no instances on {min(strange)}; there are {there}")
+    alike = not told and (not spec.search.per_class or len(kinds(found)) == 1)
+    return {} if alike else {own(of): told.get(called(of), spec.baseline.num_parallel) for of in others}
 
 
 def layouts(spec: StudySpec, found: Inventory) -> list[Layout]:
@@ -313,8 +334,7 @@ async def ground(spec: StudySpec, found: Inventory, children: Children, run: Pat
     if 0 < trained < spec.workload.num_ctx:
         raise SpecError(f"workload.num_ctx = {spec.workload.num_ctx}: {spec.cluster.model} was trained for {trained}")
     room = space(spec, found, known)
-    most = max(len(parse_layout(str(params["layout"]), found).instances) for params in (*room.configurations(), first))
-    check_ports(plans.ports(spec, most))
+    check_ports(plans.ports(spec, max(room.most_instances, len(room.members(first)))))
     return Ground(spec, found, known, models, _home(spec, run), room, first)
 
 

@@ -232,7 +232,7 @@ def client(spec: StudySpec, plan: Plan, processes: int = 1) -> AbstractAsyncCont
     if plan.balancer.kind == "nginx":
         return Crew(Target(plan.url, ask), processes)
     urls = {instance.address: instance.url for instance in plan.instances}
-    return Spread(Crew(Target("", ask, urls=urls), processes), urls, plan.balancer.policy, spec.study.seed)
+    return Spread(Crew(Target("", ask, urls=urls), processes), urls, plan.balancer.policy, spec.study.seed, weights=plan.balancer.weights)
 
 
 def workload(spec: StudySpec) -> Workload:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.errors import SpecError
 from autotune.inventory import visible_devices
 from autotune.ollama.env import Settings, model_parameters, server_env
-from autotune.space import canonical, parse_layout
+from autotune.space import canonical, instances, parse_layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from autotune.inventory import Device, Inventory
     from autotune.ollama.api import ServerFacts
+    from autotune.space import Member
     from autotune.spec import StudySpec
 
 GIB = 2**30
@@ -53,6 +54,11 @@ class InstancePlan:
         """Where it answers."""
         return f"http://{self.address}"
 
+    @property
+    def slots(self) -> int:
+        """How many requests it is to answer at a time."""
+        return int(dict(self.env).get("OLLAMA_NUM_PARALLEL", 1))
+
 
 @dataclass(frozen=True, slots=True)
 class BalancerPlan:
@@ -62,6 +68,8 @@ class BalancerPlan:
     port: int
     policy: str
     upstreams: tuple[str, ...]
+    weights: tuple[int, ...] = ()
+    """The share of each upstream against those of the others; none where all are equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class Plan:
     model: str
     """The name that requests carry."""
     num_parallel: int
+    """Of its first class of instances; each instance knows its own."""
     num_ctx: int
     layout: str
     derived: DerivedModel | None = None
@@ -89,8 +98,16 @@ class Plan:
     @cached_property
     def fingerprint(self) -> str:
         """Equal for equal clusters, whatever parameters led there."""
-        content = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        content = asdict(self)
+        if not self.balancer.weights:
+            del content["balancer"]["weights"]  # as plans were written before there were any
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def slots(self) -> str:
+        """OLLAMA_NUM_PARALLEL of its instances: "16", or "16 and 8" where they differ."""
+        return " and ".join(dict.fromkeys(str(instance.slots) for instance in self.instances))
 
     @property
     def url(self) -> str:
@@ -142,19 +159,22 @@ def make(
         **spec.cluster.env,
         **{name.removeprefix("env:"): str(value) for name, value in params.items() if name.startswith("env:")},
     }
-    groups = [tuple(inventory.devices[index] for index in group) for group in layout.instances]
+    members = instances(params, inventory)
+    groups = [tuple(inventory.devices[index] for index in member.devices) for member in members]
     derived = _derived(spec, facts, params, groups)
-    instances = tuple(
-        _instance(spec, number, group, {**_server(spec, facts, params, group), **common})
-        for number, group in enumerate(groups)
+    servers = tuple(
+        _instance(spec, number, group, {**_server(spec, facts, params, group, member), **common})
+        for number, (group, member) in enumerate(zip(groups, members, strict=True))
     )
+    weights = tuple(member.weight for member in members)
     return Plan(
-        instances=instances,
+        instances=servers,
         balancer=BalancerPlan(
             kind=spec.cluster.balancer,
             port=spec.cluster.balancer_port,
-            policy=str(params.get("policy", "round_robin")) if len(instances) > 1 else "round_robin",
-            upstreams=tuple(instance.address for instance in instances),
+            policy=str(params.get("policy", "round_robin")) if len(servers) > 1 else "round_robin",
+            upstreams=tuple(server.address for server in servers),
+            weights=weights if len(set(weights)) > 1 else (),
         ),
         model=derived.name if derived else spec.cluster.model,
         num_parallel=int(params["num_parallel"]),
@@ -178,16 +198,16 @@ def ports(spec: StudySpec, instances: int) -> list[int]:
 
 
 def _server(
-    spec: StudySpec, facts: ServerFacts, params: Mapping[str, Any], group: tuple[Device, ...]
+    spec: StudySpec, facts: ServerFacts, params: Mapping[str, Any], group: tuple[Device, ...], member: Member
 ) -> dict[str, str]:
-    return server_env(_settings(spec, params, group), facts.version)
+    return server_env(_settings(spec, params, group, member.slots), facts.version)
 
 
-def _settings(spec: StudySpec, params: Mapping[str, Any], group: tuple[Device, ...]) -> Settings:
+def _settings(spec: StudySpec, params: Mapping[str, Any], group: tuple[Device, ...], slots: int) -> Settings:
     on_gpu = group[0].make != "cpu"
     free = spec.cluster.vram_free_gib
     return Settings(
-        num_parallel=int(params["num_parallel"]),
+        num_parallel=slots,
         num_ctx=spec.workload.num_ctx,
         flash_attention=str(params.get("flash_attention", "auto")),
         kv_cache_type=str(params.get("kv_cache_type", "f16")),
@@ -211,7 +231,7 @@ def _derived(
     batch = params.get("num_batch")
     smallest = min(groups, key=lambda group: sum(device.threads for device in group))  # one model serves them all
     parameters = model_parameters(
-        _settings(spec, params, smallest),
+        _settings(spec, params, smallest, int(params["num_parallel"])),
         facts.version,
         int(batch) if batch is not None else None,
         dict(facts.model.parameters),

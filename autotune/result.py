@@ -65,6 +65,13 @@ class TrialResult:
     seconds: float = 0.0
     """Wall clock from the first stage to the last."""
     simulated: bool = False
+    slots: tuple[int, ...] = ()
+    """Of each instance, in the order of the plan; results of older versions do not say."""
+
+    @property
+    def slots_in_all(self) -> int:
+        """Of all instances together."""
+        return sum(self.slots) or self.instances * int(self.params["num_parallel"])
 
     @property
     def measured(self) -> bool:

@@ -90,6 +90,7 @@ class Bench:
             fingerprint=plan.fingerprint,
             layout=plan.layout,
             instances=len(plan.instances),
+            slots=tuple(instance.slots or plan.num_parallel for instance in plan.instances),
             score=failed("failed"),
             levels={},
             began_at=datetime.now(UTC).isoformat(),

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from itertools import permutations
-from statistics import fmean
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.confirm import Contender, Kind, Verdict, chosen, contenders, finalists, looks, place, verdict
+from autotune.confirm import (
+    Contender,
+    Kind,
+    Verdict,
+    cautions,
+    chosen,
+    contenders,
+    finalists,
+    looks,
+    noise,
+    place,
+    verdict,
+)
+from autotune.confirm.shares import levels
+from autotune.result import Samples
 from autotune.score import Score
 from autotune.spec import Proof
 from autotune.store import Store
+from autotune.telemetry import DeviceSample
 from tests.factories import BASELINE, SPEC, params, result, space
-from tests.proofs import CANDIDATES, FAST, LEAN, RULES, proof, proved, steady
+from tests.proofs import CANDIDATES, FAST, LEAN, RULES, Lasting, proof, proved, steady
+from tests.test_study import ONE_SLOT
 from tests.virtual import Noise, Played, Studies
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from autotune.result import TrialResult
@@ -60,10 +77,12 @@ def test_a_steady_drift_falls_on_all_candidates_alike(drift: float, blocks: int,
 
 
 def test_looks_are_few_and_the_last_is_the_longest_proof() -> None:
-    assert looks(Proof()) == (4, 6, 8, 12)
+    assert looks(Proof()) == (4, 6, 8, 10, 14, 18, 24)
     assert looks(Proof(pairs=4, pairs_max=4)) == (4,)
-    assert looks(Proof(pairs=5, pairs_max=20)) == (5, 8, 10, 15, 20)
+    assert looks(Proof(pairs=5, pairs_max=20)) == (5, 8, 10, 14, 18, 20)
     assert looks(Proof(pairs=4, pairs_max=7)) == (4, 6, 7)
+    assert len(looks(Proof(pairs_max=1000))) < 30
+    assert not any(look % 2 for look in looks(Proof(pairs_max=1000)))  # a drift cancels over two blocks
 
 
 def test_a_block_that_is_not_complete_does_not_count() -> None:
@@ -221,6 +240,216 @@ def test_a_verdict_contradicts_itself_nowhere(speeds: list[list[float]], ttfts: 
     assert all(found.beats(one, 0) and found.feasible(one) for one in found.winners)
     assert (found.kind is Kind.WINNER) == (found.recommended != 0) == bool(found.winners)
     assert found.kind is not Kind.KEEP or found.feasible(0)
+
+
+# what the statements may err
+
+
+@pytest.mark.parametrize("candidates", [2, 3, 7])
+def test_all_statements_together_err_as_much_as_the_proof_may(candidates: int) -> None:
+    rules, limits, others = Proof(), 2, candidates - 1
+    last = levels(rules, 24, candidates, limits)
+    alone = levels(Proof(pairs=24), 24, candidates, limits)  # a single look spends all of it
+    sides = 2 * candidates + others
+    pairs = others * (others - 1) if others > 1 else 0
+    whole = others * (alone.better + alone.no_better) + pairs * alone.apart + limits * sides * alone.limits
+    assert whole == pytest.approx(0.05)
+    assert last.better < alone.better
+    assert last.better > last.no_better > last.limits
+
+
+def test_a_proof_that_ends_between_two_looks_has_the_next_one_early() -> None:
+    rules = Proof()
+    assert levels(rules, 9, 3, 2) == levels(rules, 10, 3, 2)
+    assert levels(rules, 8, 3, 2) != levels(rules, 10, 3, 2)
+    assert levels(rules, 30, 3, 2) == levels(rules, 24, 3, 2)
+
+
+def test_all_intervals_of_a_proof_hold_together() -> None:
+    """Whole proofs that end when they are decided, one candidate 5 % faster than two that are alike."""
+    wrong = 0
+    for seed in range(200):
+        found = proved(Noise(seed, sd=0.03), 0.05)
+        truth = [1.0, 1.05, 1.0]
+        for one, other in permutations(range(3), 2):
+            gain = found.gain(one, other)
+            assert gain is not None
+            if not gain.low <= truth[one] / truth[other] - 1 <= gain.high:
+                wrong += 1
+                break
+    assert wrong <= 0.05 * 200
+
+
+# noise, and what it hides
+
+
+def noisy(sd: float, seed: int = 1, blocks: int = 24, gain: float = 0.0) -> Verdict:
+    chance = random.Random(seed)
+    laws = [[(100 * (1 + gain * (at == 1)) * chance.gauss(1, sd), 0.5) for _ in range(blocks)] for at in range(3)]
+    return proof(*laws)
+
+
+def test_the_noise_of_a_host_is_measured_and_sets_the_smallest_difference_that_counts() -> None:
+    for sd, least, most in ((0.005, 0.02, 0.02), (0.03, 0.028, 0.042), (0.05, 0.045, 0.07)):
+        found = noisy(sd)
+        assert found.noise is not None
+        assert found.repeats is not None
+        assert found.noise.low <= sd <= found.noise.high
+        assert found.repeats.low <= sd <= found.repeats.high
+        assert found.noise.freedom == 46
+        assert least <= found.counts <= most
+    assert noisy(0.03, blocks=4).counts < 0.08  # few blocks do not make it large
+
+
+def test_noise_of_too_few_repeats_is_not_known() -> None:
+    assert noise([result(0), result(1)]) is None
+    found = noise([result(0, tps=100), result(1, tps=102), result(2, reason="load_failed"), result(3, tps=100)])
+    assert found is not None
+    assert found.sd == pytest.approx(0.0140, abs=0.0002)
+    assert proof(steady(100, blocks=1), steady(150, blocks=1)).noise is None
+    alone = proof(steady(100), steady(150), reasons={1: "load_failed"})
+    assert (alone.noise, alone.counts, alone.needed()) == (None, 0.02, None)
+
+
+def test_the_longer_a_proof_has_to_be_the_smaller_the_gain_and_the_more_noise() -> None:
+    assert noisy(0.002).needed() == 4
+    quiet, loud = noisy(0.03).needed(), noisy(0.05).needed()
+    assert quiet is not None
+    assert loud is not None
+    assert 10 <= quiet <= 16
+    assert 25 <= loud <= 42
+    assert (noisy(0.03).needed(0.025) or 0) > 3 * quiet
+    assert noisy(0.03).block_s == 180.0
+
+
+def test_the_worst_block_of_a_winner_is_shown() -> None:
+    laws = [(100.0, 0.5)] * 4, [(150.0, 0.5), (150.0, 0.5), (120.0, 0.5), (150.0, 0.5)]
+    worst = proof(*laws).worst(1)
+    assert worst is not None
+    assert worst[0] == 2
+    assert worst[1] == pytest.approx(0.2)
+    assert proof(steady(100), steady(150), reasons={1: "load_failed"}).worst(1) is None
+
+
+def test_what_could_be_much_slower_is_no_equal() -> None:
+    """The leaner one makes as much in the mean, and might be a tenth slower for all that four blocks say."""
+    loose = proof(steady(100), steady(200), [(200 * factor, 0.5) for factor in (0.95, 1.05, 0.96, 1.03)])
+    cost = loose.gain(2, 1)
+    assert cost is not None
+    assert cost.low < -0.05
+    assert loose.winners == (1, 2)
+    assert (loose.recommended, loose.equals, loose.unsettled, loose.decided) == (1, (1,), (2,), False)
+    close = proof(steady(100), steady(200), [(200 * factor, 0.5) for factor in (0.999, 1.001, 0.998, 1.0)])
+    assert (close.recommended, close.unsettled, close.decided) == (2, (), True)
+
+
+def test_however_loud_a_host_is_an_equal_is_at_most_a_twentieth_slower() -> None:
+    loud = noisy(0.12)
+    assert loud.counts > 0.1
+    assert loud.margin == 0.05
+    assert replace(loud, rules=Proof(least_gain=0.1)).margin == 0.1
+
+
+def test_the_simplest_has_fewer_instances_then_less_memory_then_a_lower_ttft_then_fewer_slots() -> None:
+    def of(chosen: dict[str, Any], ttft_s: float, memory: int) -> Contender:
+        placed = replace(ONE_SLOT, size_bytes=memory)
+        return Contender(chosen, (result(0, chosen, ttft_s=ttft_s, placements=(placed,)),))
+
+    order = [
+        of(params(16, "0"), 1.0, 9 << 30),
+        of(params(4, "0 | 1"), 1.0, 5 << 30),
+        of(params(16, "0 | 1"), 0.5, 6 << 30),
+        of(params(4, "0 | 1"), 0.8, 6 << 30),
+        of(params(8, "0 | 1"), 0.81, 6 << 30),
+    ]
+    assert sorted(random.Random(1).sample(order, 5), key=lambda one: one.size) == order
+
+
+def test_what_looks_better_is_not_kept_from_the_user_by_a_loud_host() -> None:
+    """Eight percent more, and nothing certain: no clear winner, not that nothing is better."""
+    for seed in range(40):
+        found = noisy(0.12, seed)
+        if found.kind is Kind.KEEP:
+            assert all((gain := found.gain(one)) and gain.mean < 0.02 for one in (1, 2))
+        better = [one for one in (1, 2) if (gain := found.gain(one)) and gain.mean >= 0.02]
+        assert not better or found.kind is not Kind.KEEP
+
+
+# drift and heat
+
+
+def with_samples(found: Verdict, law: Callable[[int, int], DeviceSample]) -> Verdict:
+    """The same proof with a sample of one GPU after each run, by its number and its candidate."""
+    every = [
+        replace(
+            one,
+            runs=tuple(replace(run, samples={"2 users": Samples((), (law(run.number, at),))}) for run in one.runs),
+        )
+        for at, one in enumerate(found.contenders)
+    ]
+    return Verdict(tuple(every), found.rules)
+
+
+def sample(mhz: int = 1800, *reasons: str, celsius: int = 70) -> DeviceSample:
+    return DeviceSample(0, celsius, mhz, 0, 200.0, 1.0, reasons, throttled=bool(reasons))
+
+
+def test_a_drift_is_found_and_told() -> None:
+    chance = random.Random(1)
+    slower = [[(100 * 0.99**block * chance.gauss(1, 0.005), 0.5) for block in range(8)] for _ in range(2)]
+    found = proof(*slower)
+    assert found.drift is not None
+    assert found.drift.certain
+    assert found.drift.low < math.expm1(15 / 2 * math.log(0.99)) < found.drift.high
+    assert cautions(found)[0].startswith("this host changed by -")
+    still = proof(steady(100, blocks=8), steady(103, blocks=8))
+    assert still.drift is not None
+    assert not still.drift.certain
+    assert cautions(still) == ()
+    assert proof(steady(100), steady(103)).drift is None  # eight runs are too few to tell
+
+
+def test_a_lead_that_melts_is_told() -> None:
+    chance = random.Random(1)
+    tps = [100.0] * 12, [120.0 - block for block in range(12)]
+    laws = [[(base * chance.gauss(1, 0.004), 0.5) for base in one] for one in tps]
+    found = proof(*laws)
+    moved = found.shift(1)
+    assert moved is not None
+    assert moved.certain
+    assert any(text.startswith("what finalist 1 makes against the baseline changed by -") for text in cautions(found))
+    assert proof(steady(100, blocks=9), steady(150, blocks=9)).shift(1) is None
+
+
+def test_no_drift_is_seen_in_19_of_20_quiet_proofs() -> None:
+    certain = [bool((found := noisy(0.03, seed, 12).drift) and found.certain) for seed in range(200)]
+    assert sum(certain) <= 0.08 * 200
+
+
+def test_gpus_that_were_throttled_are_told_with_figures() -> None:
+    quiet = proof(steady(100), steady(150))
+    assert quiet.heat is None
+    hot = with_samples(
+        quiet, lambda number, at: sample(1500, "sw_thermal", celsius=91) if at == 1 and number > 3 else sample()
+    )
+    assert hot.heat is not None
+    assert (hot.heat.samples, hot.heat.throttled, hot.heat.hottest_c) == (8, {1: 2}, 91)
+    (said,) = cautions(hot)
+    assert said.startswith(
+        "GPUs were throttled in the proof (sw_thermal; 91 °C at most): the baseline in 0 of 4, finalist 1 in 2 of 4."
+    )
+    assert cautions(with_samples(quiet, lambda *_: sample())) == ()
+
+
+def test_a_clock_that_falls_is_told() -> None:
+    quiet = proof(steady(100, blocks=8), steady(103, blocks=8))
+    falling = with_samples(quiet, lambda number, _: sample(1800 - 8 * number + number % 3))
+    assert falling.heat is not None
+    assert falling.heat.slower[0].change == pytest.approx(-0.066, abs=0.01)
+    assert any(text.startswith("the clock of GPU 0 changed by -6") for text in cautions(falling))
+    even = with_samples(quiet, lambda number, _: sample(1800 + number % 3))
+    assert even.heat is not None
+    assert even.heat.slower == {}
 
 
 # who is proved
@@ -405,6 +634,45 @@ def test_a_winner_out_of_noise_is_rarer_than_the_confidence_allows(noise: dict[s
     for seed in range(nights):
         winners += proved(Noise(seed, ttft_s=ttft_s, **noise)).kind is Kind.WINNER
     assert winners <= 0.05 * nights
+
+
+@pytest.mark.parametrize(
+    ("noise", "restless"),
+    [
+        ({"sd": 0.02}, {}),
+        ({"sd": 0.03}, {}),
+        ({"sd": 0.03, "wander": 0.03}, {}),
+        ({"sd": 0.01, "drift": 1.0}, {}),
+        ({"sd": 0.01, "lasting": 0.03}, {}),
+        ({"sd": 0.01, "lasting": 0.05, "alike": 0.9}, {}),
+        ({"sd": 0.03, "outliers": 0.1}, {}),
+        ({"sd": 0.01, "recorded": A_A}, {}),
+        ({"sd": 0.02}, {0: 0.06}),
+        ({"sd": 0.02}, {2: 0.06}),
+    ],
+    ids=str,
+)
+def test_hard_noise_makes_no_winners_either(noise: dict[str, Any], restless: dict[int, float]) -> None:
+    """It wanders, it lasts from run to run, now and then a run is slow, one candidate scatters more than the others."""
+    found = [proved(Lasting(seed, **noise), restless=restless) for seed in range(100)]
+    assert sum(one.kind is Kind.WINNER for one in found) <= 5
+
+
+@pytest.mark.parametrize(("sd", "pairs_max", "blocks"), [(0.02, 24, 9), (0.03, 24, 13), (0.03, 18, 12), (0.05, 40, 28)])
+def test_a_true_gain_of_5_percent_is_found_in_nine_nights_of_ten(sd: float, pairs_max: int, blocks: float) -> None:
+    """Where there is time for it; `tests.benchmarks.proof` has the figures of many more nights."""
+    found = [proved(Noise(seed, sd=sd), 0.05, Proof(pairs_max=pairs_max)) for seed in range(60)]
+    assert sum(one.kind is Kind.WINNER for one in found) >= 54
+    assert all(one.recommended in {0, 1} for one in found)
+    assert fmean(one.blocks for one in found) <= blocks
+
+
+def test_where_there_is_no_time_for_it_the_proof_says_what_it_would_have_taken() -> None:
+    found = [one for seed in range(20) if (one := proved(Noise(seed, sd=0.05), 0.05, Proof(pairs_max=12))).blocks == 12]
+    said = [one.needed() or 0 for one in found if one.kind is Kind.UNCLEAR]
+    assert len(said) >= 10
+    assert all(blocks > 12 for blocks in said)
+    assert 25 <= median(said) <= 40
 
 
 @pytest.mark.parametrize("failure_rate", [0.01, 0.03])

@@ -20,9 +20,11 @@ from autotune.console.live import REFRESH_S
 from autotune.errors import DeviceBusy, Interrupted, PortTaken
 from autotune.ground import Ground
 from autotune.health import examine
+from autotune.inventory import Inventory
 from autotune.night import Ending
 from autotune.ollama.api import ServerFacts
 from autotune.score import Score
+from autotune.space import build
 from autotune.study import standings
 from tests.conftest import TINY, gpus
 from tests.factories import BASELINE, SPEC, metrics, params, result, space
@@ -253,11 +255,38 @@ def test_a_plan_shows_devices_space_and_time(width: int) -> None:
         "Baseline: 0 NUM_PARALLEL 1",
         "Space: 9 configurations, 9 up to symmetry, 9 that may fit the memory",
         "num_parallel (3): 2, 4, 8",
-        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials, 26 min 00 s to 1 h 18 min for the proof;",
+        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials, 26 min 00 s to 2 h 36 min for the proof;",
         "the budget is at most 1 trials",
     ):
         assert piece in said
     assert "GPU-5a110001-0000-4000-8000-000000000001" in said.replace(" ", "").replace("GPU-", "GPU-") or width == 60
+
+
+def test_a_plan_says_why_each_parameter_is_there_and_what_is_of_which_kind() -> None:
+    on, mixed = screen(200), Inventory("host", tuple(replace(gpus(3).devices[n], kind="AAB"[n]) for n in range(3)))
+    values: dict[str, Any] = {"num_parallel": (2, 4), "weights": ("equal", "slots"), "policies": ("least_conn",)}
+    here = build(mixed, TINY, num_ctx=1024, **values)
+    outlook(on, Ground(SPEC, mixed, ServerFacts("0.32.15", TINY), Path("/models"), Path("/home"), here, BASELINE))
+    said = words(on)
+    assert "kind" in said
+    assert f"Space: {here.before_symmetry:,} configurations, {here.after_symmetry:,} up to symmetry" in said
+    for one in here.dimensions:
+        assert f"{one.name} ({one.count}): {', '.join(map(str, one.values[:6]))}" in said
+        assert one.why in said
+    assert "num_parallel@B (2): 2, 4 – the same of instances on B" in said
+    assert "weights (2): equal, slots" in said
+
+
+def test_a_plan_of_a_large_host_shows_some_of_its_layouts_and_reasons() -> None:
+    on = screen(200)
+    many = Inventory("host", tuple(replace(card, kind="ABCD"[n // 4]) for n, card in enumerate(gpus(16).devices)))
+    here = build(many, TINY, num_ctx=8192, num_parallel=(2, 64, 128), copies=(1, 2, 3, 4))
+    outlook(on, Ground(SPEC, many, ServerFacts("0.32.15", TINY), Path("/models"), Path("/home"), here, BASELINE))
+    said = words(on)
+    assert not here.choices["layout"]
+    assert f"layout ({here.family.count:,}): 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | " in said
+    assert said.count("left out: ") == 12
+    assert f"left out for {len(here.reasons) - 12} more reasons of the same kind" in said
 
 
 def test_a_plan_leaves_the_end_of_a_long_list_out() -> None:

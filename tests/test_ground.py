@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from autotune.errors import ModelMissing, SpecError
 from autotune.ground import Ground, baseline, locks, space, store_of
+from autotune.inventory import Inventory
 from autotune.ollama.api import ServerFacts
 from tests.conftest import TINY, cores, gpus, study
-
-if TYPE_CHECKING:
-    from autotune.inventory import Inventory
 
 FACTS = ServerFacts("0.32.15", TINY)
 
@@ -53,6 +51,44 @@ def test_the_baseline_speaks_of_a_policy_only_where_there_is_one() -> None:
 def test_a_baseline_that_cannot_be_names_its_key() -> None:
     with pytest.raises(SpecError, match=r"^baseline\.layout: "):
         baseline(study(baseline={"layout": "0 | 9"}), gpus())
+
+
+def test_on_a_large_host_the_rule_of_thumb_needs_no_list_of_all_layouts() -> None:
+    there = ground(kinds("AAAAAABBBBBCCCCC"), 100, num_parallel=[2, 4, 8], instances_per_device=[1, 2])
+    assert not there.space.small
+    thumb = there.rule_of_thumb()
+    assert thumb["layout"] == " | ".join(map(str, range(16)))
+    assert (thumb["num_parallel"], thumb["num_parallel@B"], thumb["num_parallel@C"]) == (8, 8, 8)
+    assert thumb["policy"] == "least_conn"
+    assert there.space.allows(thumb)
+
+
+def kinds(letters: str) -> Inventory:
+    """Cards of these kinds."""
+    cards = gpus(len(letters)).devices
+    return Inventory("host", tuple(replace(card, kind=kind) for card, kind in zip(cards, letters, strict=True)))
+
+
+def test_a_baseline_on_several_kinds_of_devices_has_slots_for_each() -> None:
+    layout = "0 | 1 | 2"
+    told = study(baseline={"layout": layout, "num_parallel": 16, "num_parallel_at": {"B": 8}, "weights": "slots"})
+    first = baseline(told, kinds("AAB"))
+    assert (first["num_parallel"], first["num_parallel@B"], first["weights"]) == (16, 8, "slots")
+    alike = baseline(study(baseline={"layout": layout, "num_parallel": 16}), kinds("AAB"))
+    assert (alike["num_parallel"], alike["num_parallel@B"]) == (16, 16)
+    assert "weights" not in alike
+    off = baseline(study(baseline={"layout": layout}, search={"per_class": False}), kinds("AAB"))
+    assert not any("@" in name for name in off)
+    assert not any("@" in name for name in baseline(study(baseline={"layout": layout}), gpus(3)))
+    for chosen in (first, alike):
+        assert space(study(search={"num_parallel": [8, 16]}), kinds("AAB"), FACTS).allows(chosen)
+
+
+def test_a_baseline_speaks_of_no_class_that_its_layout_has_not() -> None:
+    with pytest.raises(SpecError, match=r"baseline\.num_parallel_at: its layout has no instances on C; there are B"):
+        baseline(study(baseline={"layout": "0 | 2", "num_parallel_at": {"C": 8}}), kinds("AAB"))
+    with pytest.raises(SpecError, match=r"no instances on A; there are none beside A"):
+        baseline(study(baseline={"layout": "0", "num_parallel_at": {"A": 8}}), kinds("AAB"))
 
 
 def test_the_space_collapses_for_a_model_with_one_slot() -> None:

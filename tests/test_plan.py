@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune import plan as plans
+from autotune.cluster.nginx import upstream
 from autotune.errors import SpecError
 from autotune.inventory import Device, Inventory
 from autotune.ollama.api import ServerFacts
@@ -159,10 +161,12 @@ def test_the_policy_means_nothing_with_one_instance() -> None:
 
 @st.composite
 def spaces(draw: st.DrawFn) -> tuple[Inventory, dict[str, Any]]:
-    inventory = draw(st.sampled_from([gpus(1), gpus(3), cores((0,), (1,)), cores((0, 1), (2,))]))
+    inventory = draw(st.sampled_from([gpus(1), gpus(3), cores((0,), (1,)), cores((0, 1), (2,)), mixed("AAB")]))
     several = {
         "num_parallel": st.sets(st.sampled_from([1, 2, 8]), min_size=1),
         "copies": st.sets(st.sampled_from([1, 2]), min_size=1),
+        "spans": st.none() | st.just({1, 2}),
+        "weights": st.sets(st.sampled_from(["equal", "slots"]), min_size=1),
         "policies": st.sets(st.sampled_from(["round_robin", "least_conn", "random_two"]), min_size=1),
         "flash_attention": st.sets(st.sampled_from(["auto", "on", "off"]), min_size=1),
         "kv_cache_type": st.just({"f16"}) | st.just({"f16", "q8_0"}),
@@ -181,27 +185,74 @@ def test_different_configurations_have_different_fingerprints(
 ) -> None:
     inventory, choices = space
     try:
-        built = build(inventory, TINY, num_ctx=1024, **choices)
+        built = build(inventory, TINY, num_ctx=1024, cache_brings_flash=version == OLD, **choices)
     except SpecError:  # flash attention off with nothing but a quantised cache, or so
         return
-    meanings: dict[str, str] = {}
-    for params in built.configurations():
-        mark = make(str(params["layout"]), inventory, version=version, **_rest(params)).fingerprint
-        meant = key(_meaning(params, inventory, version))
-        assert meanings.setdefault(mark, meant) == meant
-    assert len(set(meanings.values())) == len(meanings)
+    marks: dict[str, str] = {}
+    for params in built.sample(random.Random(1), 2000):
+        rest: dict[str, Any] = {name: value for name, value in params.items() if name != "layout"}
+        plan = make(str(params["layout"]), inventory, version=version, **rest)
+        assert marks.setdefault(plan.fingerprint, key(params)) == key(params)
+    assert len(set(marks.values())) == len(marks)
 
 
-def _rest(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if name != "layout"}
+def test_on_a_host_that_is_too_large_to_be_listed_they_differ_too() -> None:
+    inventory = mixed("AAAAAABBBBBCCCCC")
+    choices: dict[str, Any] = {
+        "num_parallel": [1, 2, 4, 8],
+        "copies": [1, 2, 3],
+        "spans": [1, 2, 4],
+        "policies": ["round_robin", "least_conn"],
+        "weights": ["equal", "slots"],
+    }
+    built = build(inventory, TINY, num_ctx=1024, **choices)
+    assert not built.small
+    lines: dict[tuple[str, str], str] = {}
+    for params in built.pool(1, 400):
+        plan = make(str(params["layout"]), inventory, **{name: params[name] for name in params if name != "layout"})  # type: ignore[arg-type]
+        told = str([(one.devices, one.env) for one in plan.instances]) + upstream(plan.balancer)
+        assert lines.setdefault((plan.fingerprint, told), key(params)) == key(params)
+        assert [one.slots for one in plan.instances] == [member.slots for member in built.members(params)]
+        assert [one.devices for one in plan.instances] == [
+            tuple(f"GPU-{index}" for index in member.devices) for member in built.members(params)
+        ]
+    assert len({mark for mark, _ in lines}) == len({told for _, told in lines}) == 400
 
 
-def _meaning(params: Mapping[str, Any], inventory: Inventory, version: str) -> dict[str, Any]:
-    """Before 0.30 a quantised cache comes with flash attention."""
-    meant = dict(params)
-    if version == OLD and meant["kv_cache_type"] != "f16" and meant["flash_attention"] == "auto":
-        meant["flash_attention"] = "on"
-    return meant
+def mixed(kinds: str, gib: int = 8) -> Inventory:
+    """Cards of these kinds, a letter each."""
+    cards = [Device(n, f"GPU-{n}", "nvidia", f"Card {kind}", gib * GIB, kind) for n, kind in enumerate(kinds)]
+    return Inventory("host", tuple(cards))
+
+
+def test_plans_that_were_made_before_there_were_weights_keep_their_fingerprints() -> None:
+    assert make("0 | 1").fingerprint == "21077d4d785302b6"
+    assert make("0x2 | 1", policy="least_conn", num_batch=512).fingerprint == "50d15b9fa79ee085"
+    assert make("0+1 | 2", cores((0, 1), (2, 3), (4,))).fingerprint == "c339cafa765d680e"
+
+
+# instances that differ
+
+
+def test_each_class_of_instances_is_told_its_own_slots() -> None:
+    chosen: dict[str, Any] = {"num_parallel": 16, "num_parallel@B": 4}
+    plan = make("0 | 1 | 2x2", mixed("AAB"), **chosen)
+    assert [one.slots for one in plan.instances] == [16, 16, 4, 4]
+    assert [env(plan, number)["OLLAMA_NUM_PARALLEL"] for number in range(4)] == ["16", "16", "4", "4"]
+    assert plan.slots == "16 and 4"
+    assert plan.num_parallel == 16
+    same: dict[str, Any] = {"num_parallel": 4, "num_parallel@B": 4}
+    assert make("0 | 2", mixed("AAB"), **same) == make("0 | 2", mixed("AAB"))
+
+
+def test_weights_follow_the_slots_where_they_are_to() -> None:
+    chosen: dict[str, Any] = {"num_parallel": 16, "num_parallel@B": 6}
+    weighed = make("0 | 2", mixed("AAB"), weights="slots", **chosen)
+    assert weighed.balancer.weights == (8, 3)
+    equal = make("0 | 2", mixed("AAB"), weights="equal", **chosen)
+    assert equal.balancer.weights == ()
+    assert equal.fingerprint != weighed.fingerprint
+    assert make("0 | 2", mixed("AAB"), weights="slots").balancer.weights == ()
 
 
 # the model that requests name

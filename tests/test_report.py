@@ -194,8 +194,8 @@ def test_the_simpler_one_has_less_memory_when_all_else_is_equal() -> None:
         one = CANDIDATES[place(number, 2)[1]]
         placed = replace(ONE_SLOT, size_bytes=(9 << 30) if one == FAST else (5 << 30))
         runs.append(result(number, one, 100 + number / 100, placements=(placed,)))
-    sizes = [one.size for one in contenders(CANDIDATES[:2], runs)]
-    assert sizes == [(1, 1, 5 << 30), (2, 16, 9 << 30)]
+    sizes = [one.size[:2] for one in contenders(CANDIDATES[:2], runs)]
+    assert sizes == [(1, 5 << 30), (2, 9 << 30)]
 
 
 # the page

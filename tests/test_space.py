@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ from autotune.space import (
     Layout,
     ModelFacts,
     Part,
+    Space,
     build,
+    called,
     canonical,
     fits,
+    instances,
     key,
     layouts,
     needed_bytes,
@@ -281,6 +285,47 @@ def test_a_shortage_is_told_in_figures() -> None:
 # the space
 
 
+def optional(space: Space) -> list[str]:
+    """Parameters that only some configurations have."""
+    return [name for name in space.choices if name in {"policy", "weights"} or "@" in name]
+
+
+def selections(space: Space) -> Iterator[dict[str, Any]]:
+    """Every dict with all parameters that each configuration has, and any of the others."""
+    for chosen in product(*space.choices.values()):
+        params = dict(zip(space.choices, chosen, strict=True))
+        for kept in product([True, False], repeat=len(optional(space))):
+            left_out = {name for name, keep in zip(optional(space), kept, strict=True) if not keep}
+            yield {name: value for name, value in params.items() if name not in left_out}
+
+
+@cache
+def classes_of(layout: str, inventory: Inventory) -> list[str]:
+    return sorted({called(member.of) for member in instances({"layout": layout, "num_parallel": 1}, inventory)})
+
+
+def own_slots(space: Space, layout: str) -> set[str]:
+    """The parameters that a layout has for all its classes of instances but the first."""
+    others = classes_of(layout, space.limits.inventory)[1:] if space.per_class else []
+    return {f"num_parallel@{of}" for of in others}
+
+
+def unbound(space: Space) -> Iterator[dict[str, Any]]:
+    """Every configuration as if anything went together and memory were endless, by the definition of each parameter."""
+    seen = set()
+    for params in selections(space):
+        if not {name for name in optional(space) if "@" in name} & params.keys() <= own_slots(space, params["layout"]):
+            continue
+        members, expected = space.members(params), set(own_slots(space, params["layout"]))
+        if len(members) > 1:
+            expected.add("policy")
+        if len({member.slots for member in members}) > 1:
+            expected.add("weights")
+        if expected == set(optional(space)) & params.keys() and key(params) not in seen:
+            seen.add(key(params))
+            yield params
+
+
 def made(inventory: Inventory = FOUR, facts: ModelFacts | None = FACTS, **values: Any) -> Any:
     return build(inventory, facts, **{"num_ctx": 4096, "num_parallel": [4, 16], **values})
 
@@ -325,12 +370,9 @@ def test_allowed_is_what_is_listed(
         return
     listed = {key(params) for params in space.configurations()}
     assert len(listed) == space.after_memory <= space.after_symmetry <= space.before_symmetry
-    for chosen in product(*space.choices.values()):
-        params = dict(zip(space.choices, chosen, strict=True))
-        alone = {name: value for name, value in params.items() if name != "policy"}
+    for params in selections(space):
         assert space.allows(params) == (key(params) in listed)
-        assert space.allows(alone) == (key(alone) in listed)
-    assert bool(space.reasons) == (space.after_memory < len(list(space._combinations())))
+    assert bool(space.reasons) == (len(listed) < len(list(unbound(space))))
 
 
 def test_unknown_parameters_are_not_allowed() -> None:

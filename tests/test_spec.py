@@ -393,11 +393,19 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ('until = "07:00"', 'until = "7:00"', "budget.until: '7:00': allowed is a time of day, as in \"07:00\""),
         ('name = "night"', 'name = "a night"', "study.name: 'a night': allowed is a letter or digit, then letters,"),
         ('name = "night"', 'name = "night\\n"', "study.name: 'night\\n': allowed is"),
+        (
+            'layout = "0"\n',
+            "num_parallel_at = { b = 8 }\n",
+            "baseline.num_parallel_at.b: allowed is the letters of kinds",
+        ),
+        ('layout = "0"\n', 'weights = "memory"\n', "baseline.weights: 'memory': should be 'equal' or 'slots'"),
+        ('layouts = ["0 | 1"]', 'per_class = "yes"', "search.per_class: 'yes': should be 'auto', True or False"),
+        ('layouts = ["0 | 1"]', "weights = []", "search.weights: []: an empty list"),
         ('["0 | 1"]', '"all"', "search.layouts: 'all': allowed is \"auto\" or a list of layouts"),
         ('[{ id = "0" }, { cores = "0-1" }]', '"cores:0"', "cluster.devices: 'cores:0': allowed are \"auto\""),
         # contradictions
         ("window_s = 60", "window_s = 600", "workload: window_s 600 is more than window_max_s 120"),
-        ("[budget]", "[proof]\npairs = 13\n[budget]", "proof: pairs 13 is more than pairs_max 12"),
+        ("[budget]", "[proof]\npairs = 25\n[budget]", "proof: pairs 25 is more than pairs_max 24"),
         ("warmup_s = 30", "warmup_s = 200", "workload: warmup_s 200 is more than warmup_max_s 180"),
         ("input_tokens = 60", 'input_tokens = 60\nprompts = "x.jsonl"', "input_tokens (there is no default) or a file"),
         (

@@ -8,7 +8,6 @@ import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
@@ -44,6 +43,8 @@ TRIAL_S = 600.0
 EVENING = datetime.fromisoformat("2026-11-20 23:00").astimezone()
 RECORD = RequestRecord(0, 1.0, Outcome.OK, chunk_times=(1.5, 2.0))
 NARROW = space((1,))
+PIECE = 12
+"""Runs that are heard in the order in which they were recorded."""
 
 
 def by_slots(number: int, chosen: Mapping[str, Any]) -> TrialResult:
@@ -187,7 +188,11 @@ class Noise:
     failure_rate: float = 0.0
     """Share of runs that fail for no reason of their configuration."""
     recorded: Sequence[float] = ()
-    """Tokens/s of runs that were measured one after the other: their ups and downs, from a run drawn by chance on."""
+    """Tokens/s of runs that were measured one after the other: their ups and downs, twelve from a chance one on.
+
+    Then twelve from another (Künsch's moving blocks, Annals of Statistics 17, 1989): a proof may be longer than what
+    was recorded, and what is heard twice in the same order would be taken for twice the evidence.
+    """
     ttft_s: float = 0.5
     gains: Mapping[int, float] = field(default_factory=dict)
     """By num_parallel: how much faster than all others."""
@@ -195,11 +200,15 @@ class Noise:
     def __post_init__(self) -> None:
         self._chance = random.Random(f"noise {self.seed}")
         self._walk = 0.0
+        self._heard = self._recording(self._chance.randrange(max(len(self.recorded), 1)))
+
+    def _recording(self, start: int) -> Iterator[float]:
         middle = fmean(map(math.log, self.recorded)) if self.recorded else 0.0
-        start = self._chance.randrange(max(len(self.recorded), 1))
-        self._heard = cycle(
-            [math.log(tps) - middle for tps in (*self.recorded[start:], *self.recorded[:start])] or [0.0]
-        )
+        every = [math.log(tps) - middle for tps in self.recorded] or [0.0]
+        chance = random.Random(f"recording {self.seed}")
+        while True:
+            yield from (every[(start + later) % len(every)] for later in range(PIECE))
+            start = chance.randrange(len(every))
 
     def run(self, tps: float) -> tuple[float, float]:
         """Tokens/s and mean TTFT in s of the next run."""

@@ -100,7 +100,7 @@ def _trial(study: Study, run: Run, level: Level) -> Row:
         "configuration": configuration(study, result.params),
         "baseline": result.fingerprint == study.baseline.fingerprint,
         "instances": result.instances,
-        "slots": result.instances * int(result.params["num_parallel"]),
+        "slots": result.slots_in_all,
         "level": level.label,
         "objective": result.score.objective,
         "unit": result.unit,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from itertools import cycle
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from autotune.benchmark.flight import Client, Flight
@@ -55,13 +54,20 @@ class Spread:
     """
 
     def __init__(
-        self, client: AbstractAsyncContextManager[Client], addresses: Iterable[str], policy: str, seed: int = 0
+        self,
+        client: AbstractAsyncContextManager[Client],
+        addresses: Iterable[str],
+        policy: str,
+        seed: int = 0,
+        *,
+        weights: Iterable[int] = (),
     ) -> None:
+        """`weights` are the shares of the addresses; none where all are equal."""
         self._closed = client
         self._addresses = tuple(addresses)
         self._policy = policy
-        self._turn = cycle(self._addresses)
         self._random = random.Random(seed)
+        self._weight = dict(zip(self._addresses, tuple(weights) or [1] * len(self._addresses), strict=True))
         self._busy = dict.fromkeys(self._addresses, 0)
         self._waited = dict.fromkeys(self._addresses, 0)
 
@@ -92,15 +98,27 @@ class Spread:
 
     def _choose(self) -> str:
         if self._policy == "round_robin" or len(self._addresses) == 1:
-            return next(self._turn)
+            return self._turn(self._addresses)
         if self._policy == "random_two":
-            return min(self._random.sample(self._addresses, 2), key=self._busy.__getitem__)
-        least = min(self._busy.values())
-        equals = [one for one in self._addresses if self._busy[one] == least]
-        if len(equals) == 1:
-            return equals[0]
-        for one in equals:  # they take turns, in nginx's way (ngx_http_upstream_least_conn_module.c)
-            self._waited[one] += 1
-        chosen = max(equals, key=self._waited.__getitem__)
-        self._waited[chosen] -= len(equals)
+            return min(self._two(), key=self._load)
+        least = min(map(self._load, self._addresses))
+        equals = [one for one in self._addresses if self._load(one) == least]
+        return equals[0] if len(equals) == 1 else self._turn(equals)
+
+    def _load(self, address: str) -> float:
+        """Requests in flight for its weight."""
+        return self._busy[address] / self._weight[address]
+
+    def _turn(self, among: Sequence[str]) -> str:
+        """Whose turn it is, in nginx's way (ngx_http_upstream_round_robin.c, …_least_conn_module.c)."""
+        for one in among:
+            self._waited[one] += self._weight[one]
+        chosen = max(among, key=self._waited.__getitem__)
+        self._waited[chosen] -= sum(self._weight[one] for one in among)
         return chosen
+
+    def _two(self) -> list[str]:
+        """Two that differ, each drawn by its weight."""
+        (first,) = self._random.choices(self._addresses, list(self._weight.values()))
+        others = [one for one in self._addresses if one != first]
+        return [first, *self._random.choices(others, [self._weight[one] for one in others])]

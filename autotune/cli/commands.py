@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.errors import ClusterError, NothingFeasible, StorageError, UsageError
+from autotune.errors import ClusterError, Interrupted, NothingFeasible, StorageError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -244,6 +244,35 @@ def compare(chosen: argparse.Namespace) -> int:
             say(f"caution: {path}: {doubt}")
     if apart := unlike(*kept):
         say(f"caution: these are not the same loads: {'; '.join(apart)}")
+    return 0
+
+
+def simulate(chosen: argparse.Namespace) -> int:
+    """Many nights of a study on a played host; 130 when it was broken off, with the nights until then."""
+    from autotune import console, rehearsal
+    from autotune.bench.asked import check_target
+    from autotune.files import write
+    from autotune.spec import load
+
+    check_target("json", chosen.json)
+    spec, screen = rehearsal.played(load(chosen.study), chosen.profile), _screen()
+    with console.Nights(screen) as view:
+        found = rehearsal.simulate(spec, chosen.nights, chosen.seed, chosen.processes, view.progress)
+    if chosen.json is not None:
+        write(chosen.json, json.dumps(found.content(), indent=1))
+    console.rehearsed(screen, found)
+    return 0 if len(found.nights) == chosen.nights else Interrupted.exit_code
+
+
+def profile(chosen: argparse.Namespace) -> int:
+    """The host of a finished study as a hardware profile."""
+    from autotune import console, rehearsal
+    from autotune.bench.asked import check_target
+
+    check_target("to", chosen.to)
+    errors = rehearsal.profile(_store(chosen), chosen.to)
+    print(f"wrote {chosen.to}: played again on it, {errors.trials} trials differ in the median by")
+    print(f"{errors.tps:.1%} in TPS and {errors.ttft:.1%} in mean TTFT; what comes of it is {console.SIMULATED}")
     return 0
 
 

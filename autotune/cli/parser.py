@@ -63,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
 
     _add_capacity(every.add_parser("capacity", help="the largest load at which limits hold at an Ollama endpoint"))
 
+    _add_simulate(every.add_parser("simulate", help="what a study would find on a played host, over many nights"))
+
+    profile = every.add_parser("profile", help="the host of a finished study as a profile, for `simulate --profile`")
+    _add_study(profile)
+    profile.add_argument("--to", type=Path, required=True, metavar="FILE.toml", help="the profile")
+    profile.set_defaults(command=commands.profile)
+
     selftest = every.add_parser("selftest", help="how exact this machine's client is, and how much it can take")
     selftest.add_argument("--concurrency", default="1,16,64", metavar="N,N", help=_default("streams, a test for each"))
     selftest.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
@@ -221,6 +228,18 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     _add_balancer(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object in place of a table")
     parser.set_defaults(command=commands.doctor)
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("--nights", type=_count, default=100, metavar="N", help=_default("so many of them"))
+    parser.add_argument(
+        "--profile", default="", metavar="NAME", help="the host to play, or a file with one (default: the study's own)"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help=_default("of the first night"))
+    parser.add_argument("--processes", type=_processes, default=1, metavar="N", help=_default("nights at once"))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every night, and what they say together")
+    parser.set_defaults(command=commands.simulate)
 
 
 def _add_balancer(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 from autotune.cluster import host
 from autotune.cluster.children import program
 from autotune.errors import BalancerError, BinaryMissing, PortTaken
+from autotune.files import storage
 from autotune.plan import LOOPBACK
 from autotune.records import UPSTREAM_HEADER
 
@@ -33,7 +34,9 @@ def upstream(balancer: BalancerPlan, name: str = "ollama") -> str:
 
     `max_fails=0`: a slow instance is never taken out behind our back. nginx wants `keepalive` after the policy.
     """
-    servers = "".join(f"    server {address} max_fails=0;\n" for address in balancer.upstreams)
+    weights = [f" weight={weight}" for weight in balancer.weights] or [""] * len(balancer.upstreams)
+    each = zip(balancer.upstreams, weights, strict=True)
+    servers = "".join(f"    server {address}{weight} max_fails=0;\n" for address, weight in each)
     return f"upstream {name} {{\n    zone {name} 256k;\n{_POLICIES[balancer.policy]}{servers}    keepalive 512;\n}}\n"
 
 
@@ -155,10 +158,11 @@ class Nginx:
             await asyncio.sleep(0.02)
 
     def _write(self, plan: Plan) -> None:
-        self._prefix.mkdir(parents=True, exist_ok=True)
-        (self._prefix / "error.log").write_text("", encoding="utf-8")
         path = self._prefix / "nginx.conf"
-        path.write_text(configuration(plan, self._prefix, _user()), encoding="utf-8")
+        with storage(path):
+            self._prefix.mkdir(parents=True, exist_ok=True)
+            (self._prefix / "error.log").write_text("", encoding="utf-8")
+            path.write_text(configuration(plan, self._prefix, _user()), encoding="utf-8")
         command = [self.check(self._binary), "-t", "-q", "-p", str(self._prefix), "-c", str(path), "-e", "stderr"]
         try:
             tested = subprocess.run(command, capture_output=True, text=True, timeout=_START_S, check=False)

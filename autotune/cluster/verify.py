@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from autotune.plan import InstancePlan, Plan
 
 
+SLACK = 0.01
+"""So much of a model that has a part on the host anyway may be there beyond it: buffers that grow with the slots."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """What one instance really runs. None where Ollama does not say."""
@@ -36,10 +40,14 @@ class Placement:
 
     @property
     def share_on_device(self) -> float:
-        """The part of the model on the device: by layers where they are logged, else by bytes."""
-        if self.layers_on_device is not None and self.layers:
-            return self.layers_on_device / self.layers
-        return self.size_vram_bytes / self.size_bytes if self.size_bytes else 0.0
+        """The part of the model on the device: by layers where they are logged, or by bytes, whichever is less.
+
+        llama.cpp's fit counts a layer as offloaded of which a part overflows into the host's memory.
+        """
+        if self.layers_on_device is None or not self.layers:
+            return _by_bytes(self)
+        by_layers = self.layers_on_device / self.layers
+        return min(by_layers, _by_bytes(self)) if self.size_bytes else by_layers
 
     @property
     def single(self) -> bool:
@@ -81,13 +89,25 @@ def check(plan: Plan, found: Placement, alone: Placement | None) -> None:
     """
     if found.on_gpu and (found.compute == ("cpu",) or found.share_on_device == 0):
         raise OnCpu(f"{found.instance} loaded {plan.model} on the CPU, not on the GPU that it was given")
-    if short(found) and (alone is None or found.share_on_device < alone.share_on_device):
+    if short(found) and (alone is None or _fewer(found, alone)):
         most = "" if alone is None else f"; alone it has {_share(alone)} there"
         raise Offloaded(f"{found.instance} has {_share(found)} of {plan.model} on the GPU{most}")
-    if found.num_parallel is not None and found.num_parallel != plan.num_parallel and not found.single:
-        raise ParallelIgnored(f"{found.instance} serves {found.num_parallel} slots, not {plan.num_parallel}")
+    asked = {one.name: one.slots for one in plan.instances}.get(found.instance, plan.num_parallel)
+    if found.num_parallel is not None and found.num_parallel != asked and not found.single:
+        raise ParallelIgnored(f"{found.instance} serves {found.num_parallel} slots, not {asked}")
     if found.context_length not in {0, plan.num_ctx}:
         raise ContextChanged(f"{found.instance} serves a context of {found.context_length}, not {plan.num_ctx} tokens")
+
+
+def _fewer(found: Placement, alone: Placement) -> bool:
+    """Whether less of the model is on the device than where it is alone.
+
+    Of a model that has a part on the host even then (embeddings) that part may be larger by the slots' own buffers.
+    """
+    if (found.layers_on_device or 0) < (alone.layers_on_device or 0):
+        return True
+    slack = SLACK if alone.size_vram_bytes < alone.size_bytes else 0.0
+    return _by_bytes(found) < _by_bytes(alone) - slack
 
 
 def unproved(placements: Iterable[Placement]) -> list[str]:
@@ -107,11 +127,15 @@ def alone(plan: Plan, instance: InstancePlan) -> Plan:
     """The same model on the same devices, with one slot and nothing beside it."""
     env = tuple((name, "1" if name == "OLLAMA_NUM_PARALLEL" else value) for name, value in instance.env)
     only = replace(instance, env=env)
-    balancer = replace(plan.balancer, upstreams=(only.address,), policy="round_robin")
+    balancer = replace(plan.balancer, upstreams=(only.address,), policy="round_robin", weights=())
     return replace(plan, instances=(only,), balancer=balancer, num_parallel=1)
 
 
+def _by_bytes(found: Placement) -> float:
+    return found.size_vram_bytes / found.size_bytes if found.size_bytes else 0.0
+
+
 def _share(found: Placement) -> str:
-    if found.layers_on_device is not None and found.layers:
+    if found.layers_on_device is not None and found.layers and found.layers_on_device / found.layers <= _by_bytes(found):
         return f"{found.layers_on_device} of {found.layers} layers"
-    return f"{found.share_on_device:.0%}"
+    return f"{found.share_on_device:.1%}"

@@ -4,29 +4,41 @@ A block is one run of every candidate, each with everything started anew; blocks
 what drifts through the night falls on all alike. The block is the unit of every statement: nothing of the search is
 used, and no request is taken for a measurement of its own.
 
-A difference in tokens/s is the logarithm of a ratio within a block, a limit is the relative violation of each run; both
-get Student intervals over the blocks. All statements of a proof hold together with `proof.confidence`: its error is
-shared out evenly (Bonferroni) over the looks, at each of which the proof could end, and over all pairs of candidates
-and all limits of each. Bonferroni's bound needs no independence, and what is being compared with what may be chosen
-after the fact.
+A difference in tokens/s is the logarithm of a ratio within a block. Its scatter is that of all candidates in the
+blocks, with what is common to a block taken out, or that of the pair itself, whichever is larger (`stats.contrast`). A
+limit is the relative violation of each run. All statements of a proof hold together with `proof.confidence`: `shares`
+says how its error is shared out over them and over the looks, at each of which the proof could end. What is being
+compared with what may be chosen after the fact.
+
+What is taken for equal has been shown to be equal, up to the smallest difference that counts: `proof.least_gain`, or
+what a proof of full length finds nine times of ten in the noise of this host, if that is more. Noise, drift and heat
+are measured (`conditions`), not assumed.
 """
 
-from autotune.confirm.contest import BASELINE, Contender, Kind, Verdict, contenders
+from autotune.confirm.cautions import cautions
+from autotune.confirm.conditions import Drift, Heat, noise
+from autotune.confirm.contender import Contender, contenders
+from autotune.confirm.contest import BASELINE, USUAL_GAIN, Kind, Verdict
 from autotune.confirm.order import looks, place
 from autotune.confirm.proof import Proof, begun, chosen, expected_s, finalists, verdict
 
 __all__ = [
     "BASELINE",
+    "USUAL_GAIN",
     "Contender",
+    "Drift",
+    "Heat",
     "Kind",
     "Proof",
     "Verdict",
     "begun",
+    "cautions",
     "chosen",
     "contenders",
     "expected_s",
     "finalists",
     "looks",
+    "noise",
     "place",
     "verdict",
 ]

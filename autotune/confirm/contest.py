@@ -6,23 +6,29 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from itertools import permutations
+from statistics import median
+from typing import TYPE_CHECKING
 
+from autotune.confirm.conditions import Drift, Heat, drift, heat, noise, shift
+from autotune.confirm.contender import USUAL
 from autotune.confirm.order import looks
-from autotune.score import UNDECIDED
-from autotune.stats import Interval, mean_interval, next_interval
+from autotune.confirm.shares import Levels, levels
+from autotune.stats import Interval, block_spread, blocks_needed, contrast, difference_found
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from autotune.result import TrialResult
+    from autotune.confirm.contender import Contender
     from autotune.spec import Proof
+    from autotune.stats import Spread
 
-USUAL = 0.95
-"""Confidence of the intervals that are shown and decide nothing."""
 BASELINE = 0
 """Its place among the candidates."""
+MISSED = 0.1
+"""How often a true difference may be missed that a proof is said to find."""
+MOST_ALIKE = 0.05
+"""By how much something simpler may be slower, however much the noise of a host hides."""
+USUAL_GAIN = 0.05
+"""The true gain that the length of a proof is told for, where nothing nearer is known."""
 
 
 class Kind(StrEnum):
@@ -39,85 +45,6 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One candidate, with its runs in complete blocks."""
-
-    params: dict[str, Any]
-    runs: tuple[TrialResult, ...]
-
-    @cached_property
-    def measured(self) -> tuple[TrialResult, ...]:
-        """The runs that have figures."""
-        return tuple(run for run in self.runs if run.measured)
-
-    @property
-    def failures(self) -> int:
-        """How many have none."""
-        return len(self.runs) - len(self.measured)
-
-    @property
-    def reason(self) -> str:
-        """Why it could not be measured when it last could not; empty if it always could."""
-        return next((run.reason for run in reversed(self.runs) if not run.measured), "")
-
-    @property
-    def fails(self) -> bool:
-        """Whether it cannot be measured more often than not: a single failure may happen to any configuration."""
-        return self.failures > len(self.measured)
-
-    @cached_property
-    def tps(self) -> tuple[float | None, ...]:
-        """Output TPS at the objective's level, block by block, tokens/s; None where it could not be measured."""
-        return tuple(run.score.objective for run in self.runs)
-
-    @property
-    def mean_tps(self) -> Interval | None:
-        """Its mean over fresh starts, tokens/s; None with fewer than two."""
-        return _interval(mean_interval, self.tps)
-
-    @property
-    def speed(self) -> float:
-        """The same as a number to sort by; 0 where it is not known."""
-        return self.mean_tps.mean if self.mean_tps else 0.0
-
-    @property
-    def next_tps(self) -> Interval | None:
-        """Where a further fresh start lands 19 times of 20, tokens/s; None with fewer than two."""
-        return _interval(next_interval, self.tps)
-
-    @property
-    def slots_used(self) -> int:
-        """The most slots of one instance that were in use at one moment of any load; 0 where nothing says so."""
-        loads = (metrics for run in self.runs for metrics in run.levels.values())
-        return max((one.slots_used for load in loads for one in load.instances.values()), default=0)
-
-    @cached_property
-    def undecided(self) -> frozenset[str]:
-        """Constraints for which a run had too few requests: neither met nor missed."""
-        return frozenset(
-            name for run in self.measured for name, value in run.score.constraints.items() if value == UNDECIDED
-        )
-
-    def violations(self, confidence: float) -> dict[str, Interval]:
-        """The relative violation of each constraint that is decided, ≤ 0 where it is met."""
-        if len(self.measured) < 2:
-            return {}
-        names = [name for name in self.measured[0].score.constraints if name not in self.undecided]
-        return {
-            name: mean_interval([run.score.constraints[name] for run in self.measured], confidence) for name in names
-        }
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """What simple means: instances, slots in all, bytes of memory."""
-        if not self.measured:
-            return 0, 0, 0
-        first = self.measured[0]
-        memory = sum(found.size_bytes for found in first.placements)
-        return first.instances, first.instances * int(self.params["num_parallel"]), memory
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What a proof says. Candidates are told by their place in `contenders`, the baseline first."""
 
@@ -131,31 +58,113 @@ class Verdict:
         """Complete ones."""
         return len(self.contenders[BASELINE].runs)
 
-    @cached_property
-    def confidence(self) -> float:
-        """Of each single statement."""
-        candidates = len(self.contenders)
+    # what the statements may err, and what they rest on
+
+    def _levels(self, blocks: int) -> Levels:
         limits = max((len(run.score.constraints) for one in self.contenders for run in one.measured), default=1)
-        statements = math.comb(candidates, 2) + candidates * limits
-        return 1 - (1 - self.rules.confidence) / (len(looks(self.rules)) * statements)
+        return levels(self.rules, blocks, len(self.contenders), limits)
+
+    @cached_property
+    def level(self) -> Levels:
+        """What each single statement may err after so many blocks."""
+        return self._levels(self.blocks)
+
+    @cached_property
+    def noise(self) -> Spread | None:
+        """How far runs of one candidate scatter within blocks, in parts; of all that were measured in every block."""
+        whole = [one.tps for one in self.contenders if one.runs and all(one.tps)]
+        if self.blocks < 2 or len(whole) < 2:
+            return None
+        return block_spread([[math.log(tps or 0.0) for tps in block] for block in zip(*whole, strict=True)], USUAL)
+
+    @cached_property
+    def repeats(self) -> Spread | None:
+        """How far the repeats of the baseline scatter by themselves, from start to start."""
+        return noise(self.contenders[BASELINE].runs)
+
+    @cached_property
+    def counts(self) -> float:
+        """The smallest difference that counts, in parts: what is worth a change, or more where noise hides that.
+
+        A proof of the full length finds it nine times of ten. A smaller one is taken for none, unless it is certain.
+        """
+        if self.noise is None:
+            return self.rules.least_gain
+        found = difference_found(
+            looks(self.rules)[-1],
+            self.noise.sd,
+            len(self.contenders),
+            error=self._levels(looks(self.rules)[-1]).better,
+            missed=MISSED,
+        )
+        return max(self.rules.least_gain, math.expm1(found))
+
+    @property
+    def margin(self) -> float:
+        """By how much less a winner may make and still be taken for as fast as another: what counts, within reason."""
+        return max(self.rules.least_gain, min(self.counts, MOST_ALIKE))
+
+    def needed(self, gain: float = USUAL_GAIN) -> int | None:
+        """How many blocks find a true gain over the baseline nine times of ten in this noise; None: not known."""
+        if self.noise is None:
+            return None
+        return max(
+            self.rules.pairs,
+            blocks_needed(
+                math.log1p(gain),
+                self.noise.sd,
+                len(self.contenders),
+                error=self._levels(looks(self.rules)[-1]).better,
+                missed=MISSED,
+            ),
+        )
+
+    @property
+    def block_s(self) -> float:
+        """How long a block takes, s."""
+        return math.fsum(median(run.seconds for run in one.runs) for one in self.contenders if one.runs)
+
+    @cached_property
+    def drift(self) -> Drift | None:
+        """How this host changed over the proof; None where there are too few runs to tell."""
+        return drift(self.contenders)
+
+    def shift(self, one: int) -> Drift | None:
+        """How the distance of one to the baseline changed meanwhile; None where there are too few blocks to tell."""
+        return shift(self.contenders[one], self.contenders[BASELINE])
+
+    @cached_property
+    def heat(self) -> Heat | None:
+        """What the GPUs' samples say; None where there are none."""
+        return heat(self.contenders)
+
+    # single statements
 
     @cached_property
     def violations(self) -> tuple[dict[str, Interval], ...]:
         """Of each contender."""
-        return tuple(contender.violations(self.confidence) for contender in self.contenders)
+        return tuple(contender.violations(1 - 2 * self.level.limits) for contender in self.contenders)
 
     @cached_property
     def _ratios(self) -> dict[tuple[int, int], Interval]:
         """log(TPS of one / TPS of another), from the blocks in which both were measured; at least two."""
         found = {}
-        for a, b in combinations(range(len(self.contenders)), 2):
-            pairs = zip(self.contenders[a].tps, self.contenders[b].tps, strict=True)
+        for one, other in permutations(range(len(self.contenders)), 2):
+            pairs = zip(self.contenders[one].tps, self.contenders[other].tps, strict=True)
             logs = [math.log(first / second) for first, second in pairs if first and second]
             if len(logs) > 1:
-                ratio = mean_interval(logs, self.confidence)
-                found[a, b] = ratio
-                found[b, a] = Interval(-ratio.mean, -ratio.high, -ratio.low, ratio.n)
+                below, above = self._sides(one, other)
+                pooled = self.noise if len(logs) == self.blocks else None
+                found[one, other] = contrast(logs, pooled, below=below, above=above)
         return found
+
+    def _sides(self, one: int, other: int) -> tuple[float, float]:
+        """How much the lower and the upper end of a difference may err."""
+        if other == BASELINE:
+            return self.level.better, self.level.no_better
+        if one == BASELINE:
+            return self.level.no_better, self.level.better
+        return self.level.apart, self.level.apart
 
     def gain(self, one: int, other: int = BASELINE) -> Interval | None:
         """By which part one makes more tokens/s than the other, 0.5 is half more; None where that was not measured."""
@@ -163,6 +172,12 @@ class Verdict:
         if ratio is None:
             return None
         return Interval(math.expm1(ratio.mean), math.expm1(ratio.low), math.expm1(ratio.high), ratio.n)
+
+    def worst(self, one: int, other: int = BASELINE) -> tuple[int, float] | None:
+        """The block in which one does least well against the other, from 0, and by which part it makes more there."""
+        pairs = enumerate(zip(self.contenders[one].tps, self.contenders[other].tps, strict=True))
+        gains = [(first / second - 1, block) for block, (first, second) in pairs if first and second]
+        return (min(gains)[1], min(gains)[0]) if gains else None
 
     def feasible(self, one: int) -> bool:
         """Whether it was always measured, with enough requests, and meets every limit in the mean of its blocks."""
@@ -175,19 +190,30 @@ class Verdict:
         return self.contenders[one].fails or any(found.low > 0 for found in self.violations[one].values())
 
     def beats(self, one: int, other: int) -> bool:
-        """Feasible beats infeasible where the intervals are apart; then more tokens/s beat less."""
+        """Feasible beats infeasible where they are surely apart; then more tokens/s beat less."""
         gain = self.gain(one, other)
         more = gain is not None and gain.low > 0 and gain.n >= self.rules.pairs
         return self.outlives(one, other) or (self.feasible(one) and more)
 
     def outlives(self, one: int, other: int) -> bool:
-        """Whether one meets the limits and the other misses one, with intervals that are apart."""
+        """Whether one meets the limits and the other misses one, and surely by more in the same blocks."""
         if not self.feasible(one):
             return False
-        own = self.violations[one]
-        missed = (name for name, theirs in self.violations[other].items() if theirs.mean > 0 and name in own)
-        apart = any(own[name].high < self.violations[other][name].low for name in missed)
-        return apart or self.contenders[other].fails
+        missed = (name for name, theirs in self.violations[other].items() if theirs.mean > 0)
+        return self.contenders[other].fails or any(self._further(other, one, name) for name in missed)
+
+    def _further(self, one: int, other: int, name: str) -> bool:
+        """Whether one surely violates a limit by more than the other, in the blocks in which both were measured."""
+        both = zip(self.contenders[one].runs, self.contenders[other].runs, strict=True)
+        apart = [
+            first.score.constraints[name] - second.score.constraints[name]
+            for first, second in both
+            if name in first.score.constraints and name in second.score.constraints
+        ]
+        error = self.level.limits
+        return len(apart) > 1 and contrast(apart, None, below=error, above=error).low > 0
+
+    # all together
 
     def _worth(self, one: int) -> bool:
         """Whether it beats the baseline by as much as is worth a change."""
@@ -195,10 +221,25 @@ class Verdict:
         more = self.beats(one, BASELINE) and gain is not None and gain.mean >= self.rules.least_gain
         return more or self.outlives(one, BASELINE)
 
+    def _seems(self, one: int) -> bool:
+        """Whether it looks better than the baseline by as much as is worth a change, certain or not."""
+        gain = self.gain(one)
+        return not self.misses(one) and gain is not None and gain.mean >= self.rules.least_gain
+
     def _settled(self, one: int, best: int) -> bool:
         """Whether more blocks could not make this one worth choosing over the best."""
         gain = self.gain(one, best)
-        return self.beats(best, one) or self.misses(one) or (gain is not None and gain.high < self.rules.least_gain)
+        return self.beats(best, one) or self.misses(one) or (gain is not None and gain.high < self.counts)
+
+    def _alike(self, one: int) -> bool:
+        """Whether this winner surely makes no less than the fastest, up to the margin."""
+        gain = self.gain(one, self.winners[0])
+        return one == self.winners[0] or (gain is not None and gain.n >= self.rules.pairs and gain.low > -self.margin)
+
+    def _open(self, one: int) -> bool:
+        """Whether this winner would be the simplest of the best, if more blocks showed that it is one of them."""
+        simpler = self.contenders[one].size < self.contenders[self.recommended].size
+        return simpler and not self._alike(one) and not self.beats(self.winners[0], one)
 
     @property
     def others(self) -> range:
@@ -221,9 +262,17 @@ class Verdict:
 
     @cached_property
     def equals(self) -> tuple[int, ...]:
-        """Winners that cannot be told apart from the one with the most tokens/s, the simplest first."""
-        alike = (one for one in self.winners if not self.beats(self.winners[0], one))
+        """Winners that make as much as the fastest, up to the margin; the simplest first.
+
+        It has to be shown: what could be much slower, for all that few blocks say, is none of them.
+        """
+        alike = (one for one in self.winners if self._alike(one))
         return tuple(sorted(alike, key=lambda one: (self.contenders[one].size, -self.contenders[one].speed)))
+
+    @cached_property
+    def unsettled(self) -> tuple[int, ...]:
+        """Winners that are simpler than the recommended one, and neither surely as fast nor surely slower."""
+        return tuple(one for one in self.winners if self._open(one))
 
     @property
     def kind(self) -> Kind:
@@ -232,8 +281,8 @@ class Verdict:
             return Kind.UNPROVED
         if self.winners:
             return Kind.WINNER
-        settled = all(self._settled(one, BASELINE) for one in self.others)
-        return Kind.KEEP if self.feasible(BASELINE) and settled else Kind.UNCLEAR
+        kept = all(self._settled(one, BASELINE) and not self._seems(one) for one in self.others)
+        return Kind.KEEP if self.feasible(BASELINE) and kept else Kind.UNCLEAR
 
     @property
     def recommended(self) -> int:
@@ -247,21 +296,11 @@ class Verdict:
             return False
         if self.kind is Kind.UNCLEAR:
             return all(self.misses(one) for one in range(len(self.contenders)))
-        return all(self._settled(one, self.recommended) for one in self.others if one != self.recommended)
+        rest = (one for one in self.others if one != self.recommended)
+        return not self.unsettled and all(self._settled(one, self.recommended) for one in rest)
 
     @property
     def cost(self) -> Interval | None:
         """By which part the recommended one makes more tokens/s than the best winner; None where it is that one."""
         best = self.winners[0] if self.winners else self.recommended
         return None if best == self.recommended else self.gain(self.recommended, best)
-
-
-def contenders(candidates: Sequence[Mapping[str, Any]], results: Sequence[TrialResult]) -> tuple[Contender, ...]:
-    """The candidates with their runs; those of a block that is not complete are left out."""
-    whole = results[: len(results) - len(results) % len(candidates)]
-    return tuple(Contender(dict(one), tuple(result for result in whole if result.params == one)) for one in candidates)
-
-
-def _interval(of: Callable[[Sequence[float], float], Interval], values: Sequence[float | None]) -> Interval | None:
-    known = [value for value in values if value is not None]
-    return of(known, USUAL) if len(known) > 1 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,9 +9,16 @@ if TYPE_CHECKING:
 
 
 def looks(rules: Proof) -> tuple[int, ...]:
-    """After how many blocks a proof is looked at, and may end."""
-    wanted = {rules.pairs, math.ceil(1.5 * rules.pairs), 2 * rules.pairs, 3 * rules.pairs}
-    return (*sorted(blocks for blocks in wanted if blocks < rules.pairs_max), rules.pairs_max)
+    """After how many blocks a proof is looked at, and may end.
+
+    The further it is, the longer until the next. Between the first and the last they are even: a drift cancels over two
+    blocks, not over one.
+    """
+    found = [rules.pairs]
+    while found[-1] < rules.pairs_max:
+        later = found[-1] + 2 * -(-found[-1] // 8)
+        found.append(min(later + later % 2, rules.pairs_max))
+    return tuple(found)
 
 
 def place(number: int, candidates: int) -> tuple[int, int]:

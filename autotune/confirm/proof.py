@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from autotune.confirm.contest import BASELINE, Verdict, contenders
+from autotune.confirm.contender import contenders
+from autotune.confirm.contest import BASELINE, Verdict
 from autotune.confirm.order import looks, place
 from autotune.errors import StorageError
 from autotune.study import insist, standings

@@ -4,6 +4,7 @@ from autotune.console.checks import checkup
 from autotune.console.live import Night
 from autotune.console.loads import Bench, contrasted
 from autotune.console.pages import morning, outlook, status
+from autotune.console.rehearsal import Nights, rehearsed
 from autotune.console.screen import Screen
 from autotune.console.steps import Steps, selftests
 from autotune.console.tables import before_after, comparison, ranking
@@ -14,6 +15,7 @@ __all__ = [
     "SIMULATED",
     "Bench",
     "Night",
+    "Nights",
     "Screen",
     "Steps",
     "before_after",
@@ -25,6 +27,7 @@ __all__ = [
     "morning",
     "outlook",
     "ranking",
+    "rehearsed",
     "selftests",
     "span",
     "status",

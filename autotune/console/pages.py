@@ -13,6 +13,7 @@ from autotune.console.tables import before_after, ranking
 from autotune.plan import GIB
 from autotune.report.words import configuration, flags, span
 from autotune.simulator import SIMULATED
+from autotune.space import kinds, letter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autotune.ground import Ground
+    from autotune.inventory import Inventory
     from autotune.night import Ending
     from autotune.report import Findings
     from autotune.spec import StudySpec
 
 _MOST_VALUES = 12
+_MOST_LAYOUTS = 6
+_MOST_REASONS = 12
 _MOST_CAUTIONS = 8
 
 
@@ -34,26 +38,42 @@ def outlook(console: Console, ground: Ground) -> None:
     spec, space = ground.spec, ground.space
     if spec.cluster.simulated:
         console.print(SIMULATED, style="bold magenta")
-    table = Table(title=Text(f"Devices of {ground.inventory.host}"), title_justify="left")
-    for column in ("", "device", "id", "memory"):
-        table.add_column(column, overflow="fold")
-    for device in ground.inventory.devices:
-        memory = f"{device.memory_bytes / GIB:.1f} GiB"
-        table.add_row(str(device.index), Text(device.name), Text(device.id), memory)
-    console.print(table)
+    console.print(_devices(ground.inventory))
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"Ollama {ground.facts.version}, {spec.cluster.model} ({ground.facts.model.weights_bytes / GIB:.1f} GiB)")
     say(f"Baseline: {configuration(ground.baseline)}")
     say(
-        f"Space: {space.before_symmetry} configurations, {space.after_symmetry} up to symmetry,"
-        f" {space.after_memory} that may fit the memory"
+        f"Space: {space.before_symmetry:,} configurations, {space.after_symmetry:,} up to symmetry,"
+        f" {'' if space.exact else 'at most '}{space.after_memory:,} that may fit the memory"
     )
-    for name, values in space.choices.items():
-        shown = ", ".join(map(str, values[:_MOST_VALUES])) + (", …" if len(values) > _MOST_VALUES else "")
-        say(f"  {name} ({len(values)}): {shown}")
-    for reason in space.reasons:
+    for one in space.dimensions:
+        shown = one.values[: _MOST_VALUES if one.name != "layout" else _MOST_LAYOUTS]
+        more = ", …" if one.count > len(shown) else ""
+        say(f"  {one.name} ({one.count:,}): {', '.join(map(str, shown))}{more} – {one.why}")
+    reasons = space.reasons
+    for reason in reasons[:_MOST_REASONS]:
         say(f"  left out: {reason}")
+    if len(reasons) > _MOST_REASONS:
+        say(f"  left out for {len(reasons) - _MOST_REASONS} more reasons of the same kind")
     say(_length(spec, space.after_memory))
+
+
+def _devices(inventory: Inventory) -> Table:
+    """The devices, with letters where there are several kinds."""
+    groups = kinds(inventory)
+    letters = {one.index: letter(number) for number, group in enumerate(groups) for one in group}
+    table = Table(title=Text(f"Devices of {inventory.host}"), title_justify="left")
+    for column in ("", "device", "id", "memory", *(("kind",) if len(groups) > 1 else ())):
+        table.add_column(column, overflow="fold")
+    for device in inventory.devices:
+        cells: list[str | Text] = [
+            str(device.index),
+            Text(device.name),
+            Text(device.id),
+            f"{device.memory_bytes / GIB:.1f} GiB",
+        ]
+        table.add_row(*cells, *([letters[device.index]] if len(groups) > 1 else []))
+    return table
 
 
 def _length(spec: StudySpec, configurations: int) -> str:

@@ -211,9 +211,9 @@ def _short(name: str) -> str:
 
 def _device(device: Device, name: str, scene: Scene, sample: DeviceSample | None, width: int) -> Text:
     plan = scene.plan
-    here = [one.name for one in plan.instances if device.id in one.devices] if plan is not None else []
-    who = here[0] + "".join(f", {more.removeprefix('ollama-')}" for more in here[1:]) if here else "–"
-    slots = f"  {plan.num_parallel} slots" if plan is not None and here else ""
+    here = [one for one in plan.instances if device.id in one.devices] if plan is not None else []
+    who = here[0].name + "".join(f", {more.name.removeprefix('ollama-')}" for more in here[1:]) if here else "–"
+    slots = f"  {here[0].slots} slots" if here else ""
     line = Text.assemble(f"{device.index:>2}  ", (f"{name}  " if name else ""), (who, "bold" if here else "dim"))
     room = max(width - cell_len(line.plain) - 2, 0)
     shown = _sample(sample, device, room) if sample is not None else Text(slots, style="dim")

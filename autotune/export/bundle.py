@@ -73,7 +73,7 @@ class Bundle:
     def marks(self) -> tuple[str, ...]:
         """What every file says in its first lines."""
         told = f"{self.spec.study.name}, plan {self.plan.fingerprint}: {self.plan.layout}"
-        marks = [f"Made by `autotune export` from the study {told}, NUM_PARALLEL {self.plan.num_parallel}"]
+        marks = [f"Made by `autotune export` from the study {told}, NUM_PARALLEL {self.plan.slots}"]
         if self.spec.cluster.simulated:
             marks.append(f"{SIMULATED}: nothing here was measured on real hardware")
         if not self.proved:

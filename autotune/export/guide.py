@@ -82,7 +82,7 @@ was measured: the trials ran Ollama without containers. The NVIDIA Container Too
 def install(bundle: Bundle) -> str:
     """How to install it, and how to take it back."""
     return _TEXT.format(
-        title=f"{bundle.name}: {len(bundle.plan.instances)} × Ollama with {bundle.plan.num_parallel} slots",
+        title=f"{bundle.name}: {len(bundle.plan.instances)} × Ollama with {bundle.plan.slots} slots",
         marks="\n\n".join(f"**{mark}**" for mark in bundle.marks),
         answer=bundle.answer,
         expected=_expected(bundle),

@@ -24,6 +24,13 @@ LOOKED_UP = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 ELEMENT_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q6_K": 6.5625, "Q5_K": 5.5, "Q4_K": 4.5, "Q4_0": 4.5}
 """Bits of one weight, its share of the block's scales included (ggml-common.h). An unknown type is taken for F16, so
 that the memory which is certainly needed comes out too small rather than too large."""
+PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gptoss": 2, "gpt-oss": 2, "exaone4": 4}
+"""Families of which llama.cpp knows that all layers slide but the last of so many (`src/models`)."""
+NEVER_SLIDE = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"})
+"""Families whose window llama.cpp does not use, though their files name one."""
+PATTERN = "attention.sliding_window_pattern"
+PER_LAYER = (PATTERN, "attention.head_count_kv")
+"""What may be a list with an entry for each layer, which Ollama leaves out (null) unless it is asked for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +82,9 @@ class Ollama:
             response.raise_for_status()
             return list((await response.json())["models"] or [])
 
-    async def show(self, model: str) -> Mapping[str, Any]:
-        """All about one model. Raises `ModelMissing`."""
-        status, body = await self._post("/api/show", {"model": model})
+    async def show(self, model: str, *, verbose: bool = False) -> Mapping[str, Any]:
+        """All about one model; its lists too (megabytes of tokens among them) if `verbose`. Raises `ModelMissing`."""
+        status, body = await self._post("/api/show", {"model": model} | ({"verbose": True} if verbose else {}))
         if status == 404:
             raise ModelMissing(f"{self.url} has no model {model!r}")
         if status != 200:
@@ -159,6 +166,8 @@ async def facts(server: Ollama, model: str) -> ServerFacts:
         there = ", ".join(sorted(str(entry["name"]) for entry in models)) or "none"
         raise ModelMissing(f"no model {model!r} in the store; it has: {there}")
     shown = await server.show(model)
+    if _left_out(shown.get("model_info") or {}):
+        shown = await server.show(model, verbose=True)
     capabilities = tuple(shown.get("capabilities") or ())
     if capabilities and "completion" not in capabilities:
         raise ModelMissing(f"{model!r} generates no text (it can: {', '.join(capabilities)}): there is nothing to tune")
@@ -178,30 +187,82 @@ def _model_facts(
     info: Mapping[str, Any] = shown.get("model_info") or {}
     architecture = str(info.get("general.architecture", ""))
 
-    def number(key: str, default: int = 0) -> int:
+    def number(key: str, default: int = 0, most: bool = False) -> int:
         value = info.get(f"{architecture}.{key}", default)
         if isinstance(value, list):
-            return int(min(value, default=0))
+            return int((max if most else min)(value, default=0))
         return int(value or 0)  # null: one for each layer, which Ollama leaves out; they may be 0 (a state, no cache)
 
     heads = number("attention.head_count")
     head_size = number("embedding_length") // heads if heads else 0
+    kv_heads, k_size = number("attention.head_count_kv", heads), number("attention.key_length", head_size)
+    latent = f"{architecture}.attention.key_length_mla" in info  # llama.cpp then reads the values out of the keys
+    v_size = 0 if latent else number("attention.value_length", head_size)
     tensors = shown.get("tensors") or []
+    looked_up = {tensor["name"]: _bytes(tensor) for tensor in tensors if tensor["name"] in LOOKED_UP}
+    shapes = {str(tensor["name"]): list(tensor["shape"]) for tensor in tensors}
+    layers = number("block_count") - number("attention.shared_kv_layers")
+    whole, sliding = _elements(architecture, info, _widths(info, architecture, shapes, layers, k_size + v_size))
     return ModelFacts(
         name=name,
         digest=str(entry["digest"]),
         weights_bytes=int(entry["size"]),
-        layers=number("block_count") - number("attention.shared_kv_layers"),
-        kv_heads=number("attention.head_count_kv", heads),
-        k_size=number("attention.key_length", head_size),
-        v_size=number("attention.value_length", head_size),
+        layers=layers,
+        kv_heads=kv_heads,
+        k_size=k_size,
+        v_size=v_size,
         context_length=number("context_length"),
         sliding_window=number("attention.sliding_window") or None,
         family=str(shown.get("details", {}).get("family", architecture)),
         capabilities=capabilities,
         parameters=_parameters(str(shown.get("parameters") or "")),
-        host_weights_bytes=sum(_bytes(tensor) for tensor in tensors if tensor["name"] in LOOKED_UP),
+        host_weights_bytes=sum(looked_up.values()),
+        tied_bytes=0 if "output.weight" in shapes else looked_up.get("token_embd.weight", 0),
+        whole_elements=whole,
+        sliding_elements=sliding,
+        embedding_length=number("embedding_length"),
+        feed_forward_length=number("feed_forward_length", most=True),
+        heads=number("attention.head_count", most=True),
+        vocabulary=shapes.get("token_embd.weight", [0])[-1],
     )
+
+
+def _left_out(info: Mapping[str, Any]) -> bool:
+    architecture = info.get("general.architecture", "")
+    return any(info.get(f"{architecture}.{key}", 0) is None for key in PER_LAYER)
+
+
+def _widths(
+    info: Mapping[str, Any], architecture: str, shapes: Mapping[str, list[int]], layers: int, head_elements: int
+) -> list[int]:
+    """Keys and values of one token in each layer that has a cache of its own, as its tensors say where they do."""
+    default = info.get(f"{architecture}.attention.head_count", 0)
+    heads = info.get(f"{architecture}.attention.head_count_kv", default) or 0
+    told = [heads] * layers if isinstance(heads, int) else [*heads, *[0] * layers][:layers]
+    if not any(".attn_" in name for name in shapes):
+        return [count * head_elements for count in told]
+
+    def width(layer: int) -> int:
+        keys = shapes.get(f"blk.{layer}.attn_k.weight")
+        if keys:
+            return keys[-1] + shapes.get(f"blk.{layer}.attn_v.weight", keys)[-1]
+        fused = any(f"blk.{layer}.{name}.weight" in shapes for name in ("attn_qkv", "attn_kv_a_mqa"))
+        return told[layer] * head_elements if fused else 0
+
+    return [width(layer) for layer in range(layers)]
+
+
+def _elements(architecture: str, info: Mapping[str, Any], widths: list[int]) -> tuple[int | None, int | None]:
+    """The sums over the layers that keep the whole context, and over those that slide; None where nothing tells."""
+    pattern = info.get(f"{architecture}.{PATTERN}") or PERIODS.get(architecture)
+    if not info.get(f"{architecture}.attention.sliding_window") or architecture in NEVER_SLIDE:
+        return sum(widths), 0
+    if not pattern:
+        return None, None
+    if isinstance(pattern, int):
+        pattern = [layer % pattern < pattern - 1 for layer in range(len(widths))]
+    sliding = sum(width for width, slides in zip(widths, pattern, strict=False) if slides)
+    return sum(widths) - sliding, sliding
 
 
 def _bytes(tensor: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from autotune.confirm import BASELINE, Kind
+from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
 from autotune.metrics import CONFIDENCE
 from autotune.report.words import answer, configuration, objective, verdict
@@ -233,7 +233,8 @@ def _cautions(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[st
     """Doubts about what the answer rests on: of the proof, or else of the baseline and the best of the search."""
     if proof is not None:
         runs = [run for contender in proof.contenders for run in contender.runs]
-        told = [*_slots(proof.contenders[proof.recommended]), *_unlike(results, proof), *_newer(results, proof)]
+        told = [*cautions(proof), *_slots(proof.contenders[proof.recommended])]
+        told += [*_unlike(results, proof), *_newer(results, proof)]
     else:
         runs, told = [*results[:1], *(standings(results)[0].results if results else ())], []
     counts = Counter(caution for run in {id(run): run for run in runs}.values() for caution in run.cautions)
@@ -242,7 +243,8 @@ def _cautions(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[st
 
 def _slots(contender: Contender) -> list[str]:
     """Slots that never filled cost memory, and prove nothing."""
-    slots, used = int(contender.params["num_parallel"]), contender.slots_used
+    every = [int(value) for name, value in contender.params.items() if name.partition("@")[0] == "num_parallel"]
+    slots, used = max(every), contender.slots_used
     if not 0 < used < slots:
         return []
     words = (

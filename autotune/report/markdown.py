@@ -6,6 +6,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE
+from autotune.report.conditions import conditions
 from autotune.report.words import configuration, distance, figure, flags, percent
 from autotune.simulator import SIMULATED
 
@@ -65,13 +66,14 @@ def _proof(found: Findings) -> list[str]:
     rows = []
     for number, one in enumerate(proof.contenders):
         gain = proof.gain(number) if number != BASELINE else None
-        tps = one.mean_tps
+        tps, worst = one.mean_tps, proof.worst(number) if number != BASELINE else None
         rows.append(
             (
                 configuration(one.params) + ("  (baseline)" if number == BASELINE else ""),
                 ", ".join("failed" if value is None else f"{value:.1f}" for value in one.tps),
                 f"{tps.mean:.1f} ({tps.low:.1f} to {tps.high:.1f})" if tps else "–",
                 f"{gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%})" if gain else "–",
+                f"{worst[1]:+.1%} (block {worst[0] + 1})" if worst else "–",
                 _limits(proof, number),
             )
         )
@@ -81,8 +83,8 @@ def _proof(found: Findings) -> list[str]:
         f" {proof.rules.confidence:.0%} confidence."
     )
     unit = proof.contenders[0].runs[0].unit
-    head = ("candidate", f"{unit}, run by run", "mean", "against the baseline", "limits")
-    return ["## Proof", words, _table(head, rows)]
+    head = ("candidate", f"{unit}, run by run", "mean", "against the baseline", "worst block", "limits")
+    return ["## Proof", words, _table(head, rows), *_lines(conditions(proof))]
 
 
 def _limits(proof: Verdict, number: int) -> str:
@@ -107,7 +109,11 @@ def _ranking(found: Findings) -> list[str]:
 
 
 def _list(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"## {title}", "\n".join(f"- {_escaped(line)}" for line in lines)] if lines else []
+    return [f"## {title}", *_lines(lines)] if lines else []
+
+
+def _lines(lines: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {_escaped(line)}" for line in lines)] if lines else []
 
 
 def _host(provenance: Provenance | None) -> list[str]:

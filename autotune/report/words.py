@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.confirm import BASELINE, Kind
+from autotune.confirm import BASELINE, USUAL_GAIN, Kind
 from autotune.result import TOKENS_PER_S
 from autotune.score import LEAST_LOAD, UNDECIDED
 from autotune.space import USUAL
@@ -36,10 +36,12 @@ def configuration(params: Mapping[str, Any]) -> str:
     rest = [
         f"{name.removeprefix('env:')}={value}"
         for name, value in params.items()
-        if name not in {"layout", "num_parallel", "policy"} and USUAL.get(name) != value
+        if name.partition("@")[0] not in {"layout", "num_parallel", "policy"} and USUAL.get(name) != value
     ]
+    classes = [f"{name.partition('@')[2]} {value}" for name, value in params.items() if name.startswith("num_parallel@")]
+    others = f" ({', '.join(classes)})" if classes else ""
     policy = [str(params["policy"])] if "policy" in params else []
-    return ", ".join([f"{params['layout']}  NUM_PARALLEL {params['num_parallel']}", *policy, *rest])
+    return ", ".join([f"{params['layout']}  NUM_PARALLEL {params['num_parallel']}{others}", *policy, *rest])
 
 
 def flags(spec: StudySpec) -> str:
@@ -154,9 +156,22 @@ def proved(proof: Verdict) -> str:
         unit = _unit(proof)
         near = f"{configuration(proof.contenders[best].params)} {does(unit)} {_change(proof.gain(best), unit)}"
     if proof.kind is Kind.KEEP:
-        least = f"nothing is better by {proof.rules.least_gain:.0%} or more"
+        least = f"nothing is better by {share(proof.counts)} or more"
         return f"Keep what you have, {keep}: {least} ({proof.blocks} blocks). In the proof {near}."
-    return f"No clear winner after {proof.blocks} blocks: {near}{_doubt(proof)}. Until that is settled keep {keep}."
+    doubt = _doubt(proof)
+    said = f"No clear winner after {proof.blocks} blocks: {near}{doubt}."
+    return f"{said}{'' if doubt else _length(proof)} Until that is settled keep {keep}."
+
+
+def _length(proof: Verdict) -> str:
+    """How long a proof has to be: for what the nearest seems to gain, or else for a usual gain."""
+    found = proof.gain(proof.nearest)
+    gain = found.mean if found is not None and found.mean >= proof.rules.least_gain else USUAL_GAIN
+    blocks = proof.needed(gain)
+    if blocks is None or not proof.feasible(proof.nearest):
+        return ""
+    takes = f"takes about {blocks} blocks, {span(blocks * proof.block_s)}, to be found nine times of ten in this noise"
+    return f" A true gain of {share(gain)} {takes}."
 
 
 def _failures(proof: Verdict) -> str:
@@ -189,7 +204,9 @@ def _winner(proof: Verdict) -> str:
     elif proof.outlives(proof.recommended, BASELINE):
         over = f"and it meets the limits, which the baseline misses ({_missed(proof)})"
     else:
-        over = f"{_change(proof.gain(proof.recommended), unit)} than the baseline"
+        worst = proof.worst(proof.recommended)
+        block = f"{worst[1]:+.1%} in the worst block" if worst else ""
+        over = f"{_change(proof.gain(proof.recommended), unit, block)} than the baseline"
     return (
         f"Winner: {configuration(one.params)}: {tps.mean:.1f} {unit} ({tps.low:.1f} to {tps.high:.1f}), {over}."
         f" Proved in {proof.blocks} blocks; a fresh start {does(unit)} {again.low:.1f} to {again.high:.1f} {unit}"
@@ -207,17 +224,35 @@ def _alike(proof: Verdict) -> str:
     """What else could have been chosen."""
     others = [configuration(proof.contenders[one].params) for one in proof.equals if one != proof.recommended]
     if not others:
-        return ""
+        return _simpler(proof)
     unit = _unit(proof)
     cost = f"; against the fastest it {does(unit)} {_change(proof.cost, unit)}" if proof.cost else ""
-    return f" It cannot be told apart from {' or '.join(others)}, and is the simplest of them{cost}."
+    least = f"; less than {share(proof.margin)} is no difference here"
+    alike = f" It cannot be told apart from {' or '.join(others)}, and is the simplest of them{cost}{least}."
+    return f"{alike}{_simpler(proof)}"
 
 
-def _change(gain: Interval | None, unit: str) -> str:
+def _simpler(proof: Verdict) -> str:
+    """What would be simpler, and has neither been shown to be as fast nor to be slower."""
+    unit = _unit(proof)
+    return "".join(
+        f" Simpler would be {configuration(proof.contenders[one].params)}: against the fastest it {does(unit)}"
+        f" {_change(proof.gain(one, proof.winners[0]), unit)}, and more blocks would tell."
+        for one in proof.unsettled
+    )
+
+
+def share(value: float) -> str:
+    """A part in percent, to a tenth where it is not whole."""
+    return f"{value:.0%}" if abs(100 * value - round(100 * value)) < 0.05 else f"{value:.1%}"
+
+
+def _change(gain: Interval | None, unit: str, more: str = "") -> str:
     if gain is None:
         return f"an unknown number of {unit}"
     word = "more" if gain.mean >= 0 else "fewer"
-    return f"{abs(gain.mean):.1%} {word} {unit} (between {gain.low:+.1%} and {gain.high:+.1%})"
+    rest = f", {more}" if more else ""
+    return f"{abs(gain.mean):.1%} {word} {unit} (between {gain.low:+.1%} and {gain.high:+.1%}{rest})"
 
 
 def _unit(proof: Verdict) -> str:

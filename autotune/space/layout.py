@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, islice, product
-from math import factorial, prod
+from math import factorial, inf, prod
 from typing import TYPE_CHECKING
 
 from autotune.errors import SpecError
@@ -59,12 +59,17 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Shape:
+class Shape:
     """A part up to symmetry."""
 
     counts: tuple[int, ...]
     """How many devices of each kind, kinds in the order of their lowest device."""
     copies: int
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """The class of its instances: the kinds that they use, by number."""
+        return tuple(kind for kind, count in enumerate(self.counts) if count)
 
     def sorting(self) -> tuple[int, int, tuple[int, ...]]:
         return -sum(self.counts), -self.copies, tuple(-count for count in self.counts)
@@ -104,7 +109,7 @@ def _parse_part(piece: str, text: str) -> Part:
 
 def canonical(layout: Layout, inventory: Inventory) -> Layout:
     """The one spelling of all layouts that differ from this one by swapping devices of equal kind."""
-    return _spell(_shapes(layout, inventory), _kinds(inventory))
+    return spell(shapes_of(layout, inventory), kinds(inventory))
 
 
 def layouts(inventory: Inventory, copies: Sequence[int], spans: Sequence[int]) -> list[Layout]:
@@ -113,11 +118,20 @@ def layouts(inventory: Inventory, copies: Sequence[int], spans: Sequence[int]) -
     A part is one device with so many instances as one of `copies` says, or one instance over so many devices as one of
     `spans` says. A span of 1 adds nothing: it is a copy of 1.
     """
-    kinds = _kinds(inventory)
-    room = tuple(map(len, kinds))
-    shapes = sorted({*_single(room, copies), *_spanning(kinds, spans)}, key=_Shape.sorting)
-    found = (_spell(chosen, kinds) for chosen in _fillings(shapes, room) if chosen)
-    return sorted(found, key=lambda layout: (len(layout.instances), len(layout.devices), layout))
+    every = kinds(inventory)
+    found = (spell(chosen, every) for chosen in fillings(shapes(inventory, copies, spans), tuple(map(len, every))))
+    return sorted(found, key=simplicity)
+
+
+def simplicity(layout: Layout) -> tuple[int, int, Layout]:
+    """Fewest instances, then fewest devices first."""
+    return len(layout.instances), len(layout.devices), layout
+
+
+def shapes(inventory: Inventory, copies: Sequence[int], spans: Sequence[int]) -> list[Shape]:
+    """All shapes that a part may have, the widest first; see `layouts`."""
+    every = kinds(inventory)
+    return sorted({*_single(tuple(map(len, every)), copies), *_spanning(every, spans)}, key=Shape.sorting)
 
 
 def orbit(layout: Layout, inventory: Inventory) -> int:
@@ -126,56 +140,58 @@ def orbit(layout: Layout, inventory: Inventory) -> int:
     For each kind the devices are dealt to the parts, a multinomial coefficient; parts of the same shape can be swapped
     without a difference.
     """
-    shapes = _shapes(layout, inventory)
+    parts = shapes_of(layout, inventory)
     dealt = 1
-    for kind, devices in enumerate(_kinds(inventory)):
-        hands = [shape.counts[kind] for shape in shapes]
+    for kind, devices in enumerate(kinds(inventory)):
+        hands = [shape.counts[kind] for shape in parts]
         dealt *= factorial(len(devices)) // prod(map(factorial, [*hands, len(devices) - sum(hands)]))
-    return dealt // prod(map(factorial, Counter(shapes).values()))
+    return dealt // prod(map(factorial, Counter(parts).values()))
 
 
-def _fillings(shapes: Sequence[_Shape], room: tuple[int, ...]) -> Iterator[tuple[_Shape, ...]]:
-    """Every multiset of shapes that there are enough devices for, the empty one included."""
-    yield ()
+def fillings(shapes: Sequence[Shape], room: tuple[int, ...], most: float = inf) -> Iterator[tuple[Shape, ...]]:
+    """Every multiset of shapes, but the empty one, that there are enough devices for, of up to `most` instances."""
     for position, shape in enumerate(shapes):
         left = tuple(there - taken for there, taken in zip(room, shape.counts, strict=True))
-        if min(left) >= 0:
-            for rest in _fillings(shapes[position:], left):
+        if min(left) >= 0 and shape.copies <= most:
+            yield (shape,)
+            for rest in fillings(shapes[position:], left, most - shape.copies):
                 yield (shape, *rest)
 
 
-def _single(room: tuple[int, ...], copies: Sequence[int]) -> Iterator[_Shape]:
+def _single(room: tuple[int, ...], copies: Sequence[int]) -> Iterator[Shape]:
     for kind, count in product(range(len(room)), copies):
-        yield _Shape(tuple(int(kind == other) for other in range(len(room))), count)
+        yield Shape(tuple(int(kind == other) for other in range(len(room))), count)
 
 
-def _spanning(kinds: Sequence[Sequence[Device]], spans: Sequence[int]) -> Iterator[_Shape]:
+def _spanning(kinds: Sequence[Sequence[Device]], spans: Sequence[int]) -> Iterator[Shape]:
     for counts in product(*(range(len(devices) + 1) for devices in kinds)):
         makes = {devices[0].make for devices, count in zip(kinds, counts, strict=True) if count}
         if sum(counts) > 1 and sum(counts) in spans and len(makes) == 1:
-            yield _Shape(counts, 1)
+            yield Shape(counts, 1)
 
 
-def _kinds(inventory: Inventory) -> list[list[Device]]:
-    kinds: dict[str, list[Device]] = {}
+def kinds(inventory: Inventory) -> list[list[Device]]:
+    """The devices of each kind, in the order of their lowest device."""
+    found: dict[str, list[Device]] = {}
     for device in inventory.devices:
-        kinds.setdefault(device.kind, []).append(device)
-    return list(kinds.values())
+        found.setdefault(device.kind, []).append(device)
+    return list(found.values())
 
 
-def _shapes(layout: Layout, inventory: Inventory) -> list[_Shape]:
-    kinds = [{device.index for device in devices} for devices in _kinds(inventory)]
-    return [_Shape(tuple(len(kind.intersection(part.devices)) for kind in kinds), part.copies) for part in layout.parts]
+def shapes_of(layout: Layout, inventory: Inventory) -> list[Shape]:
+    """The shapes of a layout's parts."""
+    every = [{device.index for device in devices} for devices in kinds(inventory)]
+    return [Shape(tuple(len(kind.intersection(part.devices)) for kind in every), part.copies) for part in layout.parts]
 
 
-def _spell(shapes: Iterable[_Shape], kinds: Sequence[Sequence[Device]]) -> Layout:
+def spell(shapes: Iterable[Shape], kinds: Sequence[Sequence[Device]]) -> Layout:
     """Give the lowest indices of each kind to the widest parts first."""
     hands = [iter(sorted(device.index for device in devices)) for devices in kinds]
 
-    def deal(shape: _Shape) -> tuple[int, ...]:
+    def deal(shape: Shape) -> tuple[int, ...]:
         return tuple(sorted(chain.from_iterable(map(islice, hands, shape.counts))))
 
-    return _sorted(Part(deal(shape), shape.copies) for shape in sorted(shapes, key=_Shape.sorting))
+    return _sorted(Part(deal(shape), shape.copies) for shape in sorted(shapes, key=Shape.sorting))
 
 
 def _sorted(parts: Iterable[Part]) -> Layout:

@@ -53,6 +53,17 @@ class ModelFacts:
     parameters: tuple[tuple[str, str], ...] = ()
     host_weights_bytes: int = 0
     """Weights that stay in the host's RAM even with all layers on a GPU: embeddings, which are looked up."""
+    tied_bytes: int = 0
+    """The part of them that is the output layer too, and as such once more on a GPU."""
+    whole_elements: int | None = None
+    """Keys and values of one token in all layers that keep the whole context; None where it is not known which do."""
+    sliding_elements: int | None = None
+    """The same for the layers that keep the sliding window only."""
+    embedding_length: int = 0
+    """This and what follows size the compute buffers; 0 where it is not known, and the largest of all layers."""
+    feed_forward_length: int = 0
+    heads: int = 0
+    vocabulary: int = 0
 
 
 def needed_bytes(facts: ModelFacts, num_ctx: int, num_parallel: int, kv_cache_type: str) -> int:

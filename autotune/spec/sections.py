@@ -21,6 +21,7 @@ from autotune.spec.values import (
     Choices,
     Count,
     FlashAttention,
+    Letters,
     NotNegative,
     Policy,
     Port,
@@ -31,6 +32,7 @@ from autotune.spec.values import (
     Unique,
     Value,
     Variable,
+    Weights,
     Yes,
     kind,
     like,
@@ -157,6 +159,9 @@ class Search(Section):
 
     num_parallel: Choices
     """Values of OLLAMA_NUM_PARALLEL: slots of an instance, so many requests at a time."""
+    per_class: Literal["auto", True, False] = "auto"
+    """Whether instances on one kind of devices may have other slots than those on another; `auto`: where kinds differ.
+    The letters that `autotune plan` gives the kinds name the parameters: `num_parallel@B`."""
     layouts: Layouts = "auto"
     """`auto`: every layout up to symmetry; or those written here, as "0 | 1", "0x2", "0+1 | 2+3"."""
     instances_per_device: Choices = (1,)
@@ -167,6 +172,9 @@ class Search(Section):
     policy: Annotated[tuple[Policy, ...], Some, Unique] = ("round_robin", "least_conn")
     """Who gets the next request: the instances in turn, the one with the fewest in flight, or the better of two drawn
     at random."""
+    weights: Annotated[tuple[Weights, ...], Some, Unique] = ("equal", "slots")
+    """Where instances differ in slots: whether each gets an equal share, or one in proportion to its slots (nginx's
+    `weight`)."""
     flash_attention: Annotated[tuple[FlashAttention, ...], Some, Unique] = ("auto",)
     """Values of OLLAMA_FLASH_ATTENTION; `auto` leaves it to Ollama."""
     kv_cache_type: Annotated[tuple[CacheType, ...], Some, Unique] = ("f16",)
@@ -186,8 +194,12 @@ class Baseline(Section):
     """Without it: the first GPU; on a CPU one instance over all of it."""
     num_parallel: Count = 1
     """Its OLLAMA_NUM_PARALLEL; Ollama's own default is 1."""
+    num_parallel_at: dict[Letters, Count] = {}
+    """That of its instances on other kinds of devices, by the letters that `autotune plan` gives them: { B = 8 }."""
     policy: Policy = "round_robin"
     """How requests are spread, where it has several instances."""
+    weights: Weights = "equal"
+    """In what shares, where these differ in slots."""
     flash_attention: FlashAttention = "auto"
     """Its OLLAMA_FLASH_ATTENTION; `auto`: it is not set."""
     kv_cache_type: CacheType = "f16"
@@ -261,8 +273,8 @@ class Proof(Section):
     """The most configurations that run against the baseline; 0: no proof."""
     pairs: Annotated[int, Field(ge=4, strict=True)] = 4
     """Blocks, in each of which every candidate runs once, before anything is decided."""
-    pairs_max: Count = 12
-    """The most blocks, where it is not decided before."""
+    pairs_max: Count = 24
+    """The most blocks, where it is not decided before and there is time."""
     confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)] = 0.95
     """How sure all statements of a proof together are to hold."""
     least_gain: NotNegative = 0.02

@@ -145,11 +145,13 @@ Unique = Rule(unique, {"uniqueItems": True})
 Ramp = Annotated[tuple[NotNegative, ...], Rule(two_rates, {"minItems": 2, "maxItems": 2})]
 Choices = Annotated[tuple[Count, ...], Some, Unique]
 Variable = Annotated[str, Rule(tunable, {"pattern": f"^{_NAME}$", "not": {"enum": sorted(OWN_VARIABLES)}})]
+Letters = Annotated[str, like(r"[A-Z]+(\+[A-Z]+)*", 'the letters of kinds of devices, as in "B" or "A+B"')]
 Value = Annotated[str, Rule(printable, {"pattern": r"^[^\x00-\x1f\x7f]*$"})]
 At = Annotated[int | float | str, PlainValidator(level_name, json_schema_input_type=float | str)]
 FlashAttention = Literal["auto", "on", "off"]
 CacheType = Literal["f16", "q8_0", "q4_0"]
 Policy = Literal["round_robin", "least_conn", "random_two"]
+Weights = Literal["equal", "slots"]
 Format = Literal["jsonl", "sharegpt", "mooncake", "burstgpt", "azure"]
 TIMED = ("mooncake", "burstgpt", "azure")
 """Formats of prompts that tell when each was asked."""

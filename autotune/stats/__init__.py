@@ -4,8 +4,9 @@
 - `intervals`, `binomial`, `quantiles`: where a mean, a share, a quantile lies, from independent values
 - `batches`: where the mean of a series lies whose values are like their neighbours, and how many it is worth
 - `steady`, `trends`: whether a series has settled, and whether it grows
-- `looks`, `decisions`: whether a limit is met, asked more than once
+- `looks`, `boundaries`, `decisions`: whether a limit is met, asked more than once
 - `differences`: whether two measurements differ
+- `blocks`: how far repeats scatter, and how candidates differ that ran in the same blocks
 
 A limit on what follows: a window cannot tell of what changes more slowly than the window. The intervals of `batches`
 and `trends` are as good as the benchmark `tests/benchmarks/coverage.py` says while the window is some tens of times as
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 from autotune.stats.batches import FEWEST_BATCHES, batch_means, effective_size
 from autotune.stats.binomial import chance_of_at_least, chance_of_at_most, least_requests, proportion_interval
+from autotune.stats.blocks import Spread, block_spread, blocks_needed, contrast, difference_found, repeat_spread
+from autotune.stats.boundaries import boundaries
 from autotune.stats.decisions import Decision, decide_mean, decide_series, decide_share
 from autotune.stats.differences import Difference, Side, difference, quantile_difference
 from autotune.stats.intervals import Interval, mean_interval, next_interval, ready
@@ -45,15 +48,21 @@ __all__ = [
     "Looks",
     "QuantileInterval",
     "Side",
+    "Spread",
     "Statistic",
     "Trend",
     "batch_means",
+    "block_spread",
+    "blocks_needed",
+    "boundaries",
     "chance_of_at_least",
     "chance_of_at_most",
+    "contrast",
     "decide_mean",
     "decide_series",
     "decide_share",
     "difference",
+    "difference_found",
     "effective_size",
     "enough",
     "least_requests",
@@ -67,6 +76,7 @@ __all__ = [
     "quantile_difference",
     "quantile_interval",
     "ready",
+    "repeat_spread",
     "steady_from",
     "trend",
 ]

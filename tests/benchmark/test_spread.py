@@ -47,7 +47,9 @@ class Instances:
 
 
 @asynccontextmanager
-async def instances(policy: str, *scripts: list[Say], seed: int = 0) -> AsyncIterator[Instances]:
+async def instances(
+    policy: str, *scripts: list[Say], seed: int = 0, weights: tuple[int, ...] = ()
+) -> AsyncIterator[Instances]:
     """As many instances as scripts."""
     async with AsyncExitStack() as stack:
         servers = {}
@@ -56,7 +58,7 @@ async def instances(policy: str, *scripts: list[Say], seed: int = 0) -> AsyncIte
             servers[f"127.0.0.1:{await stack.enter_async_context(listening(server.serve))}"] = server
         ask = Ask("generate", "tiny")
         direct = Direct({address: WireClient(f"http://{address}", ask) for address in servers})
-        spread = await stack.enter_async_context(Spread(direct, servers, policy, seed))
+        spread = await stack.enter_async_context(Spread(direct, servers, policy, seed, weights=weights))
         yield Instances(spread, servers)
 
 
@@ -138,6 +140,36 @@ async def test_random_two_of_idle_ones_reaches_all() -> None:
         for _ in range(30):
             await asking.ask()
         assert min(asking.served()) >= 3
+
+
+async def test_weights_give_shares_and_no_bursts() -> None:
+    async with instances("round_robin", [ANSWER], [ANSWER], [ANSWER], weights=(5, 1, 1)) as asking:
+        a, b, c = asking.servers
+        asked = [(await asking.ask()).upstream for _ in range(14)]
+        assert asked == [a, a, b, a, c, a, a] * 2  # as nginx has it
+
+
+async def test_least_conn_fills_each_in_proportion_to_its_weight() -> None:
+    async with instances("least_conn", BUSY, BUSY, BUSY, weights=(4, 2, 1)) as asking, begun(asking) as one_more:
+        for _ in range(14):
+            await one_more()
+        assert asking.busy() == [8, 4, 2]
+
+
+async def test_idle_instances_take_turns_by_their_weights_under_least_conn() -> None:
+    async with instances("least_conn", [ANSWER], [ANSWER], weights=(3, 1)) as asking:
+        assert [(await asking.ask()).upstream for _ in range(8)].count(next(iter(asking.servers))) == 6
+
+
+async def test_random_two_draws_and_compares_by_weight() -> None:
+    async with instances("random_two", BUSY, BUSY, weights=(3, 1), seed=2) as asking, begun(asking) as one_more:
+        for _ in range(40):
+            await one_more()
+        assert asking.busy() in ([30, 10], [31, 9], [29, 11])
+    async with instances("random_two", [ANSWER], [ANSWER], [ANSWER], weights=(1, 1, 20), seed=1) as asking:
+        for _ in range(60):
+            await asking.ask()
+        assert asking.served()[2] > 2 * max(asking.served()[:2])
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "least_conn", "random_two"])

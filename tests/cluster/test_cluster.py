@@ -34,10 +34,11 @@ from autotune.errors import (
     PortTaken,
     StartFailed,
 )
+from autotune.inventory import Inventory
 from autotune.ollama.api import Loaded, Ollama
 from autotune.simulator.profiles import SHIPPED
 from tests.cluster.programs import listener, script
-from tests.conftest import PROFILE, Plans, cores, left_behind, only_telling, study, telling, until
+from tests.conftest import PROFILE, Plans, cores, gpus, left_behind, only_telling, study, telling, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -484,6 +485,21 @@ def test_the_share_on_the_device_is_by_layers_and_else_by_bytes() -> None:
 def test_what_ollama_does_not_say_is_not_held_against_a_plan(plan_of: Plans) -> None:
     whole = replace(PLACED, layers_on_device=None, layers=None, size_vram_bytes=100)
     verify.check(plan_of.make("0"), replace(whole, num_parallel=None, context_length=0), None)
+
+
+def test_each_instance_is_held_against_its_own_slots(plan_of: Plans) -> None:
+    first, second = gpus(2).devices
+    mixed = Inventory("host", (first, replace(second, kind="large")))
+    chosen: dict[str, Any] = {"num_parallel": 4, "num_parallel@B": 8, "weights": "slots"}
+    plan = plan_of.make("0 | 1", inventory=mixed, **chosen)
+    whole = replace(PLACED, layers_on_device=8)
+    verify.check(plan, whole, None)
+    verify.check(plan, replace(whole, instance="ollama-1", num_parallel=8), None)
+    with pytest.raises(ParallelIgnored, match="ollama-1 serves 4 slots, not 8"):
+        verify.check(plan, replace(whole, instance="ollama-1"), None)
+    alone = verify.alone(plan, plan.instances[1])
+    assert (alone.instances[0].slots, alone.balancer.weights) == (1, ())
+    verify.check(alone, replace(whole, instance="ollama-1", num_parallel=1), None)
 
 
 def test_no_model_or_two_are_no_placement(plan_of: Plans) -> None:

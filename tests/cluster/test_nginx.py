@@ -17,7 +17,7 @@ from aiohttp import web
 
 from autotune.cluster import host
 from autotune.cluster.children import program
-from autotune.cluster.nginx import PLAN_HEADER, Nginx, configuration
+from autotune.cluster.nginx import PLAN_HEADER, Nginx, configuration, upstream
 from autotune.errors import BalancerError, PortTaken
 from autotune.records import UPSTREAM_HEADER
 from autotune.simulator import environment
@@ -93,8 +93,8 @@ async def nginx(children: Children, folder: Path) -> AsyncIterator[Nginx]:
     await nginx.stop()
 
 
-def policy(plan: Plan, name: str) -> Plan:
-    return replace(plan, balancer=replace(plan.balancer, policy=name))
+def policy(plan: Plan, name: str, weights: tuple[int, ...] = ()) -> Plan:
+    return replace(plan, balancer=replace(plan.balancer, policy=name, weights=weights))
 
 
 async def get(session: aiohttp.ClientSession, url: str) -> str:
@@ -118,8 +118,8 @@ def accepted(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("name", POLICIES)
 def test_nginx_accepts_the_configuration_of_every_policy(name: str, plan_of: Plans, tmp_path: Path) -> None:
     user = "root root" if os.geteuid() == 0 else ""
-    for layout in ("0", "0x2 | 1x2"):
-        text = configuration(policy(plan_of.make(layout), name), tmp_path, user)
+    for layout, weights in (("0", ()), ("0x2 | 1x2", ()), ("0x2 | 1x2", (8, 8, 3, 3))):
+        text = configuration(policy(plan_of.make(layout), name, weights), tmp_path, user)
         tested = accepted(text, tmp_path)
         assert (tested.returncode, tested.stderr) == (0, "")
 
@@ -138,6 +138,15 @@ def test_the_policy_stands_before_keepalive_and_no_upstream_is_ever_taken_out(pl
     text = configuration(plan, tmp_path)
     assert text.index("zone ollama") < text.index("least_conn;") < text.index("keepalive 512;")
     assert [line.split()[1] for line in text.splitlines() if "max_fails=0" in line] == list(plan.balancer.upstreams)
+
+
+def test_each_upstream_has_its_weight_and_none_where_all_are_equal(plan_of: Plans) -> None:
+    plan = plan_of.make("0 | 1")
+    first, second = plan.balancer.upstreams
+    assert "weight" not in upstream(plan.balancer)
+    weighed = upstream(policy(plan, "least_conn", (8, 3)).balancer)
+    assert f"server {first} weight=8 max_fails=0;" in weighed
+    assert f"server {second} weight=3 max_fails=0;" in weighed
 
 
 def test_a_host_without_nginx_says_how_to_get_it() -> None:
@@ -225,6 +234,16 @@ async def test_round_robin_counts(nginx: Nginx, plan_of: Plans) -> None:
         for _ in range(12):
             await get(session, f"{plan.url}/quick")
     assert [server.asked for server in servers] == [3, 3, 3, 3]
+
+
+@pytest.mark.nginx
+async def test_a_weight_is_a_share(nginx: Nginx, plan_of: Plans) -> None:
+    plan = policy(plan_of.make("0 | 1"), "round_robin", (3, 1))
+    async with upstreams(plan) as servers, aiohttp.ClientSession() as session:
+        await nginx.become(plan)
+        for _ in range(16):
+            await get(session, f"{plan.url}/quick")
+        assert [server.asked for server in servers] == [12, 4]
 
 
 @pytest.mark.nginx

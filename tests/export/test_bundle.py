@@ -116,6 +116,18 @@ def test_nginx_is_what_was_measured_and_listens_where_it_is_told(store: Store) -
     assert "listen [::1]:9999;" in bundle(store, listen="::1").files()["nginx/ollama-test.conf"]
 
 
+def test_instances_that_differ_are_exported_with_their_slots_and_weights(tmp_path: Path) -> None:
+    first, second = gpus(2).devices
+    mixed = Inventory("host", (first, replace(second, kind="large")))
+    chosen = {**FAST, "num_parallel": 4, "num_parallel@B": 6, "weights": "slots"}
+    files = bundle(proved(tmp_path, mixed, chosen)).files()
+    assert "\nOLLAMA_NUM_PARALLEL=4\n" in files["env/ollama-0.env"]
+    assert "\nOLLAMA_NUM_PARALLEL=6\n" in files["env/ollama-1.env"]
+    for address in ("127.0.0.1:9000 weight=2", "127.0.0.1:9001 weight=3"):
+        assert f"server {address} max_fails=0;" in files["nginx/ollama-test.conf"]
+    assert "2 × Ollama with 4 and 6 slots" in files["INSTALL.md"]
+
+
 def test_compose_has_the_same_instances_with_their_devices(store: Store) -> None:
     chosen = bundle(store)
     services = compose.services(chosen)

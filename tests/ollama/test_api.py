@@ -47,6 +47,9 @@ async def answering(**bodies: object) -> AsyncIterator[Ollama]:
             request.transport.abort()
         if isinstance(body, str):
             return web.Response(text=body)
+        if callable(body):
+            played: web.Response = await body(request)
+            return played
         return web.json_response(body)
 
     application = web.Application()
@@ -169,6 +172,8 @@ async def test_recorded_servers_are_understood(version: str) -> None:
         assert (model.layers, model.kv_heads, model.k_size, model.v_size) == (2, 2, 16, 16)
         assert model.weights_bytes == 273926
         assert model.host_weights_bytes == 64 * 442 * 2
+        assert (model.whole_elements, model.sliding_elements, model.tied_bytes) == (2 * 2 * (16 + 16), 0, 0)
+        assert (model.embedding_length, model.feed_forward_length, model.heads, model.vocabulary) == (64, 128, 4, 442)
         assert model.parameters == ()
         assert (await server.loaded())[0].context_length == 1024
 
@@ -201,6 +206,101 @@ async def test_layers_that_share_a_cache_and_windows_are_counted() -> None:
     async with answering(version={"version": "0.30.0"}, tags=TAGS, show=shown(**info)) as server:
         model = (await facts(server, "m")).model
     assert (model.layers, model.sliding_window) == (1, 512)
+
+
+def tensors(**shapes: list[int]) -> list[dict[str, Any]]:
+    """`k0=…` is the tensor of the keys of layer 0; other names are names."""
+    names = {"q": "attn_qkv", "k": "attn_k", "v": "attn_v"}
+    return [
+        {
+            "name": f"blk.{name[1:]}.{names[name[0]]}.weight" if name[1:].isdigit() else f"{name}.weight",
+            "type": "F16",
+            "shape": shape,
+        }
+        for name, shape in shapes.items()
+    ]
+
+
+KEYS = {f"k{layer}": [64, 32] for layer in range(4)}
+VALUES = {f"v{layer}": [64, 16] for layer in range(4)}
+HEADS = {"x.attention.head_count": 4, "x.attention.head_count_kv": 2}
+SLIDES = {"x.attention.sliding_window": 512}
+
+
+@pytest.mark.parametrize(
+    ("info", "shapes", "elements"),
+    [
+        (HEADS, {}, (4 * 2 * (16 + 16), 0)),
+        (HEADS, {"token_embd": [64, 100]}, (4 * 2 * (16 + 16), 0)),
+        ({}, {}, (0, 0)),
+        (HEADS | {"x.attention.head_count_kv": [2, 0, 2]}, {}, (2 * 2 * (16 + 16), 0)),
+        (HEADS, {**KEYS, **VALUES}, (4 * 48, 0)),
+        (HEADS, {**KEYS}, (4 * 64, 0)),
+        (HEADS, {"k1": [64, 32], "v1": [64, 32], "k3": [64, 128], "v3": [64, 128]}, (64 + 256, 0)),
+        (HEADS, {"q0": [64, 128], "q2": [64, 128]}, (2 * 2 * 32, 0)),
+        (HEADS | {"x.attention.key_length_mla": 192, "x.attention.head_count_kv": 1}, {}, (4 * 16, 0)),
+        (HEADS | SLIDES, {**KEYS, **VALUES}, (None, None)),
+        (HEADS | SLIDES | {"x.attention.sliding_window_pattern": 2}, {**KEYS, **VALUES}, (2 * 48, 2 * 48)),
+        (HEADS | SLIDES | {"x.attention.sliding_window_pattern": 4}, {**KEYS, "k3": [64, 100]}, (200, 3 * 64)),
+        (
+            HEADS | SLIDES | {"x.attention.sliding_window_pattern": [False, True, True, True]},
+            {**KEYS, "k0": [64, 100]},
+            (200, 3 * 64),
+        ),
+        (
+            HEADS | SLIDES | {"x.attention.sliding_window_pattern": 2, "x.attention.shared_kv_layers": 2},
+            {**KEYS, **VALUES},
+            (48, 48),
+        ),
+    ],
+)
+async def test_what_each_layer_keeps_of_a_token_is_summed(
+    info: dict[str, Any], shapes: dict[str, list[int]], elements: tuple[int | None, int | None]
+) -> None:
+    body = shown(**info) | {"tensors": tensors(**shapes)}
+    async with answering(version={"version": "0.30.0"}, tags=TAGS, show=body) as server:
+        model = (await facts(server, "m")).model
+    assert (model.whole_elements, model.sliding_elements) == elements
+
+
+@pytest.mark.parametrize(
+    ("family", "elements"), [("gemma3", (0, 4 * 48)), ("gptoss", (96, 96)), ("qwen2", (192, 0)), ("new", (None, None))]
+)
+async def test_which_layers_slide_goes_by_the_family_where_the_file_does_not_say(
+    family: str, elements: tuple[int | None, int | None]
+) -> None:
+    info = {"general.architecture": family, f"{family}.block_count": 4, f"{family}.attention.sliding_window": 512}
+    body = {"model_info": info, "tensors": tensors(**KEYS, **VALUES)}
+    async with answering(version={"version": "0.30.0"}, tags=TAGS, show=body) as server:
+        model = (await facts(server, "m")).model
+    assert (model.whole_elements, model.sliding_elements) == elements
+
+
+async def test_lists_that_were_left_out_are_asked_for() -> None:
+    pattern = "x.attention.sliding_window_pattern"
+    brief = shown(**HEADS, **SLIDES, **{pattern: None}) | {"tensors": tensors(**KEYS, **VALUES)}
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        full = brief | {"model_info": brief["model_info"] | {pattern: [True, True, True, False]}}
+        return web.json_response(full if asked[-1].get("verbose") else brief)
+
+    async with answering(version={"version": "0.30.0"}, tags=TAGS, show=answer) as server:
+        model = (await facts(server, "m")).model
+    assert (model.whole_elements, model.sliding_elements) == (48, 3 * 48)
+    assert asked == [{"model": "m"}, {"model": "m", "verbose": True}]
+
+
+@pytest.mark.parametrize(("names", "tied"), [(("token_embd",), 64 * 100 * 2), (("token_embd", "output"), 0), ((), 0)])
+async def test_embeddings_that_are_the_output_too_are_told(names: tuple[str, ...], tied: int) -> None:
+    sizes = {"x.feed_forward_length": [128, 256], "x.attention.head_count": 4}
+    body = shown(**sizes) | {"tensors": tensors(**{name: [64, 100] for name in names})}
+    async with answering(version={"version": "0.30.0"}, tags=TAGS, show=body) as server:
+        model = (await facts(server, "m")).model
+    assert model.tied_bytes == tied
+    assert model.vocabulary == (100 if names else 0)
+    assert (model.embedding_length, model.feed_forward_length, model.heads) == (64, 256, 4)
 
 
 async def test_parameters_are_read_as_they_are_printed() -> None:

@@ -1,0 +1,105 @@
+"""What `autotune simulate` shows: how far it is, and what many nights say together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from autotune.report.words import configuration, figure, span
+from autotune.simulator import SIMULATED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from autotune.rehearsal import Rehearsed, Told
+    from autotune.stats import Interval
+
+STAGES = {"truth": "how fast each configuration really is", "nights": "nights"}
+KINDS = {
+    "winner": "a winner was proved",
+    "keep": "keep the baseline",
+    "unclear": "cannot be told apart",
+    "unproved": "the proof had no time to end",
+    "search": "no proof",
+}
+MOST_SHOWN = 3
+"""Recommendations, the most frequent first."""
+
+
+class Nights:
+    """A line that says how far a rehearsal is."""
+
+    def __init__(self, console: Console) -> None:
+        self._status = console.status(SIMULATED, refresh_per_second=4)
+        self._console = console
+        self._tenth = -1
+
+    def __enter__(self) -> Nights:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """So many of so many; where there is no terminal a line for every tenth of the nights."""
+        line = f"{STAGES[what]}: {done} of {of}"
+        self._status.update(line)
+        tenth = 10 * done // of if of else 0
+        if not self._console.is_terminal and what == "nights" and tenth != self._tenth:
+            self._tenth = tenth
+            self._console.print(line, markup=False, highlight=False)
+
+
+def rehearsed(console: Console, found: Rehearsed) -> None:
+    """The table, the configurations that were recommended, and what it all is."""
+    console.print(summary(found))
+    for line in _recommended(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for caution in found.cautions:
+        console.print(f"caution: {caution}", markup=False, highlight=False, soft_wrap=True)
+    console.print(SIMULATED, markup=False, highlight=False)
+
+
+def summary(found: Rehearsed) -> Table:
+    """What the nights say together."""
+    count = len(found.nights)
+    title = f"{count} nights of {found.study} on {found.profile}, simulated in {found.took_s:.0f} s"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("figure", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    best = "the best" if found.whole_space else "the best that was tried"
+    for part in (0.02, 0.05):
+        table.add_row(f"recommends within {part:.0%} of {best}", *_share(found.within(part)))
+    if found.shares is not None:
+        table.add_row(f"true TPS in parts of {best}, median", f"{found.shares[0]:.1%}", "")
+        table.add_row("nine of ten nights reach", f"{found.shares[1]:.1%}", "")
+    for kind, share in found.kinds.items():
+        table.add_row(f"night ended: {KINDS.get(kind, kind)}", *_share(share))
+    table.add_row("a winner that is none", *_share(found.false_winners))
+    table.add_row("recommends what in truth misses a limit", *_share(found.infeasible))
+    middle, late = found.hours
+    table.add_row("length of a night, median", span(3600 * middle), "")
+    table.add_row("nine of ten nights are over after", span(3600 * late), "")
+    return table
+
+
+def _share(found: Interval) -> tuple[str, str]:
+    return f"{found.mean:.1%}", f"{found.low:.1%} to {found.high:.1%}"
+
+
+def _recommended(found: Rehearsed) -> list[str]:
+    groups: dict[str, list[Told]] = {}
+    for night in found.nights:
+        groups.setdefault(configuration(night.params), []).append(night)
+    often = sorted(groups.items(), key=lambda group: -len(group[1]))[:MOST_SHOWN]
+    return [f"{len(nights)} nights recommend {name}: {_worth(nights[0])}" for name, nights in often]
+
+
+def _worth(night: Told) -> str:
+    if not night.tps:
+        return "it does not run"
+    missed = "" if night.feasible else ", and misses a limit"
+    return f"{figure(night.tps)} tokens/s in truth{missed}; the best has {figure(night.best_tps)}"

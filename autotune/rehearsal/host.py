@@ -1,0 +1,94 @@
+"""What a study stands on, told by a hardware profile: nothing is started, and no port or program is needed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from autotune import ground as grounds
+from autotune.errors import SpecError
+from autotune.ground import Ground
+from autotune.ollama.api import facts
+from autotune.simulator.library import Library
+from autotune.simulator.profiles import load_profile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autotune.ollama.api import Ollama
+    from autotune.simulator.profiles import ModelProfile, Profile
+    from autotune.spec import StudySpec
+
+NOWHERE = Path("/nowhere")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A played host, and what the study stands on there."""
+
+    profile: Profile
+    library: Library
+    model: ModelProfile
+    ground: Ground
+
+
+class _Server:
+    """What `facts` asks of a server."""
+
+    def __init__(self, profile: Profile, library: Library) -> None:
+        self._profile = profile
+        self._library = library
+
+    async def version(self) -> str:
+        return self._profile.version
+
+    async def models(self) -> list[Mapping[str, Any]]:
+        return [entry.listed() for entry in self._library.entries().values()]
+
+    async def show(self, model: str) -> Mapping[str, Any]:
+        entry = self._library.find(model)
+        assert entry is not None
+        return entry.shown()
+
+
+def played(spec: StudySpec, profile: str = "") -> StudySpec:
+    """The study on a played host: on that of `profile` where one is named. Raises `SpecError` for a study that has none
+    of its own."""
+    if not profile:
+        if spec.cluster.driver != "simulated":
+            raise SpecError('cluster.driver = "process": name the host to play with --profile')
+        return spec
+    cluster = spec.cluster.model_copy(update={"driver": "simulated", "profile": profile})
+    return spec.model_copy(update={"cluster": cluster})
+
+
+async def host(spec: StudySpec) -> Host:
+    """What a study of a played host stands on. Raises `SpecError`, `ModelMissing`."""
+    profile = load_profile(spec.cluster.profile)
+    _check(spec.cluster.profile, profile.model_dump())
+    if not profile.devices:
+        raise SpecError(f"cluster.profile = {spec.cluster.profile!r}: it has no devices to share out")
+    found = grounds.inventory(spec)
+    grounds.layouts(spec, found)
+    library = Library(profile, NOWHERE, NOWHERE)
+    known = await facts(cast("Ollama", _Server(profile, library)), spec.cluster.model)
+    if 0 < known.model.context_length < spec.workload.num_ctx:
+        trained = known.model.context_length
+        raise SpecError(f"workload.num_ctx = {spec.workload.num_ctx}: {spec.cluster.model} was trained for {trained}")
+    room = grounds.space(spec, found, known)
+    entry = library.find(spec.cluster.model)
+    assert entry is not None  # `facts` has found it
+    ground = Ground(spec, found, known, NOWHERE, NOWHERE, room, grounds.baseline(spec, found))
+    return Host(profile, library, entry.model, ground)
+
+
+def _check(name: str, value: Any, key: str = "") -> None:
+    """A time without end is one that nobody lives to see. Raises `SpecError`."""
+    if isinstance(value, dict | list | tuple):
+        members = value.items() if isinstance(value, dict) else enumerate(value)
+        for part, member in members:
+            _check(name, member, f"{key}.{part}".lstrip("."))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(f"{name}: {key} = {value}: must be a finite number")

@@ -1,0 +1,210 @@
+"""One night after the other, each with a seed of its own, and each held against the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+from autotune.confirm import BASELINE, Kind
+from autotune.errors import Interrupted, UsageError
+from autotune.events import Events
+from autotune.night import provenance, whole
+from autotune.rehearsal.bench import bench
+from autotune.rehearsal.host import Host, host
+from autotune.rehearsal.light import LightSampler, LightStore
+from autotune.rehearsal.summary import Rehearsed, Told
+from autotune.rehearsal.truth import Truth, truth
+from autotune.sampler import Sampler
+from autotune.simulator.clock import run_virtual
+from autotune.space import key
+from autotune.study import Clock, Night, standings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from autotune.night import Ending
+    from autotune.spec import StudySpec
+    from autotune.store import Store
+
+    Progress = Callable[[str, int, int], None]
+    Work = Callable[[Callable[..., Any], Iterable[Any]], Iterator[Any]]
+
+MOST_KNOWN = 2000
+"""Of a larger space the truth is only told of what a night has tried."""
+
+BEGIN = datetime(2026, 1, 15, 22)  # noqa: DTZ001 - ten in the evening wherever this runs
+"""When a night begins whose end is a time of day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """What one night said, before the truth is known."""
+
+    seed: int
+    params: dict[str, Any]
+    kind: str
+    trials: int
+    seconds: float
+    blocks: int
+    why: str
+    tried: tuple[dict[str, Any], ...]
+
+
+def simulate(
+    spec: StudySpec, nights: int, seed: int = 0, processes: int = 1, progress: Progress | None = None
+) -> Rehearsed:
+    """So many nights of a study on a played host (see `host.played`), and what they are worth in truth.
+
+    Night n has the seed `seed` + n: of its questions, arrivals, proposals, and of all noise. Ctrl-C ends it with the
+    nights so far. Raises `UsageError` for what cannot be rehearsed, and `AutotuneError` for what no night could begin
+    with; `Interrupted` where not one night was over.
+    """
+    _check(spec, nights, processes)
+    began, stage = time.monotonic(), run_virtual(host(spec))
+    say = progress or (lambda *_: None)
+    space = stage.ground.space
+    known: dict[str, Truth] = {}
+    told: list[Told] = []
+    whole_space = space.size <= MOST_KNOWN
+    try:
+        with _workers(spec, processes) as work:
+            if whole_space:
+                _learn(known, work, [stage.ground.baseline, *space.configurations()], say)
+            for slept in work(_night, range(seed, seed + nights)):
+                if not whole_space:
+                    _learn(known, work, [stage.ground.baseline, *slept.tried])
+                told.append(_told(slept, known, stage.ground.baseline, whole_space=whole_space))
+                say("nights", len(told), nights)
+    except KeyboardInterrupt:
+        if not told:
+            raise Interrupted("interrupted before the first night was over") from None
+    return Rehearsed(
+        study=spec.study.name,
+        profile=stage.profile.name,
+        asked=nights,
+        configurations=space.size,
+        whole_space=whole_space,
+        nights=tuple(told),
+        took_s=time.monotonic() - began,
+        cautions=tuple(_cautions(stage, told, nights)),
+    )
+
+
+def _cautions(stage: Host, told: Sequence[Told], nights: int) -> Iterator[str]:
+    if len(told) < nights:
+        yield f"broken off after {len(told)} of {nights} nights"
+    if not stage.profile.host.life_jitter:
+        yield "the profile has no life_jitter: every start is as fast as the last, which no real host is"
+
+
+def _check(spec: StudySpec, nights: int, processes: int) -> None:
+    for name, value in (("nights", nights), ("processes", processes)):
+        if value < 1:
+            raise UsageError(f"{name} = {value}: allowed is a whole number above 0")
+    if spec.cluster.driver != "simulated":
+        raise UsageError('cluster.driver = "process": name the host to play')
+    if spec.objective.metric != "output_tps":
+        raise UsageError(f'objective.metric = "{spec.objective.metric}": only nights for "output_tps" can be rehearsed')
+
+
+def _learn(
+    known: dict[str, Truth], work: Work, every: Iterable[Mapping[str, Any]], say: Progress | None = None
+) -> None:
+    new = list({key(params): dict(params) for params in every if key(params) not in known}.items())
+    for number, ((name, _), found) in enumerate(zip(new, work(_truth, [params for _, params in new]), strict=True), 1):
+        known[name] = found
+        if say is not None:
+            say("truth", number, len(new))
+
+
+def _told(slept: Slept, known: Mapping[str, Truth], baseline: Mapping[str, Any], *, whole_space: bool) -> Told:
+    mine, today = known[key(slept.params)], known[key(baseline)]
+    among = known.values() if whole_space else [known[key(params)] for params in (baseline, *slept.tried)]
+    better = mine.feasible and (not today.feasible or mine.tps > today.tps)
+    return Told(
+        seed=slept.seed,
+        params=slept.params,
+        kind=slept.kind,
+        tps=mine.tps,
+        best_tps=max([one.tps for one in among if one.feasible], default=0.0),
+        feasible=mine.feasible,
+        false_winner=slept.kind == Kind.WINNER and not better,
+        trials=slept.trials,
+        hours=slept.seconds / 3600,
+        blocks=slept.blocks,
+        why=slept.why,
+    )
+
+
+@contextmanager
+def _workers(spec: StudySpec, processes: int) -> Iterator[Work]:
+    """What does the work: this process, or so many others. The results come in order."""
+    if processes == 1:
+        _begin(spec)
+        yield map
+        return
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_worker, (spec,))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_HOSTS: dict[str, Host] = {}
+"""Of the study that this process plays: what it stands on is the same in every night."""
+
+
+def _begin(spec: StudySpec) -> None:
+    _HOSTS["played"] = run_virtual(host(spec))
+
+
+def _begin_worker(spec: StudySpec) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's
+    _begin(spec)
+
+
+def _truth(params: Mapping[str, Any]) -> Truth:
+    return truth(_HOSTS["played"], params)
+
+
+def _night(seed: int) -> Slept:
+    return run_virtual(night(_HOSTS["played"], seed))
+
+
+async def night(playing: Host, seed: int, store: Store | None = None) -> Slept:
+    """A whole night, search and proof, as `night.run` has it between its brackets; kept in `store`, where one is given.
+
+    Raises `BaselineFailed` where the baseline does not run.
+    """
+    asked = playing.ground.spec
+    spec = asked.model_copy(update={"study": asked.study.model_copy(update={"seed": seed})})
+    ground, now = replace(playing.ground, spec=spec), asyncio.get_running_loop().time
+    kept, drawing = (LightStore(), LightSampler) if store is None else (store, Sampler)
+    sampler = drawing(kept.optuna, spec.study.name, seed, ground.space, ground.baseline, ground.rule_of_thumb())
+    sampler.open([])
+    begin = BEGIN.astimezone()
+    budget = spec.budget if spec.proof.finalists else spec.budget.model_copy(update={"proof_share": 0.0})
+    clock = Clock.start(budget, wall=lambda: begin + timedelta(seconds=now()))
+    events = Events(kept.events)
+    judged = bench(playing, spec, events, f"night {seed}")
+    judged.provenance = provenance(ground)
+    ending = await whole(Night(judged, kept, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, []))
+    return _slept(seed, ending, now())
+
+
+def _slept(seed: int, ending: Ending, seconds: float) -> Slept:
+    params, kind, blocks = standings(ending.results)[0].params, "search", 0
+    if (proof := ending.proof) is not None:
+        kind, blocks = str(proof.kind), proof.blocks
+        if proof.kind is not Kind.UNPROVED:
+            params = proof.contenders[proof.recommended if proof.kind is Kind.WINNER else BASELINE].params
+    why = ending.why if not ending.unproved else f"{ending.why}; {ending.unproved}"
+    tried = tuple({key(result.params): result.params for result in ending.results}.values())
+    return Slept(seed, params, kind, len(ending.results), seconds, blocks, why, tried)

@@ -1,0 +1,80 @@
+"""`autotune simulate` as a person calls it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from autotune import rehearsal
+from autotune.cli import main
+from autotune.rehearsal import Rehearsed, Told
+from tests.night.harness import Folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path, {"cluster": 'balancer = "direct"', "warmup_s": 1, "window_s": 4, "finalists": 1})
+
+
+def test_it_says_what_nights_find_and_that_they_are_simulated(
+    folder: Folder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "nights.json"
+    assert main(["simulate", str(folder.file), "--nights", "2", "--json", str(target)]) == 0
+    said = capsys.readouterr().out
+    assert "2 nights of night on 2x-small, simulated in" in said
+    assert "recommends within 2% of the best" in said
+    assert "nights: 2 of 2" in said
+    assert said.strip().splitlines()[-1].startswith("SIMULATED")
+    kept = json.loads(target.read_text())
+    assert kept["simulated"] is True
+    assert len(kept["nights"]) == kept["asked"] == 2
+    assert 0 <= kept["summary"]["within_0.02"]["low"] <= kept["summary"]["within_0.02"]["high"] <= 1
+    assert not folder.study.exists()
+
+
+def test_another_host_is_named_by_its_profile(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    text = folder.file.read_text().replace('driver = "simulated"\nprofile = "2x-small"', 'driver = "process"')
+    folder.file.write_text(text.replace("time_scale = 1\n", ""))
+    assert main(["simulate", str(folder.file), "--nights", "1"]) == 2
+    assert "--profile" in capsys.readouterr().err
+    assert main(["simulate", str(folder.file), "--nights", "1", "--profile", "2x-small"]) == 0
+    assert "1 nights of night on 2x-small" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nights", "0"], "'0': allowed is a whole number above 0"),
+        (["--nights", "1", "--profile", "nowhere"], "no such file, and none of the shipped ones"),
+        (["--nights", "1", "--json", "/nowhere/at/all"], "no folder that can be written to"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    folder: Folder, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    try:
+        code = main(["simulate", str(folder.file), *arguments])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    said = capsys.readouterr().err
+    assert code == 2
+    assert words in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_rehearsal_that_was_broken_off_says_so(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Told(1, {"layout": "0", "num_parallel": 4}, "winner", 90.0, 100.0, False, True, 4, 1.0, 4, "")  # noqa: FBT003
+    part = Rehearsed("night", "2x-small", 9, 9, whole_space=True, nights=(one,), cautions=("broken off after 1 of 9",))
+    monkeypatch.setattr(rehearsal, "simulate", lambda *_: part)
+    assert main(["simulate", str(folder.file), "--nights", "9"]) == 130
+    said = capsys.readouterr().out
+    assert "caution: broken off after 1 of 9" in said
+    assert "and misses a limit" in said

@@ -1,0 +1,203 @@
+"""Whole nights on a played host, and what many of them say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from autotune.confirm import verdict
+from autotune.errors import AutotuneError, BaselineFailed, Interrupted, ModelMissing, SpecError, UsageError
+from autotune.rehearsal import nights as nights_module
+from autotune.rehearsal import played, simulate
+from autotune.rehearsal.host import host
+from autotune.rehearsal.nights import night
+from autotune.rehearsal.truth import truth
+from autotune.simulator.clock import run_virtual
+from autotune.simulator.model import closed_form, contention, slowdown
+from autotune.simulator.profiles import load_profile
+from autotune.space import key
+from autotune.store import Store
+from tests.rehearsal.studies import LIMIT, profile, small
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from autotune.rehearsal.nights import Slept
+    from autotune.spec import StudySpec
+
+
+def slept(spec: StudySpec, seed: int = 1, store: Store | None = None) -> Slept:
+    async def whole() -> Slept:
+        return await night(await host(spec), seed, store)
+
+    return run_virtual(whole())
+
+
+def noisy(path: Path, life: float = 0.03) -> str:
+    return str(profile(path / "noisy.toml", host__life_jitter=life, host__step_jitter=0.1))
+
+
+def test_a_night_kept_in_memory_is_the_one_that_is_kept_in_a_folder(tmp_path: Path) -> None:
+    spec = small(cluster={"profile": noisy(tmp_path)}, budget={"trials": 8})
+    store = Store(tmp_path / "study")
+    store.open(spec, "")
+    kept, light = slept(spec, store=store), slept(spec)
+    assert kept == light
+    assert light.kind == "winner"
+    results = store.trials.results()
+    assert [key(result.params) for result in results] == [key(params) for params in light.tried]
+    proof = verdict(store, spec.proof)
+    assert proof is not None
+    assert proof.contenders[proof.recommended].params == light.params
+    assert all(result.simulated for result in results)
+    assert results[0].seconds > 5
+    assert store.trials.records(0, 0)
+
+
+def test_equal_seeds_are_equal_nights_and_others_are_not(tmp_path: Path) -> None:
+    spec = small(cluster={"profile": noisy(tmp_path)})
+    assert slept(spec, 1) == slept(spec, 1)
+    assert slept(spec, 1).seconds != slept(spec, 2).seconds
+
+
+def test_a_night_without_a_proof_recommends_the_best_of_its_search() -> None:
+    found = slept(small(proof={"finalists": 0}))
+    assert (found.kind, found.blocks, found.trials) == ("search", 0, 4)
+    assert "no proof was asked for" in found.why
+
+
+def test_a_time_of_day_ends_the_night() -> None:
+    found = slept(small(budget={"trials": None, "until": "22:01"}, proof={"finalists": 0}))
+    assert 40 < found.seconds < 60
+    assert found.why.startswith("no time is left")
+
+
+def test_a_baseline_that_does_not_run_ends_all() -> None:
+    huge = small(cluster={"env": {"LLAMA_ARG_FIT": "off"}}, baseline={"num_parallel": 512}, workload={"num_ctx": 8192})
+    with pytest.raises(BaselineFailed, match="out of memory"):
+        slept(huge)
+
+
+def test_a_model_with_one_slot_narrows_the_space() -> None:
+    found = slept(small(cluster={"model": "qwen35"}, budget={"trials": 9}))
+    assert {params["num_parallel"] for params in found.tried[1:]} == {1}
+
+
+def test_the_truth_is_the_closed_form() -> None:
+    spec, figures = small(workload={"num_predict": 60}), load_profile("2x-small")
+    there = run_virtual(host(spec))
+    for layout, count in (("0", 1), ("0 | 1", 2)):
+        params = {**there.ground.baseline, "layout": layout, "num_parallel": 2}
+        params |= {"policy": "least_conn"} if count > 1 else {}
+        law = closed_form(
+            figures.model(), 6 // count, 2, 60, prompt_tokens=42, overhead_s=figures.host.overhead_s,
+            pace=contention(figures.host, count) * slowdown(figures, {figures.devices[0].uuid: 1.0}, {}),
+        )  # fmt: skip
+        found = truth(there, params)
+        assert found.tps == pytest.approx(count * law.output_tps, rel=0.02)
+        assert found.violation == pytest.approx(law.ttft_s / LIMIT["max"] - 1, abs=0.05)  # type: ignore[operator]
+
+
+def test_the_truth_about_what_does_not_run() -> None:
+    there = run_virtual(host(small(cluster={"env": {"LLAMA_ARG_FIT": "off"}}, workload={"num_ctx": 8192})))
+    found = truth(there, {**there.ground.baseline, "num_parallel": 64})
+    assert (found.tps, found.feasible) == (0.0, False)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    spec = small(cluster={"profile": noisy(tmp_path_factory.mktemp("profile"))})
+    seen: list[tuple[str, int, int]] = []
+    return spec, simulate(spec, 3, 5, progress=lambda *step: seen.append(step)), seen
+
+
+def test_many_nights_are_held_against_the_truth(three: Any) -> None:
+    spec, found, seen = three
+    assert [told.seed for told in found.nights] == [5, 6, 7]
+    assert (found.asked, found.configurations, found.whole_space) == (3, 9, True)
+    there = run_virtual(host(spec))
+    every = [truth(there, params) for params in there.ground.space.configurations()]
+    best = max(one.tps for one in every if one.feasible)
+    for told in found.nights:
+        assert told.best_tps == best
+        assert told.tps == truth(there, told.params).tps
+        assert told.hours > 0
+        assert (told.regret or 0) >= 0
+    assert seen[-1] == ("nights", 3, 3)
+    assert ("truth", 9, 9) in seen or ("truth", 10, 10) in seen
+    assert found.content()["nights"][0]["regret"] == found.nights[0].regret
+
+
+def test_two_processes_say_the_same(three: Any) -> None:
+    spec, found, _ = three
+    other = simulate(spec, 3, 5, processes=2)
+    assert other.nights == found.nights
+
+
+def test_of_a_large_space_the_best_is_that_of_what_was_tried(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, _, _ = three
+    monkeypatch.setattr(nights_module, "MOST_KNOWN", 2)
+    found = simulate(spec, 1, 5)
+    assert not found.whole_space
+    there = run_virtual(host(spec))
+    tried = slept(spec, 5).tried
+    assert found.nights[0].best_tps == max(one.tps for params in tried if (one := truth(there, params)).feasible)
+
+
+def test_ctrl_c_gives_the_nights_so_far(three: Any) -> None:
+    spec, found, _ = three
+
+    def stop(what: str, done: int, _: int) -> None:
+        if (what, done) == ("nights", 2):
+            raise KeyboardInterrupt
+
+    broken = simulate(spec, 9, 5, progress=stop)
+    assert broken.nights == found.nights[:2]
+    assert "broken off after 2 of 9 nights" in broken.cautions
+
+    def at_once(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        simulate(spec, 9, 5, progress=at_once)
+
+
+def broken(tmp_path: Path, **figures: Any) -> StudySpec:
+    return small(cluster={"profile": str(profile(tmp_path / "broken.toml", **figures))})
+
+
+def test_what_cannot_be_rehearsed_is_said_in_one_line(tmp_path: Path) -> None:
+    real = small(cluster={"driver": "process"})
+    cases: list[tuple[type[AutotuneError], str, Any]] = [
+        (UsageError, "nights = 0", lambda: simulate(small(), 0)),
+        (UsageError, "processes = 0", lambda: simulate(small(), 1, processes=0)),
+        (SpecError, "--profile", lambda: played(real)),
+        (UsageError, 'driver = "process"', lambda: simulate(real, 1)),
+        (SpecError, "no such file, and none of the shipped ones", lambda: simulate(played(real, "3x-none"), 1)),
+        (SpecError, "models.0.prefill_tps = 0.0", lambda: simulate(broken(tmp_path, model__prefill_tps=0.0), 1)),
+        (SpecError, "step_base_s = inf", lambda: simulate(broken(tmp_path, model__step_base_s=float("inf")), 1)),
+        (ModelMissing, "no model 'absent'", lambda: simulate(small(cluster={"model": "absent"}), 1)),
+        (SpecError, "num_ctx = 9000", lambda: simulate(small(workload={"num_ctx": 9000}), 1)),
+        (UsageError, "capacity", lambda: simulate(small(objective={"metric": "capacity"}), 1)),
+    ]
+    for kind, words, doing in cases:
+        with pytest.raises(kind) as raised:
+            doing()
+        assert words in raised.value.message
+        assert "\n" not in raised.value.message
+
+
+def test_a_real_study_is_played_on_a_profile() -> None:
+    real = small(cluster={"driver": "process", "devices": "gpu"})
+    found = simulate(played(real, "2x-small"), 1)
+    assert found.nights[0].trials == 4
+    assert any("life_jitter" in caution for caution in found.cautions)
+
+
+def test_what_is_recommended_is_what_the_night_says() -> None:
+    """A winner is the proof's, and else what runs today; without a proof it is the best of the search."""
+    spec = small(proof={"finalists": 1, "least_gain": 50.0}, objective={"limits": []})
+    kept = slept(spec)
+    assert kept.kind in {"keep", "unclear"}
+    assert key(kept.params) == key(run_virtual(host(spec)).ground.baseline)
