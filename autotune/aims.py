@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Phases
 from autotune.goal import Bound, Precise
 from autotune.ladder import Search
 from autotune.metrics import COLD_S, Attainment, Window, attain
+from autotune.rival import Rival, Screen
+from autotune.spec import Level
 from autotune.stats import enough
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autotune.benchmark.phases import LoadResult
-    from autotune.spec import Level, Limit, StudySpec
+    from autotune.plan import Plan
+    from autotune.result import TrialResult
+    from autotune.spec import Limit, StudySpec
+
+SHORT = 1 / 3
+"""The window of a load beside the study's own, in parts of theirs."""
+ROUGH = 0.1
+"""How exactly the output rate of such a load is to be known."""
 
 
 def limits(spec: StudySpec, level: Level) -> list[Limit]:
@@ -32,8 +44,31 @@ def cold_s(spec: StudySpec) -> float:
     return COLD_S * spec.cluster.time_scale
 
 
+def ordered(spec: StudySpec) -> list[Level]:
+    """The levels of a trial as they are loaded: the objective's first, for who is out there needs no other."""
+    return sorted(spec.workload.levels, key=lambda level: level != spec.level(None))
+
+
+def beside(spec: StudySpec, users: Sequence[int]) -> list[Level]:
+    """Loads of so many users each, besides the study's own: only where that is one of users, too."""
+    if spec.objective.metric == "capacity" or spec.level(None).users is None:
+        return []
+    own = {level.users for level in spec.workload.levels}
+    return [Level(users=count) for count in dict.fromkeys(users) if count not in own]
+
+
+def is_beside(spec: StudySpec, level: Level) -> bool:
+    """Whether a load is not one of the study's own."""
+    return spec.objective.metric != "capacity" and level not in spec.workload.levels
+
+
 def phases(spec: StudySpec, level: Level) -> Phases:
     """How long a load takes, and how many requests its limits need."""
+    if is_beside(spec, level):
+        work = spec.workload
+        window_s = SHORT * work.window_s
+        drain_s = min(work.drain_s, window_s)  # nobody asks for the ends of its answers
+        return Phases(work.warmup_s, work.warmup_max_s, window_s, min(2 * window_s, work.window_max_s), drain_s)
     return Phases(
         warmup_s=spec.workload.warmup_s,
         warmup_max_s=spec.workload.warmup_max_s,
@@ -48,18 +83,70 @@ def precision(spec: StudySpec, level: Level) -> float | None:
     """How exactly the output rate is to be known: at the objective's level, where it is the objective."""
     if spec.objective.metric == "capacity":
         return None
+    if is_beside(spec, level):
+        return ROUGH
     return spec.objective.precision if level == spec.level(None) else None
 
 
-def goal(spec: StudySpec, level: Level, planned: Phases) -> Precise:
-    """What the window of a level is for, on the clock of its phases: this host's."""
-    scale = spec.cluster.time_scale
+def rival(spec: StudySpec, best: TrialResult, tps: float | None = None) -> Rival:
+    """What a candidate has to beat where this is the best so far; `tps` where more is known than one trial says.
+
+    Of one that misses the limits only the times count: any that meets them would be better.
+    """
+    label = spec.level(None).label
+    metrics, look, window = best.levels[label], best.looks.get(label), best.windows.get(label)
+    warm_s = None
+    if look is not None and look.after_s is not None and window is not None:
+        warm_s = look.after_s - (window[1] - window[0])
+    known = metrics.output_tps if tps is None else tps
+    return Rival(
+        known if best.score.feasible else 0.0,
+        tokens_per_piece=metrics.tokens_per_chunk or 1.0,
+        answer_tokens=metrics.output_tokens,
+        warm_s=warm_s,
+    )
+
+
+def goal(
+    spec: StudySpec, level: Level, planned: Phases, rival: Rival | None = None, plan: Plan | None = None
+) -> Precise:
+    """What the window of a level is for, on the clock of its phases: this host's.
+
+    With a rival it is that of a candidate, and ends when that cannot win: its warm-up too, where it is told the plan.
+    """
+    scale, short = spec.cluster.time_scale, is_beside(spec, level)
+    if rival is not None:
+        rival = _rival(spec, level, rival)
     return Precise(
         bounds=tuple(Bound(limit.metric, limit.statistic, limit.max / scale) for limit in limits(spec, level)),
         precision=precision(spec, level),
         looks=planned.looks,
-        min_success=spec.objective.min_success_rate,
-        early=spec.objective.end_early,
+        min_success=None if short else spec.objective.min_success_rate,
+        early=spec.objective.end_early and not short,
+        rival=rival,
+        warmup=_screen(spec, level, planned, rival, plan) if rival is not None and plan is not None else None,
+    )
+
+
+def _rival(spec: StudySpec, level: Level, rival: Rival) -> Rival | None:
+    """As it counts at this level, on this host's clock: its output at the objective's only."""
+    if not spec.objective.end_early or spec.objective.metric == "capacity" or is_beside(spec, level):
+        return None
+    own = rival if level == spec.level(None) else replace(rival, tps=0.0, answer_tokens=None)
+    return own.scaled(1 / spec.cluster.time_scale)
+
+
+def _screen(spec: StudySpec, level: Level, planned: Phases, rival: Rival, plan: Plan) -> Screen | None:
+    if level.users is None:
+        return None
+    ttft = [limit for limit in limits(spec, level) if limit.metric == "ttft_s" and limit.statistic != "p50"]
+    return Screen(
+        rival,
+        level.users,
+        sum(instance.slots for instance in plan.instances),
+        len(plan.instances),
+        planned.screens,
+        tuple((f"{limit.metric} {limit.statistic}", limit.max / spec.cluster.time_scale) for limit in ttft),
     )
 
 

@@ -10,10 +10,11 @@ from autotune.metrics import slow
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from autotune.benchmark.phases import LoadResult
+    from autotune.benchmark.phases import LoadResult, Look
     from autotune.benchmark.workload import Workload
     from autotune.health import Health
     from autotune.metrics import Metrics
+    from autotune.rival import Rival
     from autotune.telemetry import DeviceSample
 
 MOST_STOPPED_EARLY = 0.2
@@ -44,7 +45,12 @@ def doubts(
     input_tokens: float | None = None,
     precision: float | None = None,
 ) -> list[str]:
-    """Cautions of one load. `input_tokens` and `precision` are what was asked for, where something was."""
+    """Cautions of one load. `input_tokens` and `precision` are what was asked for, where something was.
+
+    One that was dropped ended in the midst of everything, and nobody goes by its figures: what counts is what failed.
+    """
+    if loaded.look.dropped:
+        return [*loaded.cautions, *_failures(loaded)]
     found = [*loaded.cautions, *_failures(loaded), *_of_requests(metrics, input_tokens), *_of_time(metrics, health)]
     if workload is not None and workload.cached:
         found.append(f"the prompt cache is part of what was measured: {workload.cached}")
@@ -65,6 +71,18 @@ def doubts(
         known = "is not known" if look.precision is None else f"is known to ±{look.precision:.1%}"
         found.append(f"the output rate {known}, not to ±{precision:.1%}: a longer window tells more")
     return found
+
+
+def why_dropped(look: Look, rival: Rival | None) -> str:
+    """Why the load that ended with this look was a candidate's last."""
+    when = f"after {look.after_s:.0f} s" if look.after_s is not None else "early"
+    if look.beaten and rival is not None:
+        return f"cannot beat {rival.tps:.0f} tokens/s: at most {look.most_tps or 0.0:.0f} {when}"
+    if look.overload is not None:
+        came, answered = look.overload.offered, look.overload.served
+        return f"overloaded {when}: {came:.3g} requests/s came and {answered:.3g} were answered"
+    missed = ", ".join(name for name, decision in look.limits.items() if decision == "violated")
+    return f"surely misses {missed}{' more than twofold' if look.stage == 'warm-up' else ''} {when}"
 
 
 def _failures(loaded: LoadResult) -> Iterator[str]:

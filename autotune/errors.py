@@ -7,22 +7,29 @@ AutotuneError                      exit code
 ├── ClusterError                   3    this machine cannot run the cluster: not the configuration's fault
 │   ├── PortTaken                  3    somebody else listens on a port of the plan
 │   ├── DeviceBusy                 3    another process holds memory of a device, or another night runs on it
-│   ├── DeviceLost                 3    a device that was there is there no more
+│   ├── DeviceLost                 3    a device that was there is there no more, or answers no more
 │   ├── BalancerError              3    nginx is missing, refuses its configuration, or died
+│   ├── Killed                     3    somebody else, or the kernel, has ended an Ollama of ours
+│   ├── Slept                      3    the host was asleep while something was measured
+│   ├── TooManyFaults              3    faults in so many of the last trials that going on is no use
 │   ├── BinaryMissing              3    no such Ollama binary
 │   ├── ModelMissing               3    the server does not have the model, or it cannot generate text
 │   └── ClientSaturated            3    our own client was too slow: what it measured is no figure of the server
 ├── BaselineFailed                 3    what runs today does not start: there is nothing to compare with
-├── StorageError                   4    the study folder cannot be read or written (disk full, newer version, damaged)
+├── StorageError                   4    the study folder cannot be read or written (newer version, damaged, …)
+│   └── DiskFull                   4    there is no room, or no more of it for this user
 ├── TrialFailure                   3    the configuration's own fault; inside a study it becomes a typed result
 │   ├── StartFailed                3    an Ollama that dies at its start
 │   ├── NeverReady                 3    an Ollama that does not answer in time
-│   ├── LoadFailed                 3    the model does not load (out of memory, ...)
+│   │   └── LoadTimeout            3    it answers, but the model is not loaded in time
+│   ├── LoadFailed                 3    the model does not load
+│   │   ├── OutOfMemory            3    a device has not the memory that it asks for, at its load or under load
+│   │   └── OutOfHostMemory        3    the host has not
 │   ├── Offloaded                  3    fewer layers on the device than the model has there when it is alone
 │   │   └── OnCpu                  3    none of them: the CPU serves the model although a GPU was asked for
 │   ├── ParallelIgnored            3    the server serves another number of slots than asked for
 │   ├── ContextChanged             3    the server serves another context length than asked for
-│   ├── InstanceDied               3    an Ollama that died under load
+│   ├── InstanceDied               3    an Ollama, or the process that serves its model, that died under load
 │   └── NoAnswer                   3    nothing but failures came back from a load
 └── Interrupted                    130  Ctrl-C, SIGTERM or SIGHUP
 """
@@ -64,6 +71,11 @@ class NothingFeasible(AutotuneError):
 class ClusterError(AutotuneError):
     """A fault of the machine: never held against a configuration."""
 
+    def __init__(self, message: str, *, details: str = "", device: str = "") -> None:
+        super().__init__(message, details=details)
+        self.device = device
+        """Id of the device whose fault it is; empty where it is no single device's."""
+
 
 class PortTaken(ClusterError):
     """Another process listens on a port of the plan."""
@@ -74,11 +86,23 @@ class DeviceBusy(ClusterError):
 
 
 class DeviceLost(ClusterError):
-    """A device has gone away."""
+    """A device has gone away, or answers no more."""
 
 
 class BalancerError(ClusterError):
     """nginx is missing, refuses its configuration, or died."""
+
+
+class Killed(ClusterError):
+    """Somebody else, or the kernel, has ended a process of ours."""
+
+
+class Slept(ClusterError):
+    """The host was asleep while something was measured."""
+
+
+class TooManyFaults(ClusterError):
+    """The machine failed in so many of the last trials that going on is no use."""
 
 
 class BinaryMissing(ClusterError):
@@ -103,6 +127,10 @@ class StorageError(AutotuneError):
     exit_code = 4
 
 
+class DiskFull(StorageError):
+    """There is no room on the disk, or no more of it for this user."""
+
+
 class TrialFailure(AutotuneError):
     """A fault of the configuration: the trial is infeasible, for this reason."""
 
@@ -121,10 +149,28 @@ class NeverReady(TrialFailure):
     reason = "never_ready"
 
 
+class LoadTimeout(NeverReady):
+    """It answers, but the model is not loaded in time."""
+
+    reason = "load_timeout"
+
+
 class LoadFailed(TrialFailure):
     """The model does not load."""
 
     reason = "load_failed"
+
+
+class OutOfMemory(LoadFailed):
+    """A device does not have the memory that the model asks for."""
+
+    reason = "out_of_memory"
+
+
+class OutOfHostMemory(LoadFailed):
+    """The host does not have the memory that the model asks for."""
+
+    reason = "out_of_host_memory"
 
 
 class Offloaded(TrialFailure):
@@ -152,7 +198,7 @@ class ContextChanged(TrialFailure):
 
 
 class InstanceDied(TrialFailure):
-    """An Ollama that died while it was under load."""
+    """An Ollama, or the process that serves its model, that died under load."""
 
     reason = "died_under_load"
 

@@ -27,6 +27,8 @@ class Events:
     def __init__(self, path: Path, listener: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._path = path
         self._listener = listener
+        self.took_s: dict[str, float] = {}
+        """How long each kind of span took when it was last over."""
 
     def note(self, what: str, **fields: Any) -> None:
         """Something happened. Raises `StorageError`."""
@@ -59,7 +61,8 @@ class Events:
             with suppress(StorageError):  # the first error is the one that counts, above all when it is Ctrl-C
                 self.note(what, **fields, seconds=loop.time() - began, error=type(error).__name__)
             raise
-        self.note(what, **fields, seconds=loop.time() - began)
+        self.took_s[what] = loop.time() - began
+        self.note(what, **fields, seconds=self.took_s[what])
 
 
 def read(path: Path) -> list[dict[str, Any]]:

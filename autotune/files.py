@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.errors import StorageError
+from autotune.errors import DiskFull, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextlib.contextmanager
@@ -20,7 +24,8 @@ def storage(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
+        kind = DiskFull if error.errno in _FULL else StorageError
+        raise kind(f"{path}: {error.strerror or error}") from error
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -1,18 +1,20 @@
 """When a window has told enough: its limits are decided, its output rate is known as exactly as was asked for.
 
-Also when it has told enough to end early: a limit is surely missed, or the queue of an open loop grows without end.
+Also when it has told enough to end early: a limit is surely missed, the queue of an open loop grows without end, or a
+candidate surely cannot beat the best so far (`rival`).
 All of it is looked at at planned moments only, and the error of all looks together is bounded (`stats.Looks`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Look, Overload, rates
 from autotune.metrics import COLD_S, COMPLETE, CONFIDENCE, Window, tpot_s, ttft_s
 from autotune.records import Outcome
+from autotune.rival import ERROR
 from autotune.stats import (
     FEWEST_BATCHES,
     QUANTILES,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from autotune.benchmark.phases import Sample, Seen
+    from autotune.rival import Rival, Screen
     from autotune.stats import Decision
 
 ALPHA = 0.05
@@ -80,9 +83,35 @@ class Precise:
     """The part of the requests that must succeed; None asks for none."""
     early: bool = True
     """Whether it may end before its least length."""
+    rival: Rival | None = None
+    """What a candidate has to beat; with it a load is over as soon as it is clear that this one does not win."""
+    warmup: Screen | None = None
+    """What its warm-up is asked."""
+
+    @property
+    def screens(self) -> tuple[float, ...]:
+        """When the warm-up is asked."""
+        return () if self.warmup is None else self.warmup.looks
+
+    def screen(self, seen: Seen) -> tuple[Look, float]:
+        """What is certain in the warm-up."""
+        assert self.warmup is not None
+        return self.warmup.look(seen)
 
     def look(self, seen: Seen) -> Look:
         """What is certain by now."""
+        found = self._judged(seen)
+        if self.rival is None:
+            return found
+        found = replace(found, dropped=found.sunk)
+        if seen.open_loop:  # its output is what was asked for, as long as that is answered
+            return found
+        level = Looks.evenly(len(self.looks), ERROR / 2).level(seen.look)
+        most = self.rival.beaten(rates(seen.samples), level)
+        return found if most is None else self.rival.look(most, found)
+
+    def _judged(self, seen: Seen) -> Look:
+        """Without a rival."""
         level = Looks.at(self.looks, ALPHA).level(seen.look)
         limits = {bound.name: decide(bound, self._values(bound, seen), level) for bound in self.bounds}
         if self.min_success is not None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 
@@ -20,7 +20,7 @@ from autotune.cluster import host
 from autotune.cluster.cluster import Cluster
 from autotune.cluster.nginx import Nginx
 from autotune.cluster.process import ProcessDriver
-from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, ModelMissing, PortTaken, SpecError
+from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, DeviceLost, ModelMissing, PortTaken, SpecError
 from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
 from autotune.ollama.api import Ollama, ServerFacts, facts
 from autotune.ollama.env import has_llama_server
@@ -30,7 +30,7 @@ from autotune.simulator.profiles import load_profile
 from autotune.space import Space, build, called, canonical, classes, instances, kinds, own, parse_layout, simple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from autotune.cluster.children import Children
     from autotune.inventory import Holder
@@ -52,10 +52,38 @@ class Ground:
     home: Path
     space: Space
     baseline: dict[str, Any]
+    before: Inventory | None = None
+    """The devices before some were lost; None where all are there."""
 
     def plan(self, params: Mapping[str, Any]) -> plans.Plan:
-        """The plan of one configuration."""
+        """The plan of one configuration. Raises `DeviceLost` where too few of its devices are left."""
+        if self.before is not None:
+            text = str(params["layout"])
+            layout = moved(parse_layout(text, self.before), self.before, self.inventory)
+            if layout is None:
+                raise DeviceLost(f'layout "{text}": too few of its devices are left')
+            params = {**params, "layout": str(layout)}
         return plans.make(self.spec, self.inventory, self.facts, params, (self.models, self.home))
+
+    def without(self, ids: Collection[str]) -> Ground:
+        """The same ground, whose other devices keep their indices. Raises `SpecError` where nothing is left to try."""
+        before = self.before or self.inventory
+        left = tuple(device for device in before.devices if device.id not in ids)
+        if not left:
+            raise SpecError("no device is left")
+        fewer = replace(self, before=before, inventory=replace(before, devices=left))
+        return replace(fewer, space=space(self.spec, fewer.inventory, self.facts, layouts=fewer.layouts))
+
+    @property
+    def layouts(self) -> Literal["auto"] | tuple[str, ...]:
+        """Those that the study file writes out, on the devices that are left."""
+        written = self.spec.search.layouts
+        if written == "auto":
+            return "auto"
+        if self.before is None:
+            return tuple(written)
+        found = (moved(parse_layout(text, self.before), self.before, self.inventory) for text in written)
+        return tuple(dict.fromkeys(str(layout) for layout in found if layout is not None))
 
     def rule_of_thumb(self) -> dict[str, Any]:
         """What experience says before anything is measured, as near as the space has it.
@@ -76,7 +104,7 @@ class Ground:
 
     def narrowed(self) -> Space:
         """The space when Ollama serves the model with one slot only."""
-        return space(self.spec, self.inventory, self.facts, num_parallel=(1,))
+        return space(self.spec, self.inventory, self.facts, num_parallel=(1,), layouts=self.layouts)
 
     def measured_on(self) -> dict[str, Any]:
         """What besides the study file decides what a trial measures."""
@@ -86,6 +114,22 @@ class Ground:
             "host.ollama": self.facts.version,
             "host.model digest": self.facts.model.digest,
         }
+
+
+def moved(layout: Layout, before: Inventory, left: Inventory) -> Layout | None:
+    """The same layout where some devices are gone: others of their kind take their places; None without enough."""
+    there = {device.index: device.kind for device in left.devices}
+    kinds_before = {device.index: device.kind for device in before.devices}
+    idle = [index for index in there if index not in layout.devices]
+    places: dict[int, int] = {}
+    for index in layout.devices:
+        spare = [other for other in idle if there[other] == kinds_before[index]]
+        if index not in there and not spare:
+            return None
+        places[index] = index if index in there else spare[0]
+        idle = [other for other in idle if other != places[index]]
+    parts = (replace(part, devices=tuple(sorted(places[at] for at in part.devices))) for part in layout.parts)
+    return parse_layout(" | ".join(map(str, parts)), left)
 
 
 def inventory(spec: StudySpec) -> Inventory:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autotune import __version__, confirm
 from autotune import ground as grounds
 from autotune import selftest as selftests
+from autotune.belief import Question
 from autotune.benchmark import pacer
 from autotune.benchmark.carrier import Target
 from autotune.benchmark.crew import Crew
@@ -28,7 +29,7 @@ from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
 from autotune.events import Events, by_night, read
 from autotune.ollama.env import LIBRARIES
 from autotune.plan import Provenance, ProvenDevice
-from autotune.sampler import Sampler
+from autotune.sampler import Sampler, Way
 from autotune.signals import handled
 from autotune.store import Store
 from autotune.study import Clock, Night
@@ -100,9 +101,7 @@ async def _night(
         asked = workload(spec)
         ground = await grounds.ground(spec, found, children, store.run)
         _same_ground(store, ground)
-        sampler = Sampler(
-            store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, ground.rule_of_thumb()
-        )
+        sampler = Sampler(store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, way(ground))
         sampler.open(results)
         events.show({"what": "ground", "ground": ground})
         processes = await _selftest(spec, store, events)
@@ -119,7 +118,18 @@ async def _night(
             bench.provenance, bench.processes = provenance(ground), processes
             _calibration(bench, store)
             clock = Clock.start(_budget(spec), elapsed(read(store.events)))
-            night = Night(bench, store, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, results)
+            night = Night(
+                bench,
+                store,
+                sampler,
+                events,
+                clock,
+                ground.baseline,
+                ground.plan,
+                ground.narrowed,
+                results,
+                without=ground.without,
+            )
             with events.span("night"):
                 ending = await whole(night)
     except asyncio.CancelledError:
@@ -133,6 +143,12 @@ async def _night(
     return ending
 
 
+def way(ground: Ground) -> Way:
+    """How a study is searched."""
+    question = Question.of(ground.spec, ground.inventory, ground.facts.model)
+    return Way(ground.spec.search.sampler, question, ground.rule_of_thumb())
+
+
 def _budget(spec: StudySpec) -> Budget:
     """Without a proof the search has all the time."""
     return spec.budget if spec.proof.finalists else spec.budget.model_copy(update={"proof_share": 0.0})
@@ -141,11 +157,13 @@ def _budget(spec: StudySpec) -> Budget:
 async def whole(night: Night) -> Ending:
     """A proof that was begun goes first: the time that was kept for it is not the search's. Then search and proof."""
     spec = night.bench.spec
-    if begun := confirm.begun(night.store, spec, night.results):
+    if begun := confirm.begun(night.store, spec, night.runnable(night.results), night.sampler.ranked()):
         await _proof(night, begun)
     why = await night.run()
     results = tuple(night.results)
-    candidates, unproved = confirm.chosen(night.store, spec, results, night.clock.left_s())
+    candidates, unproved = confirm.chosen(
+        night.store, spec, night.runnable(results), night.clock.left_s(), night.sampler.ranked()
+    )
     if not candidates:
         return Ending(why, results, proof=confirm.verdict(night.store, spec.proof), unproved=unproved)
     proof = await _proof(night, candidates)
@@ -232,7 +250,13 @@ def client(spec: StudySpec, plan: Plan, processes: int = 1) -> AbstractAsyncCont
     if plan.balancer.kind == "nginx":
         return Crew(Target(plan.url, ask), processes)
     urls = {instance.address: instance.url for instance in plan.instances}
-    return Spread(Crew(Target("", ask, urls=urls), processes), urls, plan.balancer.policy, spec.study.seed, weights=plan.balancer.weights)
+    return Spread(
+        Crew(Target("", ask, urls=urls), processes),
+        urls,
+        plan.balancer.policy,
+        spec.study.seed,
+        weights=plan.balancer.weights,
+    )
 
 
 def workload(spec: StudySpec) -> Workload:

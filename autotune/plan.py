@@ -160,7 +160,7 @@ def make(
         **{name.removeprefix("env:"): str(value) for name, value in params.items() if name.startswith("env:")},
     }
     members = instances(params, inventory)
-    groups = [tuple(inventory.devices[index] for index in member.devices) for member in members]
+    groups = [tuple(map(inventory.at, member.devices)) for member in members]
     derived = _derived(spec, facts, params, groups)
     servers = tuple(
         _instance(spec, number, group, {**_server(spec, facts, params, group, member), **common})

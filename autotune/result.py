@@ -65,6 +65,12 @@ class TrialResult:
     seconds: float = 0.0
     """Wall clock from the first stage to the last."""
     simulated: bool = False
+    dropped: str = ""
+    """Why its loads ended before their time, as "cannot beat 512 tokens/s: at most 310 after 22 s"; empty for others.
+    Its figures are those of what was measured by then, and of the levels that were loaded."""
+    curve: dict[str, Metrics] = field(default_factory=dict)
+    """Short loads of other numbers of users besides the study's levels, by label; `windows` has theirs, too, and their
+    records come after those of the levels."""
     slots: tuple[int, ...] = ()
     """Of each instance, in the order of the plan; results of older versions do not say."""
 

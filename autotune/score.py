@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autotune.benchmark.phases import Look
+from autotune.records import Outcome
 from autotune.stats import enough
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from autotune.benchmark.phases import Look
     from autotune.metrics import Metrics
     from autotune.spec import Limit, Objective, StudySpec
 
@@ -18,6 +19,10 @@ UNDECIDED = 0.001
 """Violation of a limit whose statistic has too few requests: never feasible, and not far from it either."""
 LEAST_LOAD = "limits at the least load"
 """The constraint of a trial that searched its capacity."""
+BEHIND = "behind the best"
+"""The constraint of a candidate that was dropped because it cannot beat the best so far."""
+TWOFOLD = 1.0
+"""Violation of a limit that a warm-up has missed: it ends only where that is twice as much as is allowed, or more."""
 FAILED = 10.0
 """Violation of a configuration that could not be measured: worse than missing any limit tenfold."""
 
@@ -45,23 +50,49 @@ class Score:
 
 
 def judge(spec: StudySpec, levels: Mapping[str, Metrics], looks: Mapping[str, Look] | None = None) -> Score:
-    """The score of a trial from its metrics at each level, and the last look at each window, by level label."""
+    """The score of a trial from its metrics at each level, and the last look at each window, by level label.
+
+    One that was dropped is judged by what it has: levels that were not loaded say nothing, nor does a limit that was
+    not decided by then, and where it was behind the best it is infeasible by that.
+    """
     constraints: dict[str, float] = {}
     cautions: list[str] = []
+    looks = looks or {}
+    out = any(look.dropped for look in looks.values())
     for limit in spec.objective.limits:
         label = spec.level(limit.at).label
+        if label not in levels:
+            continue
         name = f"{limit.metric} {limit.statistic} at {label}"
-        constraints[name] = _violation(limit, levels[label])
-        if constraints[name] == UNDECIDED:
+        look = looks.get(label, Look())
+        violation = _decided(limit, levels[label], look)
+        if out and violation == UNDECIDED and look.limits.get(f"{limit.metric} {limit.statistic}") != "violated":
+            continue
+        constraints[name] = violation
+        if _violation(limit, levels[label]) == UNDECIDED and not out:
             cautions.append(_undecided(name, limit, levels[label]))
-        if looks and looks[label].limits.get(f"{limit.metric} {limit.statistic}") == "violated":
-            constraints[name] = max(constraints[name], UNDECIDED)  # the window ended for it
     for label, metrics in levels.items():
-        constraints[f"success rate at {label}"] = _missing_success(spec.objective, metrics)
-        if looks and spec.level(label).users is None:
-            overload = looks[label].overload
-            constraints[f"overload at {label}"] = 0.0 if overload is None else min(FAILED, overload.over)
+        look = looks.get(label, Look())
+        if not look.dropped or _ended(metrics):
+            constraints[f"success rate at {label}"] = _missing_success(spec.objective, metrics)
+        if label in looks and spec.level(label).users is None:
+            constraints[f"overload at {label}"] = 0.0 if look.overload is None else min(FAILED, look.overload.over)
+        if look.beaten:
+            constraints[BEHIND] = max(1 - (look.part or 0.0), UNDECIDED)
     return Score(levels[spec.level(None).label].output_tps, constraints, tuple(cautions))
+
+
+def _decided(limit: Limit, metrics: Metrics, look: Look) -> float:
+    """The violation of a limit, also where the load ended for it: its few figures may then be within the limit."""
+    found = _violation(limit, metrics)
+    if look.limits.get(f"{limit.metric} {limit.statistic}") != "violated":
+        return found
+    return max(found, TWOFOLD if look.stage == "warm-up" else UNDECIDED)
+
+
+def _ended(metrics: Metrics) -> int:
+    """Requests of a window that came to an end by themselves."""
+    return metrics.requests - metrics.outcomes[Outcome.CUT_OFF.value]
 
 
 def judge_capacity(spec: StudySpec, low: float, steps: Mapping[str, Metrics]) -> Score:

@@ -2,114 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections import deque
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from autotune.errors import BaselineFailed, ClusterError, StorageError
+from autotune import aims
+from autotune.clock import Clock, TimeUp
+from autotune.errors import AutotuneError, BaselineFailed, ClusterError, DeviceLost, SpecError, TooManyFaults
+from autotune.events import read
+from autotune.faults import FAULT_PAUSE_S, MOST_FAULTS, insist, quarantine, quarantined
+from autotune.pace import PREPARING, Cost, Pace, Wait, kept_s, prepared, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from autotune.events import Events
-    from autotune.plan import Plan
+    from autotune.ground import Ground
+    from autotune.pace import Turn
+    from autotune.plan import InstancePlan, Plan
     from autotune.records import RequestRecord
     from autotune.result import TrialResult
     from autotune.sampler import Sampler
     from autotune.space import Space
-    from autotune.spec import Budget
     from autotune.store import Store
     from autotune.trial import Bench
 
-T = TypeVar("T")
+__all__ = ["FAULT_PAUSE_S", "MOST_FAULTS", "Clock", "Night", "Standing", "insist", "standings"]
 
-MOST_FAULTS = 3
-"""Faults of the machine in a row that end a night."""
-FAULT_PAUSE_S = 2.0
-_NOT_RUNNABLE = frozenset({"start_failed", "never_ready", "load_failed", "on_cpu", "no_answer"})
+LAST, MOST_TROUBLED = 10, 5
+"""So many of the latest trials are looked at, and in so many of them faults of the machine end a night."""
+BACK = 2.0
+"""What is kept to put everything back: so often the longest that anything took to end."""
+CALIBRATING = 2
+"""Trials - the baseline, and what experience says - that are loaded by fewer users, too, and have nothing to beat."""
+FEWEST_USERS = 4
+SPREAD = 2.0
+"""By so many standard deviations between starts a candidate may have had a slow one."""
+UNLIKELY = 0.05
+"""A chance below which nothing is expected."""
+EARLIEST, ASKED = 10, 2
+"""Trials before the search may end for want of promise, and how often in a row it must be wanting.
 
-
-def wall() -> datetime:
-    """The time of day, here."""
-    return datetime.now().astimezone()
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """What is left of the budget. `began_s` is the start of this night on the event loop's clock."""
-
-    budget: Budget
-    began_s: float
-    until: datetime | None
-    spent_s: float = 0.0
-    """What earlier runs of the study have used of its hours."""
-    wall: Callable[[], datetime] = wall
-
-    @classmethod
-    def start(cls, budget: Budget, spent_s: float = 0.0, wall: Callable[[], datetime] = wall) -> Clock:
-        """Begin to count now. A time of day is its next occurrence."""
-        until = None
-        if budget.until is not None:
-            now = wall().astimezone().replace(tzinfo=None)
-            hour, minute = map(int, budget.until.split(":"))
-            until = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-            until += timedelta(days=1) if until <= now else timedelta()
-            until = until.astimezone()  # the clocks may be put forward or back in this night
-        return cls(budget, asyncio.get_running_loop().time(), until, spent_s, wall)
-
-    @property
-    def total_s(self) -> float | None:
-        """The whole length of the night; None when only trials bound it."""
-        ends = [self.budget.hours * 3600 - self.spent_s] if self.budget.hours is not None else []
-        if self.until is not None:  # the wall clock may be set, so it is read anew
-            ends.append(self.elapsed_s + (self.until - self.wall()).total_seconds())
-        return min(ends) if ends else None
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since this night began."""
-        return asyncio.get_running_loop().time() - self.began_s
-
-    def left_s(self) -> float | None:
-        """Seconds until the night must end; None when only trials bound it."""
-        total = self.total_s
-        return None if total is None else total - self.elapsed_s
-
-    def search_left_s(self) -> float | None:
-        """Seconds until the search must end to leave time for the proof; None when only trials bound it."""
-        total = self.total_s
-        if total is None:
-            return None
-        whole = total + self.spent_s if self.budget.hours is not None else total  # what earlier nights kept stays kept
-        return whole * (1 - self.budget.proof_share) - (whole - total) - self.elapsed_s
-
-    def event(self) -> dict[str, Any]:
-        """How far the night is, for whoever watches."""
-        return {
-            "what": "time",
-            "elapsed_s": self.elapsed_s,
-            "search_left_s": self.search_left_s(),
-            "total_s": self.total_s,
-        }
-
-
-async def insist(
-    events: Events, work: Callable[[], Awaitable[T]], before_another: Callable[[], Awaitable[None]] | None = None
-) -> T:
-    """Do something, and again after a fault of the machine; the third in a row is passed on."""
-    for left in reversed(range(MOST_FAULTS)):
-        try:
-            if before_another is not None and left < MOST_FAULTS - 1:
-                await before_another()
-            return await work()
-        except (ClusterError, StorageError) as error:
-            events.show({"what": "fault", "error": error, "left": left})
-            if not left:
-                raise
-            await asyncio.sleep(FAULT_PAUSE_S)
-    raise AssertionError("unreachable")
+A sampler draws five before its model has a say, so that five more have held the model against what it chose itself; and
+a single answer may be the luck of one measurement.
+"""
+_NOT_RUNNABLE = frozenset(
+    {
+        "start_failed", "never_ready", "load_timeout", "load_failed", "out_of_memory", "out_of_host_memory", "on_cpu",
+        "no_answer",
+    }
+)  # fmt: skip
 
 
 @dataclass
@@ -128,6 +71,27 @@ class Night:
     results: list[TrialResult]
     single: bool = False
     """Ollama serves the model with one slot only, and the space is narrow."""
+    without: Callable[[Collection[str]], Ground] | None = None
+    """The ground without these devices; None: a fault of a device ends the night."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Devices that are left out, by id, and why."""
+    turns: list[Turn] = field(default_factory=list)
+    """What every trial says of times."""
+    running: frozenset[InstancePlan] = frozenset()
+    """Instances that the last trial has left running."""
+    troubled: deque[bool] = field(default_factory=lambda: deque(maxlen=LAST))
+    """Whether the latest trials met a fault of the machine that is no device's."""
+    unpromising: int = 0
+    """How often in a row nothing untried was likely to be better."""
+
+    def __post_init__(self) -> None:
+        """Learn what earlier runs of the study say of times and of devices. Raises `StorageError`, `ClusterError`."""
+        took_s = prepared(read(self.store.events)) if self.results else {}
+        for result in self.results:
+            self._learn(result, self.plan(result.params), took_s.get(result.number))
+        self.running = frozenset()
+        if self.without is not None and (known := quarantined(self.store)):
+            self._leave_out(known)
 
     async def run(self) -> str:
         """Work through the night; says why it ended. Raises `ClusterError`, `StorageError`."""
@@ -136,56 +100,128 @@ class Night:
             params = self.baseline if not self.results else self.sampler.propose()
             if params is None:
                 return "every configuration of the space has been tried"
-            result = await self._trial(len(self.results), params)
+            try:
+                result = await self._trial(len(self.results), params)
+            except TimeUp:
+                return self._given_up()
+            if result is None:
+                continue
             self.results.append(result)
             self.events.note("trial", number=result.number, reason=result.reason, objective=result.score.objective)
-            self.events.show({"what": "result", "result": result, "left_s": self.left_s()})
+            left = self.left()
+            told = {"left_s": None, "left_error_s": None} if left is None else asdict(left)
+            self.events.show({"what": "result", "result": result, **told})
             self.events.show(self.clock.event())
             self._narrow()
+            self._break()
         return over
 
-    def left_s(self) -> float | None:
-        """Expected seconds until the search ends; None before there is anything to expect it from."""
-        times = [result.seconds for result in self.results]
-        limits = [self.clock.search_left_s()]
-        if times:
-            trials = self.clock.budget.trials
-            left = self.sampler.untried
-            limits.append(fmean(times) * (left if trials is None else min(left, trials - len(times))))
-        known = [limit for limit in limits if limit is not None]
-        return max(min(known), 0.0) if known else None
+    @property
+    def pace(self) -> Pace:
+        """What the trials so far say of times."""
+        return Pace(tuple(self.turns))
 
-    async def _trial(self, number: int, params: dict[str, Any]) -> TrialResult:
-        """One trial: measured, then kept; each of it is tried again after faults that are not its own."""
+    @property
+    def cost(self) -> Cost:
+        """What any trial would cost now."""
+        return Cost(self.pace, self.running)
+
+    def runnable(self, results: Sequence[TrialResult]) -> list[TrialResult]:
+        """Those whose configurations can run on the devices that are left."""
+        return [result for result in results if self._runs(result.params)] if self.lost else list(results)
+
+    def left(self) -> Wait | None:
+        """How long the search is expected to go on; None before there is anything to expect it from."""
+        pace, found = self.pace, list[Wait]()
+        if (clock_s := self.clock.search_left_s(self._kept_s())) is not None:
+            found.append(Wait(clock_s, pace.wait(1).left_s / 2))
+        if self.turns:
+            trials, untried = self.clock.budget.trials, self.sampler.untried
+            found.append(pace.wait(untried if trials is None else min(untried, trials - len(self.results))))
+        least = min(found, key=lambda wait: wait.left_s, default=None)
+        return least if least is None or least.left_s > 0 else Wait(0.0, 0.0)
+
+    async def _trial(self, number: int, params: dict[str, Any]) -> TrialResult | None:
+        """One trial: measured, then kept; each of it is tried again after faults that are not its own.
+
+        None where it could not be, because a device has failed and is left out from now on.
+        """
         plan = self.plan(params)
         self.store.trials.write_plan(number, params, plan, self.bench.provenance)
         self.events.show(self.clock.event())
         self.events.show({"what": "trial begins", "number": number, "params": params, "plan": plan})
-        trial = self.sampler.begin(params)
-        result, records = await insist(
-            self.events, lambda: self._measure(number, params, plan), self.bench.cluster.clear
-        )
+        self._aim(number, params)
+        if (foretold := self.sampler.foretold(params)) is not None:
+            self.events.note("foretold", number=number, **foretold)
+        faults = list[AutotuneError]()
+        try:
+            result, records = await insist(
+                self.events, lambda: self._measure(number, params, plan), self._clear, faults.append
+            )
+        except ClusterError as error:
+            if not error.device:
+                raise
+            await self._quarantine(error)
+            return None
+        await self._keep(result, records, plan)
+        self.troubled.append(any(not getattr(error, "device", "") for error in faults))
+        return result
+
+    def _aim(self, number: int, params: Mapping[str, Any]) -> None:
+        """What the trial has to beat, and what it is to tell beside: the first ones what fewer users get.
+
+        What was measured in full is measured again to be known better, and has nothing to beat.
+        """
+        users = self.bench.spec.level(None).users or 0
+        self.bench.extra = (users // 2, users // 4) if number < CALIBRATING and users >= FEWEST_USERS else ()
+        best, known = self._best(), self.sampler.incumbent()
+        tps, noise = known or (None, 0.0)
+        self.bench.rival = None
+        again = any(result.params == params and result.measured and not result.dropped for result in self.results)
+        if number >= CALIBRATING and best is not None and not again:
+            found = aims.rival(self.bench.spec, best, tps)
+            self.bench.rival = replace(found, margin=max(found.margin, SPREAD * noise))
+
+    def _best(self) -> TrialResult | None:
+        """The latest full trial of the best configuration so far, by belief where there is one."""
+        full = [result for result in self.results if result.measured and not result.dropped]
+        ranked = self.sampler.ranked()
+        first = ranked[0] if ranked else next((one.params for one in standings(full)), None)
+        return next((result for result in reversed(full) if result.params == first), None)
+
+    async def _clear(self) -> None:
+        self.running = frozenset()
+        await self.bench.cluster.clear()
+
+    async def _keep(self, result: TrialResult, records: list[Sequence[RequestRecord]], plan: Plan) -> None:
+        took = [self.events.took_s.get(stage) for stage in PREPARING]
+        self._learn(result, plan, sum(one for one in took if one is not None) if None not in took else None)
+        trial = None
 
         async def keep() -> None:
-            with self.events.span("collect", number=number):
+            nonlocal trial
+            with self.events.span("collect", number=result.number):
                 self.store.trials.save(result, records)
+                trial = trial or self.sampler.begin(result.params)
                 self.sampler.tell(trial, result)
 
         await insist(self.events, keep)
-        return result
 
     async def _measure(
         self, number: int, params: dict[str, Any], plan: Plan
     ) -> tuple[TrialResult, list[Sequence[RequestRecord]]]:
         """Measure a plan. A baseline that does not run gets a second chance and then ends the night."""
-        result, records = await self.bench.trial(number, params, plan)
+        self.events.took_s.clear()
+        result, records = await self.clock.bound(lambda: self.bench.trial(number, params, plan))
         if number > 0 or result.reason not in _NOT_RUNNABLE:
             return result, records
         self.events.show({"what": "retry", "result": result})
-        result, records = await self.bench.trial(number, params, plan)
+        result, records = await self.clock.bound(lambda: self.bench.trial(number, params, plan))
         if result.reason in _NOT_RUNNABLE:
             raise BaselineFailed(f"the baseline does not run: {result.message}", details=result.details)
         return result, records
+
+    # when it ends
 
     def _over(self) -> str:
         """Why the search ends here; empty while it goes on."""
@@ -193,9 +229,95 @@ class Night:
         if trials is not None and len(self.results) >= trials:
             return f"{trials} trials are done"
         expected = median([result.seconds for result in self.results] or [0.0])
-        if left is not None and left < expected:
+        if left is not None and (left < expected or self._too_late(expected)):
             return "no time is left for another trial"
-        return ""
+        return self._unlikely()
+
+    def _too_late(self, expected_s: float) -> bool:
+        """Whether another trial may take what the proof needs, or go beyond a time of day."""
+        left, whole, kept = self.clock.left_s(), self.clock.whole_s, self._kept_s()
+        assert left is not None
+        assert whole is not None
+        needed = kept > self.clock.budget.proof_share * whole
+        room = left - kept if needed else left
+        exact = needed or self.clock.until is not None
+        return room < (self.pace.latest_s(self.pace.usual_s) if exact else expected_s)
+
+    def _kept_s(self) -> float:
+        """What the fewest blocks of the proof need, as far as is known."""
+        whole, rules = self.clock.whole_s, self.bench.spec.proof
+        if whole is None or not self.turns:
+            return 0.0
+        run_s = max(self.pace.usual_s, self.pace.trial_s(self.plan(self.baseline)))
+        blocks = [run_s * (1 + finalists) for finalists in range(1, rules.finalists + 1)]
+        return kept_s(self.clock.budget.proof_share, whole, blocks, rules.pairs)
+
+    def _unlikely(self) -> str:
+        """That nothing untried is likely to be better, when that was so for a while."""
+        budget = self.clock.budget
+        if not budget.early or len(self.results) < EARLIEST:
+            return ""
+        promise = self.sampler.promise(budget.tolerance)
+        if promise is None:
+            return ""
+        self.events.note("promise", number=len(self.results), chance=promise, tolerance=budget.tolerance)
+        self.unpromising = self.unpromising + 1 if promise < UNLIKELY else 0
+        if self.unpromising < ASKED:
+            return ""
+        return (
+            f"nothing untried is likely to be better by more than {100 * budget.tolerance:g} % "
+            f"({100 * promise:.2g} % chance)"
+        )
+
+    def _given_up(self) -> str:
+        number = len(self.results)
+        if not number:
+            raise BaselineFailed("the time was up before the baseline was measured: there is nothing to compare with")
+        return f"the time is up; trial {number} took longer than expected and was given up"
+
+    def _learn(self, result: TrialResult, plan: Plan, prepared_s: float | None) -> None:
+        self.turns.append(turn(result, plan, self.running, prepared_s))
+        self.running = frozenset(plan.instances) if result.measured else frozenset()
+        back_s = BACK * self.bench.cluster.stop_s
+        self.clock = replace(self.clock, back_s=back_s)
+
+    # faults of the machine
+
+    def _break(self) -> None:
+        """A machine that fails again and again is not to be measured on. Raises `TooManyFaults`."""
+        if sum(self.troubled) >= MOST_TROUBLED:
+            raise TooManyFaults(
+                f"the machine failed in {sum(self.troubled)} of the last {len(self.troubled)} trials"
+                " (see the faults above); what was found until then stands"
+            )
+
+    async def _quarantine(self, error: ClusterError) -> None:
+        """Go on without a device. Raises the error where there is no going on."""
+        said = error.message
+        if self.without is None:
+            raise error
+        if any(error.device in instance.devices for instance in self.plan(self.baseline).instances):
+            raise DeviceLost(f"{said}; the baseline runs on it, and without it there is nothing to compare with")
+        try:
+            self._leave_out({**self.lost, error.device: said})
+        except SpecError as nothing:
+            raise DeviceLost(f"{said}; without it nothing is left to try: {nothing.message}") from error
+        await quarantine(self.store, self.events, self.lost)
+        await insist(self.events, self._clear)
+
+    def _leave_out(self, devices: dict[str, str]) -> None:
+        assert self.without is not None
+        ground = self.without(devices)
+        self.lost, self.plan, self.narrow = devices, ground.plan, ground.narrowed
+        self.bench.inventory = ground.inventory
+        self.sampler.limit(ground.narrowed() if self.single else ground.space)
+
+    def _runs(self, params: Mapping[str, Any]) -> bool:
+        try:
+            self.plan(params)
+        except DeviceLost:
+            return False
+        return True
 
     def _narrow(self) -> None:
         """A model that Ollama serves with one slot whatever it is asked for: nothing to tune in num_parallel."""
@@ -242,6 +364,8 @@ def standings(results: Sequence[TrialResult]) -> list[Standing]:
 
 
 def _rank(standing: Standing) -> tuple[int, float]:
+    if all(result.dropped for result in standing.results):
+        return 2, standing.violation
     if standing.feasible and standing.objective is not None:
         return 0, -standing.objective
-    return (1, standing.violation) if standing.objective is not None else (2, standing.violation)
+    return (1, standing.violation) if standing.objective is not None else (3, standing.violation)

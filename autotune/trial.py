@@ -14,7 +14,7 @@ from autotune.benchmark import pacer
 from autotune.benchmark.calibration import calibrated
 from autotune.benchmark.load import run
 from autotune.cluster import verify
-from autotune.doubts import doubts, heat
+from autotune.doubts import doubts, heat, why_dropped
 from autotune.errors import ClientSaturated, NoAnswer, TrialFailure
 from autotune.health import ADVICE, examine
 from autotune.ladder import decided
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from autotune.benchmark.flight import Client
-    from autotune.benchmark.phases import LoadResult, Look, Progress
+    from autotune.benchmark.phases import LoadResult, Look, Phases, Progress
     from autotune.benchmark.workload import Workload
     from autotune.cluster.cluster import Cluster
     from autotune.cluster.verify import Placement
     from autotune.events import Events
+    from autotune.goal import Precise
     from autotune.health import Health
     from autotune.inventory import Inventory
     from autotune.metrics import Attainment, Metrics
     from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.records import RequestRecord
+    from autotune.rival import Rival
     from autotune.spec import Level, StudySpec
 
 
@@ -67,16 +69,21 @@ class Bench:
 
     provenance: Provenance | None = None
     """What the trials run on, to be kept beside their plans."""
+    rival: Rival | None = None
+    """What a candidate has to beat: its trial ends as soon as it is clear that it does not. None: it is measured in
+    full, as the baseline is, and all that runs in a proof."""
+    extra: tuple[int, ...] = ()
+    """So many users each are loaded shortly, too, after the levels of a trial that was not dropped."""
 
     @contextmanager
     def proving(self, proof: int, keep: Callable[[int, dict[str, str]], None]) -> Iterator[None]:
         """Inside, trials are the runs of that proof: on fresh starts, and with logs in a place of their own."""
-        before = self.keep, self.fresh, self.mark
-        self.keep, self.fresh, self.mark = keep, True, {"proof": proof}
+        before = self.keep, self.fresh, self.mark, self.rival, self.extra
+        self.keep, self.fresh, self.mark, self.rival, self.extra = keep, True, {"proof": proof}, None, ()
         try:
             yield
         finally:
-            self.keep, self.fresh, self.mark = before
+            self.keep, self.fresh, self.mark, self.rival, self.extra = before
 
     async def trial(
         self, number: int, params: dict[str, Any], plan: Plan
@@ -124,19 +131,23 @@ class Bench:
             placements = await self._verify(plan)
         if self.spec.objective.metric == "capacity":
             found, judged = await self._capacity(plan, number, blank)
+            records += [one.records for one in found]
         else:
-            found = [await self._level(plan, level, number) for level in self.spec.workload.levels]
-            looks = {one.label: one.look for one in found}
-            judged = replace(blank, score=judge(self.spec, {one.label: one.metrics for one in found}, looks))
+            found, judged = await self._levels(plan, number, blank)
+            curve = [] if judged.dropped else await self._beside(plan, number)
+            loaded = {one.label: one for one in found}
+            levels = [loaded.get(level.label) for level in self.spec.workload.levels]
+            records += [() if one is None else one.records for one in [*levels, *curve]]
+            windows = {one.label: one.window for one in curve}
+            judged = replace(judged, curve={one.label: one.metrics for one in curve}, windows=windows)
         self.events.note("loaded", number=number, **self.mark)
-        records += [one.records for one in found]
         return replace(
             judged,
             levels={one.label: one.metrics for one in found},
             health={one.label: one.health for one in found},
             attainments={one.label: one.attainment for one in found if one.attainment is not None},
             looks={one.label: one.look for one in found},
-            windows={one.label: one.window for one in found},
+            windows={one.label: one.window for one in found} | judged.windows,
             placements=placements,
             samples={one.label: one.samples for one in found},
             cautions=(
@@ -146,6 +157,31 @@ class Bench:
                 *judged.cautions,
             ),
         )
+
+    async def _levels(self, plan: Plan, number: int, blank: TrialResult) -> tuple[list[_Measured], TrialResult]:
+        """The study's levels in its order, and the result with its score; of one that was dropped those up to there."""
+        found, dropped = list[_Measured](), ""
+        for level in aims.ordered(self.spec):
+            found.append(one := await self._level(plan, level, number))
+            if one.look.dropped:
+                dropped = why_dropped(one.look, self.rival)
+                self.events.note("dropped", number=number, **self.mark, label=one.label, said=dropped)
+                break
+        labels = [level.label for level in self.spec.workload.levels]
+        found.sort(key=lambda one: labels.index(one.label))
+        looks = {one.label: one.look for one in found}
+        score = judge(self.spec, {one.label: one.metrics for one in found}, looks)
+        return found, replace(blank, score=score, dropped=dropped)
+
+    async def _beside(self, plan: Plan, number: int) -> list[_Measured]:
+        """The short loads of other numbers of users. What a client cannot make is left out: nobody is judged by it."""
+        found = list[_Measured]()
+        for level in aims.beside(self.spec, self.extra):
+            try:
+                found.append(await self._level(plan, level, number, alone=False))
+            except ClientSaturated:
+                break
+        return [one for one in found if not one.gave_up]
 
     async def _capacity(self, plan: Plan, number: int, blank: TrialResult) -> tuple[list[_Measured], TrialResult]:
         """The loads of a search, and the result with its score. A load at which nothing is answered is too much.
@@ -281,11 +317,22 @@ class Bench:
                 f"{number}-{level.label}-{secrets.token_hex(8)}",
                 progress,
                 len(plan.instances),
-                aims.goal(self.spec, level, planned),
+                self.goal(plan, level, planned),
             )
-        seconds = max(loaded.window_end - loaded.window_start, 0.0)
-        self.events.note("window", number=number, **self.mark, label=level.label, seconds=seconds)
+        self.ended(loaded, level, number)
         return loaded
+
+    def goal(self, plan: Plan, level: Level, planned: Phases) -> Precise:
+        """What one load on a plan is for; `planned` is on this host's clock."""
+        return aims.goal(self.spec, level, planned, self.rival, plan)
+
+    def ended(self, loaded: LoadResult, level: Level, number: int) -> None:
+        """Note that a load has ended, and by which look where it was not by its time."""
+        seconds = max(loaded.window_end - loaded.window_start, 0.0)
+        look = loaded.look
+        ends = {"beaten": look.beaten, "missed": look.sunk and not look.beaten, "warm-up": look.stage == "warm-up"}
+        why = {"ended": " ".join(name for name, so in ends.items() if so)} if look.sunk else {}
+        self.events.note("window", number=number, **self.mark, label=level.label, seconds=seconds, **why)
 
     def _figures(self, loaded: LoadResult) -> Metrics:
         return measure(

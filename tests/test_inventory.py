@@ -378,3 +378,10 @@ def test_an_instance_sees_its_devices_and_no_others(four_cores: Tree) -> None:
     assert visible_devices([amd])["ROCR_VISIBLE_DEVICES"] == "GPU-amd"
     cores = visible_devices(four_cores.discover("cpu", range(8)).devices)
     assert cores == {"CUDA_VISIBLE_DEVICES": "-1", "ROCR_VISIBLE_DEVICES": "-1", "OLLAMA_VULKAN": "0"}
+
+
+def test_a_device_is_found_by_its_index_where_others_are_lost() -> None:
+    devices = tuple(Device(index, f"GPU-{index}", "nvidia", "card", 1, "card") for index in range(4))
+    whole, fewer = Inventory("host", devices), Inventory("host", (devices[0], devices[2], devices[3]))
+    assert [whole.at(index).index for index in range(4)] == [0, 1, 2, 3]
+    assert [fewer.at(index).index for index in (0, 2, 3)] == [0, 2, 3]

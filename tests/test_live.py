@@ -485,3 +485,41 @@ async def test_a_terminal_that_is_gone_stops_nothing() -> None:
         on.file = io.StringIO()
         await asyncio.sleep(2 * REFRESH_S)
         assert text(on) == ""  # until somebody asks again
+
+
+# how sure the end is, and what is left out
+
+
+@pytest.mark.parametrize(
+    ("error_s", "said"),
+    [
+        (1230.0, "search ends in about 3 h 10 min ± 20 min ("),
+        (5400.0, "search ends in about 3 h 10 min ± 1 h 30 min ("),
+        (75.0, "search ends in about 3 h 10 min ± 1 min 15 s ("),
+        (0.0, "search ends in about 3 h 10 min ("),
+        (None, "search ends in about 3 h 10 min ("),
+    ],
+)
+def test_the_end_is_told_with_its_error(error_s: float | None, said: str) -> None:
+    event = {"what": "result", "result": BASE, "left_s": 11400.0, "left_error_s": error_s}
+    scene, now_s = seen([(0.0, event)])
+    assert said in scene.progress(now_s)
+
+
+def test_the_error_of_the_search_is_none_of_the_proof() -> None:
+    event = {"what": "result", "result": BASE, "left_s": 60.0, "left_error_s": 30.0}
+    begins = {"what": "proof begins", "candidates": [BASELINE, FASTER], "pairs": 4, "pairs_max": 12}
+    scene, now_s = seen([(0.0, event), (0.0, begins)])
+    assert "±" not in scene.progress(now_s)
+
+
+def test_a_device_that_is_left_out_is_told_and_stays_in_view() -> None:
+    event = {"what": "quarantine", "device": "GPU-2", "said": "device 2 (Card, GPU-2) is gone"}
+    scene, now_s = seen([(0.0, event)])
+    assert "left out from now on: device 2 (Card, GPU-2) is gone" in "\n".join(map(str, lines(scene, now_s, 100, 40)))
+    printed = io.StringIO()
+    with Night(NIGHT, Console(file=printed, width=200)) as night:
+        night(event)
+    assert (
+        "left out from now on, and in later nights of this study: device 2 (Card, GPU-2) is gone" in printed.getvalue()
+    )

@@ -9,9 +9,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autotune import sampler as sampling
 from autotune.errors import StorageError
-from autotune.sampler import STARTUP_TRIALS, Sampler
+from autotune.sampler import Sampler, Way
+from autotune.sampler import trials as sampling
+from autotune.sampler.rivals import STARTUP_TRIALS
 from autotune.score import FAILED
 from autotune.space import key
 from tests.factories import BASELINE, params, result, space
@@ -179,7 +180,7 @@ def test_a_night_that_was_interrupted_goes_on_as_it_would_have(tmp_path: Path) -
 
 def test_what_experience_says_comes_before_all_else(path: Path) -> None:
     favourite = params(8, "0 | 1", policy="least_conn")
-    asking = Sampler(path, "test", 1, SPACE, BASELINE, favourite)
+    asking = Sampler(path, "test", 1, SPACE, BASELINE, Way(first=favourite))
     asking.open([])
     assert [one.params for one in told(asking, 2)] == [BASELINE, favourite]
     assert asking.propose() not in (None, favourite)

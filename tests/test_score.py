@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autotune.benchmark.phases import Look
 from autotune.metrics import Metrics, Summary
-from autotune.score import FAILED, UNDECIDED, Score, failed, judge, judge_capacity
+from autotune.score import BEHIND, FAILED, TWOFOLD, UNDECIDED, Score, failed, judge, judge_capacity
 from autotune.stats import enough
 from tests.conftest import study
 from tests.factories import metrics, summary
@@ -126,6 +126,47 @@ def test_what_ended_a_window_early_is_missed() -> None:
     ):
         looks = {FIVE: Look(), TEN: Look(limits={"ttft_s p95": decision})}  # type: ignore[dict-item]
         assert judge(spec, levels, looks).constraints[LIMIT] == violation
+
+
+def dropped(levels: dict[str, Metrics], looks: dict[str, Look]) -> Score:
+    """A candidate with a limit at each of its two levels."""
+    limits = [{"metric": "ttft_s", "statistic": "p95", "max": 2.0, "at": at} for at in (5, 10)]
+    return judge(study(workload={"levels": [5, 10]}, objective={"limits": limits}), levels, looks)
+
+
+def test_levels_that_were_not_loaded_say_nothing() -> None:
+    beaten = Look(sunk=True, dropped=True, beaten=True, part=0.6)
+    score = dropped({TEN: metrics(tps=61.0)}, {TEN: beaten})
+    assert score.objective == 61.0
+    assert score.constraints == {
+        LIMIT: pytest.approx(-0.75),
+        f"success rate at {TEN}": pytest.approx(-0.01),
+        BEHIND: pytest.approx(0.4),
+    }
+    assert not score.feasible
+
+
+def test_of_who_was_dropped_nothing_is_held_against_it_that_is_not_known() -> None:
+    nothing = metrics(ttft_s=None, requests=0, success_rate=0.0)
+    score = dropped({TEN: nothing}, {TEN: Look(sunk=True, dropped=True, beaten=True, part=0.5)})
+    assert score.constraints == {BEHIND: pytest.approx(0.5)}
+    assert score.cautions == ()
+    failing = dropped({TEN: metrics(success_rate=0.5)}, {TEN: Look(sunk=True, dropped=True)})
+    assert failing.constraints[f"success rate at {TEN}"] == pytest.approx(0.49)
+
+
+def test_who_just_cannot_beat_the_best_is_still_behind_it() -> None:
+    score = dropped({TEN: metrics()}, {TEN: Look(sunk=True, dropped=True, beaten=True, part=1.0)})
+    assert score.constraints[BEHIND] == UNDECIDED
+    assert not score.feasible
+
+
+@pytest.mark.parametrize(("stage", "least"), [("warm-up", TWOFOLD), ("window", UNDECIDED)])
+def test_a_limit_for_which_a_load_ended_is_missed_by_what_that_takes(stage: Any, least: float) -> None:
+    look = Look(sunk=True, dropped=True, limits={"ttft_s p95": "violated"}, stage=stage)
+    for found in (metrics(ttft_s=1.0), metrics(ttft_s=None, requests=0)):
+        assert dropped({TEN: found}, {TEN: look}).constraints[LIMIT] == least
+    assert dropped({TEN: metrics(ttft_s=8.0)}, {TEN: look}).constraints[LIMIT] == pytest.approx(3.0)
 
 
 def test_a_capacity_of_nothing_misses_by_what_its_least_load_misses_most() -> None:

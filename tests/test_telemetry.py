@@ -80,8 +80,17 @@ def test_an_old_driver_tells_the_same_under_older_names(stub: Stub) -> None:
 @pytest.mark.parametrize("state", ["card uuid=card-0 lost", "card uuid=another"])
 def test_a_lost_card_is_an_error_that_names_it(stub: Stub, state: str) -> None:
     stub.tell(state)
-    with pytest.raises(DeviceLost, match=r"device 0 \(Card 0, card-0\)"):
+    with pytest.raises(DeviceLost, match=r"device 0 \(Card 0, card-0\)") as caught:
         stub.call(snapshot, cards(1))
+    assert caught.value.device == "card-0"
+
+
+@pytest.mark.parametrize("code", [16, 999])
+def test_a_card_that_answers_no_more_is_as_good_as_lost(stub: Stub, code: int) -> None:
+    stub.tell(f"card uuid=card-0\ncard uuid=card-1 fails={code}")
+    with pytest.raises(DeviceLost, match=r"device 1 \(Card 1, card-1\) answers no more: NVML says") as caught:
+        stub.call(snapshot, cards(2))
+    assert caught.value.device == "card-1"
 
 
 def test_without_a_driver_or_a_card_there_is_nothing_to_sample(stub: Stub) -> None:

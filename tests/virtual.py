@@ -28,9 +28,11 @@ from tests.conftest import TINY, gpus
 from tests.factories import BASELINE, SPEC, result, space
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from autotune.confirm import Verdict
+    from autotune.ground import Ground
+    from autotune.inventory import Inventory
     from autotune.plan import Plan
     from autotune.result import TrialResult
     from autotune.space import Space
@@ -66,6 +68,11 @@ class Played:
     spec: StudySpec = SPEC
     fresh: bool = False
     provenance: None = None
+    stop_s: float = 0.0
+    lasts: Callable[[Plan], float] | None = None
+    """How long a trial takes, where not all take the same."""
+    inventory: Inventory | None = None
+    """Set where devices are lost."""
 
     @property
     def cluster(self) -> Played:
@@ -86,11 +93,21 @@ class Played:
     ) -> tuple[TrialResult, list[Sequence[RequestRecord]]]:
         now = asyncio.get_running_loop().time
         self.calls.append((number, now()))
-        await asyncio.sleep(self.trial_s)
+        took_s = self.trial_s if self.lasts is None else self.lasts(plan)
+        await asyncio.sleep(took_s)
         if self.faults and (error := self.faults.pop(0)) is not None:
             raise error
         found = self.law(number, chosen)
-        return replace(found, fingerprint=plan.fingerprint, seconds=self.trial_s), [[RECORD]]
+        return replace(found, fingerprint=plan.fingerprint, seconds=took_s), [[RECORD]]
+
+
+class Promising(Sampler):
+    """Promises what a test says."""
+
+    promises: list[float | None]
+
+    def promise(self, tolerance: float) -> float | None:
+        return self.promises.pop(0) if self.promises else None
 
 
 @dataclass
@@ -105,6 +122,7 @@ class Ended:
     took_s: float
     proof: Verdict | None = None
     unproved: str = ""
+    night: Night = field(kw_only=True)
 
     def seen(self, what: str) -> list[dict[str, Any]]:
         return [event for event in self.shown if event["what"] == what]
@@ -115,6 +133,11 @@ class Ended:
         return [number for number, _ in self.bench.calls]
 
 
+def on_two_cards(chosen: Mapping[str, Any]) -> Plan:
+    """A plan as trials of the played host have it."""
+    return plans.make(SPEC, gpus(), ServerFacts("0.32.15", TINY), chosen, (Path("/m"), Path("/h")))
+
+
 @dataclass
 class Studies:
     """Nights on one study folder."""
@@ -123,6 +146,11 @@ class Studies:
     where: Space = field(default_factory=space)
     last: Ended | None = None
     """Also of a night that an error has ended."""
+    without: Callable[[Collection[str]], Ground] | None = None
+    plan: Callable[[Mapping[str, Any]], Plan] = on_two_cards
+    asleep: Callable[[], float] = lambda: 0.0
+    promises: list[float | None] = field(default_factory=list)
+    """What the sampler promises, one time after the other."""
 
     def night(
         self, bench: Played | None = None, began: datetime = EVENING, *, proof: bool = False, **budget: Any
@@ -135,26 +163,29 @@ class Studies:
         store, shown = Store(self.folder), list[dict[str, Any]]()
         store.open(SPEC, "")
         results = store.trials.results()
-        sampler = Sampler(store.optuna, "test", 1, self.where, BASELINE)
+        sampler = Promising(store.optuna, "test", 1, self.where, BASELINE)
         sampler.open(results)
+        sampler.promises = self.promises
         night = Night(
             bench=cast("Bench", bench),
             store=store,
             sampler=sampler,
             events=Events(store.events, shown.append),
-            clock=Clock.start(
-                budget,
-                elapsed(read(store.events)) if proof else 0.0,
-                wall=lambda: began + timedelta(seconds=now()),
+            clock=replace(
+                Clock.start(
+                    budget,
+                    elapsed(read(store.events)) if proof else 0.0,
+                    wall=lambda: began + timedelta(seconds=now()),
+                ),
+                asleep=self.asleep,
             ),
             baseline=BASELINE,
-            plan=lambda chosen: plans.make(
-                SPEC, gpus(), ServerFacts("0.32.15", TINY), chosen, (Path("/m"), Path("/h"))
-            ),
+            plan=self.plan,
             narrow=lambda: NARROW,
             results=results,
+            without=self.without,
         )
-        self.last = Ended("", results, shown, bench, store, 0.0)
+        self.last = Ended("", results, shown, bench, store, 0.0, night=night)
         if proof:
             with night.events.span("night"):
                 ending = await whole(night)

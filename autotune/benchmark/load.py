@@ -11,6 +11,7 @@ import asyncio
 import gc
 import math
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.flight import clock
@@ -21,7 +22,7 @@ from autotune.errors import ClusterError
 from autotune.stats import mean, ready, steady_from, trend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from autotune.benchmark.flight import Client, Flight
     from autotune.benchmark.pacer import Level
@@ -97,9 +98,10 @@ async def _carried(
         if stop is not None:
             watchers.append(tasks.create_task(load.stop_with(stop)))
         sender = tasks.create_task(load.send())
-        await load.warm_up(upstreams, decides=goal is not None)
-        with _without_collector():
-            await load.measure(goal or Anything())
+        await load.warm_up(upstreams, goal or Anything(), decides=goal is not None)
+        if not load.dropped:
+            with _without_collector():
+                await load.measure(goal or Anything())
         await load.drain()
         await sender
         for watcher in watchers:
@@ -124,6 +126,12 @@ class _Load:
         self._cautions: list[str] = []
         self._pulses: list[tuple[Pulse, ...]] = []
         self._look = Look()
+        self._screened = 0
+
+    @property
+    def dropped(self) -> bool:
+        """Whether nobody wants to know more of this candidate."""
+        return self._look.dropped
 
     async def send(self) -> None:
         """Send until it is over."""
@@ -139,24 +147,56 @@ class _Load:
         await stop.wait()
         self._traffic.break_off()
 
-    async def warm_up(self, upstreams: int, *, decides: bool) -> None:
+    async def warm_up(self, upstreams: int, goal: Goal, *, decides: bool) -> None:
         """Until users and instances are at work and the load is steady; bounds count from the start of the load.
 
-        `decides` says whether there will be something to decide in the window.
+        `decides` says whether there will be something to decide in the window. It may be its end that is decided, and
+        the window is then what the goal has looked at.
         """
         began, phases = self._traffic.began, self._phases
         latest = began + phases.warmup_max_s
         await self._until(began + phases.warmup_s / 4)
         if decides:
             ready()  # it stops everything for a moment: not before the first request if possible, and not in the window
-        await self._until(began + phases.warmup_s)
-        await self._until(latest, lambda: not self._cold(upstreams))
-        while phases.warmup_s and self._moves() and self._now() < latest and not self._traffic.hopeless:
-            await self._until(min(latest, self._now() + phases.warmup_s / 4))
-        if cold := self._cold(upstreams):
+        if goal.screens:
+            await self._until(began + phases.warmup_s / 2)
+            self._pulses = [await self._client.pulse()]
+        await self._warmed(began + phases.warmup_s, goal)
+        await self._warmed(latest, goal, lambda: not self._cold(upstreams))
+        while phases.warmup_s and not self._over and self._moves() and self._now() < latest:
+            await self._warmed(min(latest, self._now() + phases.warmup_s / 4), goal)
+        if self.dropped:
+            self._pulses.append(await self._client.pulse())
+        elif cold := self._cold(upstreams):
             self._cautions.append(f"the warm-up ended before the cluster was warm: {cold}")
         elif phases.warmup_s and self._moves():
             self._cautions.append("the warm-up ended before the output rate was steady: lengthen warmup_max_s")
+
+    @property
+    def _over(self) -> bool:
+        return self.dropped or self._traffic.hopeless
+
+    async def _warmed(self, deadline: float, goal: Goal, done: Callable[[], bool] = lambda: False) -> None:
+        """`_until`, with the looks that are planned on the way."""
+        for after_s in goal.screens[self._screened :]:
+            at = self._traffic.began + after_s
+            if self.dropped or at > deadline:
+                break
+            await self._until(at, done)
+            if self._now() < at:
+                return
+            self._screened += 1
+            self._screen(goal)
+        if not self.dropped:
+            await self._until(deadline, done)
+
+    def _screen(self, goal: Goal) -> None:
+        """Ask whether the load is hopeless; its window is then what says so."""
+        traffic, at = self._traffic, self._now()
+        last_began = traffic.began + self._phases.warmup_s / 2
+        look, since = goal.screen(self._seen(self._screened, last_began, list(traffic.flights)))
+        if look.dropped:
+            self._look, traffic.window = replace(look, after_s=at - traffic.began), (since, at)
 
     def _cold(self, upstreams: int) -> str:
         """What is still missing; instances count only where answers say which of them they are from."""
@@ -181,13 +221,15 @@ class _Load:
         start, phases, traffic = self._now(), self._phases, self._traffic
         self._stage = ("window", start, phases.window_s)
         traffic.window, end = (start, math.inf), start
-        self._pulses.append(await self._client.pulse())
+        self._pulses = [await self._client.pulse()]
         for number, after_s in enumerate(phases.looks, 1):
             end = start + after_s
             await self._until(end)
             if traffic.hopeless:
                 break
-            self._look = goal.look(self._seen(number))
+            inside = [flight for flight in traffic.flights if traffic.inside(flight)]
+            look = goal.look(self._seen(number, start, inside))
+            self._look = replace(look, after_s=self._now() - traffic.began)
             enough = self._look.enough and after_s >= phases.window_s and self._asked() >= phases.min_requests
             if self._look.sunk or enough:
                 break
@@ -199,9 +241,8 @@ class _Load:
     def _asked(self) -> int:
         return sum(map(self._traffic.inside, self._traffic.requests()))
 
-    def _seen(self, number: int) -> Seen:
-        traffic, start = self._traffic, self._traffic.window[0]
-        on_their_way = [flight for flight in traffic.flights if traffic.inside(flight)]
+    def _seen(self, number: int, start: float, on_their_way: Sequence[Flight]) -> Seen:
+        traffic = self._traffic
         return Seen(
             start=start,
             at=self._now(),
@@ -217,13 +258,14 @@ class _Load:
         """Hold the load up until the window's requests have their first text; then follow them to their end."""
         traffic, bound = self._traffic, self._now() + self._phases.drain_s
         self._stage = ("drain", self._now(), self._phases.drain_s)
-        if self._look.overload is None:  # else they would wait longer and longer, for nothing that is not known
+        waits = self._look.overload is None and not self.dropped
+        if waits:  # else they would wait longer and longer, for nothing that is not known
             # an open loop at its most in flight is late: what was due in the window is still to be sent
             await self._until(bound, lambda: traffic.due >= traffic.window[1])
             await self._first_texts(bound)
         traffic.over.set()
         self._cut(flight for flight in traffic.flights if traffic.asked_at(flight) >= traffic.window[1])
-        if self._look.overload is None:
+        if waits:
             await self._until(bound, lambda: not traffic.flights)
             if (left := sum(map(traffic.inside, traffic.flights))) and not traffic.broken_off:
                 self._cautions.append(f"{left} requests of the window were still running when the drain ended")

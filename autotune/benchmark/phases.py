@@ -21,6 +21,8 @@ Stage = Literal["warm-up", "window", "drain"]
 
 EARLY = (0.25, 0.5)
 """Parts of the least window at which a load that is sure to miss a limit may already end."""
+SCREENS = (0.75, 1.0)
+"""Parts of the warm-up at which a load may end that is hopeless; then 1.5 times as late each time, while it lasts."""
 LONGER = 1.25
 """From one planned end of the window to the next. They are planned, never an arrival or an answer: that would bias."""
 
@@ -49,6 +51,14 @@ class Phases:
             found.append(end)
             end *= LONGER
         return (*found, self.window_max_s)
+
+    @property
+    def screens(self) -> tuple[float, ...]:
+        """When it is asked whether the load is hopeless, in seconds from its start; none without a warm-up."""
+        found = [part * self.warmup_s for part in SCREENS] if self.warmup_s else []
+        while found and found[-1] * 1.5 < self.warmup_max_s:
+            found.append(found[-1] * 1.5)
+        return tuple(found)
 
     def scaled(self, factor: float) -> Phases:
         """The same on a clock that runs `factor` times as long."""
@@ -122,21 +132,57 @@ class Look:
     precision: float | None = None
     """Half the 95 % interval of the output rate, in parts of its mean; None where nothing can be said yet."""
     overload: Overload | None = None
+    beaten: bool = False
+    """Whether the output rate is surely below that of the best so far."""
+    dropped: bool = False
+    """Whether the candidate is out with it: what is still on its way is not waited for."""
+    most_tps: float | None = None
+    """Of one that is beaten: the most that its output rate may be, tokens/s."""
+    part: float | None = None
+    """The same, in parts of the rate that was to be beaten."""
+    stage: Stage = "window"
+    """Where the load ended."""
+    after_s: float | None = None
+    """Seconds from the load's start to this look; results of older versions do not say."""
+
+    def scaled(self, factor: float) -> Look:
+        """The same on a clock that runs `factor` times as long."""
+        return replace(
+            self,
+            most_tps=None if self.most_tps is None else self.most_tps / factor,
+            after_s=None if self.after_s is None else self.after_s * factor,
+        )
 
 
 class Goal(Protocol):
     """What a window is for."""
 
+    @property
+    def screens(self) -> Sequence[float]:
+        """When the warm-up is asked, in seconds from its start; empty where it is not."""
+
     def look(self, seen: Seen) -> Look:
         """What is certain by now. The load goes on meanwhile: it may take some ms for each thousand requests."""
+
+    def screen(self, seen: Seen) -> tuple[Look, float]:
+        """What is certain in the warm-up, of all requests so far, and since when that holds.
+
+        `seen.start` is when the last user began.
+        """
 
 
 class Anything:
     """The goal of a window that has none: it ends after its time."""
 
+    screens: tuple[float, ...] = ()
+
     def look(self, _: Seen) -> Look:
         """Always enough."""
         return Look()
+
+    def screen(self, seen: Seen) -> tuple[Look, float]:
+        """Nobody asks."""
+        return Look(enough=False, stage="warm-up"), seen.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,4 +242,5 @@ class LoadResult:
             window_start=self.window_start * factor,
             window_end=self.window_end * factor,
             records=tuple(scaled(record, factor) for record in self.records),
+            look=self.look.scaled(factor),
         )

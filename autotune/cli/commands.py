@@ -36,6 +36,7 @@ def _load(chosen: argparse.Namespace) -> StudySpec:
 def run(chosen: argparse.Namespace) -> int:
     """Run a study; 0, or 1 when nothing is feasible."""
     from autotune import console, night, report
+    from autotune.faults import quarantined
     from autotune.store import Store
 
     spec = _load(chosen)
@@ -45,7 +46,9 @@ def run(chosen: argparse.Namespace) -> int:
     with console.Night(spec, screen, store.earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
     with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
-        found = report.findings(spec, ending.results, ending.proof, ending.unproved, store.selftest())
+        found = report.findings(
+            spec, ending.results, ending.proof, ending.unproved, store.selftest(), quarantined(store)
+        )
         console.morning(screen, found, night.spent(folder / "events.jsonl"), ending, chosen.study)
     if ending.error is not None:
         raise ending.error

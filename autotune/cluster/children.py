@@ -13,10 +13,11 @@ import os
 import shutil
 import signal
 import subprocess
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from autotune.cluster import host
-from autotune.errors import BinaryMissing, ClusterError
+from autotune.errors import BinaryMissing, ClusterError, StorageError
+from autotune.files import storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,22 +40,21 @@ class Children:
     def start(
         self, command: Sequence[str], env: Mapping[str, str], log: Path, cpus: Sequence[int] = ()
     ) -> subprocess.Popen[bytes]:
-        """Start a process that dies with us. Raises `BinaryMissing`."""
+        """Start a process that dies with us. Raises `BinaryMissing`, `StorageError`, `ClusterError`."""
         prefix = [program("setpriv", "util-linux"), "--pdeathsig", "TERM"]
         if cpus:
             prefix += [program("taskset", "util-linux"), "-c", ",".join(map(str, cpus))]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*prefix, program(command[0]), *command[1:]],
-                env={**env, MARK: str(self._folder)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        with storage(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("wb")
+        with output:
+            process = _begin([*prefix, program(command[0]), *command[1:]], {**env, MARK: str(self._folder)}, output)
         self._running[process.pid] = process
-        self._note(process.pid)
+        try:
+            self._note(process.pid)
+        except StorageError:
+            _kill_session(process.pid)  # nobody would know of it, and its port would be taken
+            raise
         return process
 
     def alive(self, pid: int) -> bool:
@@ -115,7 +115,7 @@ class Children:
     def _note(self, pid: int) -> None:
         found = host.identity(pid)
         if found is not None:
-            with self._ledger.open("a", encoding="utf-8") as ledger:
+            with storage(self._ledger), self._ledger.open("a", encoding="utf-8") as ledger:
                 ledger.write(json.dumps({"pid": found.pid, "started": found.started}) + "\n")
 
     def _recorded(self) -> list[host.Identity]:
@@ -132,6 +132,16 @@ def program(name: str, package: str = "") -> str:
         hint = f"; install it: sudo apt-get install {package}" if package else ""
         raise BinaryMissing(f"no program {name!r}{hint}")
     return found
+
+
+def _begin(command: Sequence[str], env: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """In a session of its own. What the system says against it (no memory, too many processes) is its own fault."""
+    try:
+        return subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        raise ClusterError(f"no process can be started here: {error.strerror or error}") from error
 
 
 def _entry(line: str) -> host.Identity | None:

@@ -9,9 +9,23 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import aiohttp
 
 from autotune.cluster import host, verify
-from autotune.errors import AutotuneError, BalancerError, InstanceDied, NeverReady, PortTaken, StartFailed, TrialFailure
+from autotune.cluster.deaths import Deaths
+from autotune.errors import (
+    AutotuneError,
+    BalancerError,
+    InstanceDied,
+    LoadFailed,
+    LoadTimeout,
+    NeverReady,
+    OutOfHostMemory,
+    OutOfMemory,
+    PortTaken,
+    StartFailed,
+    TrialFailure,
+)
+from autotune.files import storage
 from autotune.ollama.api import Ollama, wait_ready
-from autotune.ollama.log import last_words
+from autotune.ollama.log import last_load, last_words, wanting
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -47,6 +61,9 @@ class Cluster:
         self._handles: dict[InstancePlan, Handle] = {}
         self._derived: dict[DerivedModel, InstancePlan] = {}
         """Names that we added to the user's store, and an instance on that store."""
+        self._deaths = Deaths()
+        self.stop_s = 0.0
+        """The longest that ending what runs has taken so far."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,12 +103,18 @@ class Cluster:
         return tuple(await _all(self._placement(self._handles[instance]) for instance in plan.instances))
 
     def check(self) -> None:
-        """Raises `BalancerError` or `InstanceDied` when something that should run does not."""
+        """Whether all that should run does, since `placements`.
+
+        Raises `BalancerError`, `Killed` for what somebody else has ended, and `InstanceDied`, `OutOfMemory`,
+        `OutOfHostMemory` for what is the configuration's own.
+        """
         if self._nginx is not None and self._handles and not self._nginx.alive():
             raise BalancerError("nginx has died")
         for handle in self._handles.values():
             if not self._driver.alive(handle):
-                raise self._with_log(InstanceDied, f"{handle.instance.name} has died", handle)
+                raise self._died(InstanceDied, f"{handle.instance.name} has died", handle)
+            if (error := self._deaths.of_model(handle, self._driver.logs(handle))) is not None:
+                raise error
 
     def logs(self) -> dict[str, str]:
         """What every instance has written since it was started, by its name."""
@@ -110,9 +133,12 @@ class Cluster:
 
     async def _stop(self, handles: Iterable[Handle]) -> None:
         ending = list(handles)
+        now = asyncio.get_running_loop().time
+        began = now()
         try:
             await _all(self._driver.stop(handle) for handle in ending)
         finally:
+            self.stop_s = max(self.stop_s, now() - began)
             for handle in ending:
                 if not self._driver.alive(handle):
                     self._handles.pop(handle.instance, None)
@@ -134,19 +160,30 @@ class Cluster:
             finally:
                 waiting.cancel()
 
-    def _dead_at_start(self, handle: Handle) -> TrialFailure | PortTaken:
-        """A port that was taken between check and start is the machine's fault; all else the configuration's."""
+    def _dead_at_start(self, handle: Handle) -> AutotuneError:
+        """A port that was taken between check and start is the machine's fault; all else as `_died` says."""
         port = handle.instance.port
         if not host.port_free(port):
             return PortTaken(f"port {port} ({handle.instance.name}) was taken by {host.port_holder(port)}")
-        return self._with_log(StartFailed, f"{handle.instance.name} died at its start", handle)
+        return self._died(StartFailed, f"{handle.instance.name} died at its start", handle)
 
     async def _preload(self, handle: Handle, model: str) -> None:
         async with Ollama(handle.instance.url) as server:
             try:
                 await server.preload(model, self._load_timeout_s)
-            except TrialFailure as failure:
-                raise self._with_log(type(failure), failure.message, handle) from failure
+            except NeverReady as failure:
+                raise self._with_log(LoadTimeout, failure.message, handle) from failure
+            except LoadFailed as failure:
+                raise self._unloaded(failure, handle) from failure
+
+    def _unloaded(self, failure: LoadFailed, handle: Handle) -> AutotuneError:
+        """Why a model did not load: its server is gone, there is no memory, or something else."""
+        if not self._driver.alive(handle):
+            return self._died(LoadFailed, failure.message, handle)
+        log = self._driver.logs(handle)
+        kinds = {"device": OutOfMemory, "host": OutOfHostMemory}
+        kind = kinds.get(wanting(failure.message) or wanting(last_load(log)) or "", type(failure))
+        return self._with_log(kind, failure.message, handle)
 
     async def _placement(self, handle: Handle) -> Placement:
         async with Ollama(handle.instance.url) as server:
@@ -154,21 +191,24 @@ class Cluster:
                 loaded = await server.loaded()
             except (aiohttp.ClientError, TimeoutError) as error:
                 message = f"{handle.instance.name} does not answer: {error}"
-                raise self._with_log(InstanceDied, message, handle) from error
-        return verify.placement(handle, self._driver.logs(handle), loaded)
+                raise self._died(InstanceDied, message, handle) from error
+        log = self._driver.logs(handle)
+        self._deaths.seen(handle, log)
+        return verify.placement(handle, log, loaded)
 
     async def _derive(self, plan: Plan, derived: DerivedModel) -> None:
         """Made anew each time: it costs milliseconds, and the name may have gone with a server that died."""
         first = self._handles[plan.instances[0]]
         self._derived[derived] = first.instance
         if self._ledger is not None:
-            self._ledger.write_text("".join(f"{one.name}\n" for one in self._derived), encoding="utf-8")
+            with storage(self._ledger):
+                self._ledger.write_text("".join(f"{one.name}\n" for one in self._derived), encoding="utf-8")
         async with Ollama(first.instance.url) as server:
             try:
                 await server.create(derived.name, derived.parent, dict(derived.parameters))
             except (aiohttp.ClientError, TimeoutError) as error:
                 message = f"{first.instance.name} did not create {derived.name}: {error}"
-                raise self._with_log(InstanceDied, message, first) from error
+                raise self._died(InstanceDied, message, first) from error
 
     async def _forget_derived(self) -> None:
         """Names that we added to the user's store go again, while a server of ours still runs."""
@@ -195,6 +235,10 @@ class Cluster:
                 await self._forget_derived()
         finally:
             await self._stop(self._handles.values())
+
+    def _died(self, kind: type[TrialFailure], message: str, handle: Handle) -> AutotuneError:
+        """`kind`, unless it was somebody else who ended the instance."""
+        return self._deaths.of_server(handle, self._driver.logs(handle)) or self._with_log(kind, message, handle)
 
     def _with_log(self, kind: type[TrialFailure], message: str, handle: Handle) -> TrialFailure:
         return kind(message, details=last_words(self._driver.logs(handle)))

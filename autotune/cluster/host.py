@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
 _LISTEN = "0A"
 
 
@@ -60,6 +61,36 @@ def runs(process: Identity) -> bool:
     """Whether this very process still runs; a zombie does not."""
     found = stat(process.pid)
     return found is not None and found.started == process.started and found.state not in "ZX"
+
+
+def ending(pid: int) -> int | None:
+    """How a child of this process has ended: its exit code, or a signal below 0; None where it runs or is no child.
+
+    It is not reaped, so that its pid goes to nobody else.
+    """
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def killed_for_memory() -> int:
+    """How many processes the kernel has ended for want of memory, on this host and in this process's own group."""
+    found = _count(PROC / "vmstat", "oom_kill")
+    own = (PROC / "self/cgroup").read_text(encoding="utf-8") if (PROC / "self/cgroup").exists() else ""
+    groups = [line.split(":", 2)[2].strip("/") for line in own.splitlines() if line.startswith("0::")]
+    return found + sum(_count(CGROUPS / group / "memory.events", "oom_kill") for group in groups)
+
+
+def _count(path: Path, name: str) -> int:
+    """A counter in a file of names and numbers; 0 where there is none."""
+    with suppress(OSError, ValueError):
+        pairs = map(str.split, path.read_text(encoding="ascii").splitlines())
+        return next((int(pair[1]) for pair in pairs if pair[:1] == [name]), 0)
+    return 0
 
 
 def processes() -> Iterator[int]:

@@ -136,6 +136,9 @@ def _by_bytes(found: Placement) -> float:
 
 
 def _share(found: Placement) -> str:
-    if found.layers_on_device is not None and found.layers and found.layers_on_device / found.layers <= _by_bytes(found):
-        return f"{found.layers_on_device} of {found.layers} layers"
-    return f"{found.share_on_device:.1%}"
+    layers = f"{found.layers_on_device} of {found.layers} layers"
+    if found.layers_on_device is None or not found.layers:
+        return f"{found.share_on_device:.0%}"
+    if found.layers_on_device < found.layers or found.share_on_device == 1:
+        return layers
+    return f"{layers}, but only {found.share_on_device:.1%} of the bytes,"

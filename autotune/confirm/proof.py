@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from autotune import pace
+from autotune.clock import TimeUp
 from autotune.confirm.contender import contenders
 from autotune.confirm.contest import BASELINE, Verdict
 from autotune.confirm.order import looks, place
 from autotune.errors import StorageError
-from autotune.study import insist, standings
+from autotune.faults import insist
+from autotune.space import key
+from autotune.study import standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from autotune.clock import Clock
     from autotune.events import Events
+    from autotune.pace import Wait
     from autotune.plan import Plan
     from autotune.result import TrialResult
     from autotune.spec import Proof as ProofSpec
     from autotune.spec import StudySpec
     from autotune.store import Shelf, Store
-    from autotune.study import Clock
     from autotune.trial import Bench
 
 
-def finalists(results: Sequence[TrialResult], most: int) -> list[dict[str, Any]]:
-    """The feasible configurations of a search besides the baseline, best first."""
+UP = "the time that was kept for the proof is up"
+
+
+def finalists(
+    results: Sequence[TrialResult], most: int, ranked: Sequence[Mapping[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """The configurations of a search besides the baseline that likely hold the limits, best first.
+
+    By belief, where the search has one and `ranked` is what was tried in its order: the best single measurement is the
+    luckiest. Else the feasible by what was measured.
+    """
+    standing = standings(results)
+    if ranked is not None:
+        known = {key(one.params): one for one in standing if all(result.measured for result in one.results)}
+        standing = [known[key(params)] for params in ranked if key(params) in known]
     others = [
-        one for one in standings(results) if one.feasible and one.results[0].fingerprint != results[0].fingerprint
+        one
+        for one in standing
+        if (one.feasible or ranked is not None) and one.results[0].fingerprint != results[0].fingerprint
     ]
     return [one.params for one in others[:most]]
 
@@ -91,12 +111,15 @@ class Proof:
             number = len(self.results)
             block, candidate = place(number, len(self.candidates))
             where = {"number": number, "block": block, "candidate": candidate}
-            result = await self._run(where, self.candidates[candidate])
+            try:
+                result = await self._run(where, self.candidates[candidate])
+            except TimeUp:
+                return f"{UP}; a run took longer than expected and was given up"
             self.results.append(result)
             self.events.note(
                 "proved", number=number, proof=self.number, reason=result.reason, objective=result.score.objective
             )
-            self.events.show({"what": "run", **where, "result": result, "left_s": self.left_s()})
+            self.events.show({"what": "run", **where, "result": result, **asdict(self.left())})
             self.events.show(self.clock.event())
         return over
 
@@ -105,7 +128,9 @@ class Proof:
         self.shelf.write_plan(number, params, plan, self.bench.provenance)
         self.events.show({"what": "run begins", **where, "params": params, "plan": plan})
         result, records = await insist(
-            self.events, lambda: self.bench.trial(number, params, plan), self.bench.cluster.clear
+            self.events,
+            lambda: self.clock.bound(lambda: self.bench.trial(number, params, plan)),
+            self.bench.cluster.clear,
         )
 
         async def keep() -> None:
@@ -125,34 +150,40 @@ class Proof:
                 return f"decided after {blocks} blocks"
             if blocks >= self.rules.pairs_max:
                 return f"all {blocks} blocks are done"
-        left = self.clock.left_s()
-        if left is not None and left < self._expected_s():
-            return "the time that was kept for the proof is up"
-        return ""
+        left, expected = self.clock.left_s(), median(self._took_s)
+        longest = expected if self.clock.until is None else pace.of(self._took_s).latest_s(expected)
+        return UP if left is not None and left < longest else ""
 
-    def left_s(self) -> float | None:
-        """Expected seconds until the next look, or until the time is up."""
+    def left(self) -> Wait:
+        """How long until the next look, or until the time is up."""
         blocks = next((look for look in looks(self.rules) if look * len(self.candidates) > len(self.results)), 0)
-        runs = max(blocks * len(self.candidates) - len(self.results), 0)
-        limits = [self.clock.left_s(), runs * self._expected_s()]
-        return max(min(limit for limit in limits if limit is not None), 0.0)
+        known, left = pace.of(self._took_s), self.clock.left_s()
+        wait = known.wait(max(blocks * len(self.candidates) - len(self.results), 0))
+        if left is None or wait.left_s <= left:
+            return wait
+        return pace.Wait(max(left, 0.0), known.wait(1).left_s / 2)
 
-    def _expected_s(self) -> float:
-        return median([result.seconds for result in self.results] or [self.run_s])
+    @property
+    def _took_s(self) -> list[float]:
+        return [result.seconds for result in self.results] or [self.run_s]
 
 
 def chosen(
-    store: Store, spec: StudySpec, results: Sequence[TrialResult], left_s: float | None
+    store: Store,
+    spec: StudySpec,
+    results: Sequence[TrialResult],
+    left_s: float | None,
+    ranked: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[list[dict[str, Any]], str]:
     """The candidates of the proof to run now, the baseline first; or none, and why there is nothing to prove.
 
     A proof that was begun goes on, if the search still says the same. Of a new one the candidates are as many as can
-    have `proof.pairs` blocks in `left_s`.
+    have `proof.pairs` blocks in `left_s`. `ranked` as for `finalists`.
     """
-    best = finalists(results, spec.proof.finalists)
+    best = finalists(results, spec.proof.finalists, ranked)
     if not best:
         return [], _nothing(spec, results)
-    if known := begun(store, spec, results):
+    if known := begun(store, spec, results, ranked):
         return known, ""
     run_s = expected_s(results)
     fitting = len(best) if left_s is None else int(left_s / (spec.proof.pairs * run_s)) - 1
@@ -168,11 +199,16 @@ def _nothing(spec: StudySpec, results: Sequence[TrialResult]) -> str:
     return "nothing else met the limits" if any(result.score.feasible for result in results) else ""
 
 
-def begun(store: Store, spec: StudySpec, results: Sequence[TrialResult]) -> list[dict[str, Any]]:
+def begun(
+    store: Store,
+    spec: StudySpec,
+    results: Sequence[TrialResult],
+    ranked: Sequence[Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
     """The candidates of the last proof, if those are still the best of the search; else none."""
     last = store.proofs() - 1
     known = store.candidates(last) if last >= 0 and results else []
-    best = finalists(results, spec.proof.finalists)
+    best = finalists(results, spec.proof.finalists, ranked)
     return known if known and known == [results[BASELINE].params, *best[: len(known) - 1]] else []
 
 

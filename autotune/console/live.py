@@ -56,9 +56,11 @@ class Night:
         self._unsaid: list[str] = []
         self._tell: dict[str, Callable[[dict[str, Any]], None]] = {
             "trial begins": self._on_begin,
+            "foretold": self._on_foretold,
             "level": self._on_level,
             "result": self._on_result,
             "fault": self._on_fault,
+            "quarantine": self._on_quarantine,
             "retry": self._on_retry,
             "single": self._on_single,
             "swept": self._on_swept,
@@ -149,6 +151,14 @@ class Night:
         if not self._live:
             self.say(f"{proof.title}: {self._scene.subject}" if proof is not None else self._scene.subject)
 
+    def _on_foretold(self, event: dict[str, Any]) -> None:
+        if not self._live:
+            between = f"{event['low']:.4g} to {event['high']:.4g}"
+            self.say(
+                f"  expected: {event['tps']:.4g} tokens/s ({between}), {event['holds']:.0%} likely within the limits; "
+                f"{event['trust']}"
+            )
+
     def _on_level(self, event: dict[str, Any]) -> None:
         self.say(f"  {event['label']}: {figures(event['metrics'])}")
 
@@ -166,6 +176,9 @@ class Night:
     def _on_fault(self, event: dict[str, Any]) -> None:
         again = "the trial is tried again" if event["left"] else "that was the last try"
         self.say(f"  fault of the machine, not of the configuration: {event['error']}; {again}")
+
+    def _on_quarantine(self, event: dict[str, Any]) -> None:
+        self.say(f"  left out from now on, and in later nights of this study: {event['said']}")
 
     def _on_retry(self, event: dict[str, Any]) -> None:
         self.say(f"  the baseline did not run: {event['result'].message}; it is tried once more")

@@ -125,6 +125,8 @@ class Scene:
         self.search_ends_s: float | None = None
         self.proof_ends_s: float | None = None
         self.deadline_s: float | None = None
+        self.error_s: float | None = None
+        """Of what ends next, the search or the proof."""
         self._took_s: dict[str, float] = {}
         self._seen = datetime.now().astimezone(), now_s
         self._see: dict[str, Callable[[dict[str, Any], float], None]] = {
@@ -136,6 +138,7 @@ class Scene:
             "devices": self._on_devices,
             "result": self._on_result,
             "fault": self._on_fault,
+            "quarantine": self._on_quarantine,
             "retry": self._on_retry,
             "proof begins": self._on_proof,
             "run begins": self._on_begin,
@@ -204,6 +207,7 @@ class Scene:
         self.standings = standings(self.results)
         left_s = event.get("left_s")
         self.search_ends_s = None if left_s is None else now_s + left_s
+        self.error_s = event.get("left_error_s")
         self._over(result, result.number, now_s, _name(result.number))
 
     def _on_run(self, event: dict[str, Any], now_s: float) -> None:
@@ -212,6 +216,7 @@ class Scene:
             self.proof.runs.append((event["candidate"], result))
         left_s = event.get("left_s")
         self.proof_ends_s = None if left_s is None else now_s + left_s
+        self.error_s = event.get("left_error_s")
         self._over(result, event["number"], now_s, f"block {event['block'] + 1} of the proof")
 
     def _over(self, result: TrialResult, number: int, now_s: float, name: str) -> None:
@@ -225,6 +230,9 @@ class Scene:
     def _on_fault(self, event: dict[str, Any], _: float) -> None:
         self._doubt("×", f"fault of the machine: {event['error']}")
 
+    def _on_quarantine(self, event: dict[str, Any], _: float) -> None:
+        self._doubt("×", f"left out from now on: {event['said']}")
+
     def _on_retry(self, event: dict[str, Any], _: float) -> None:
         self._doubt("×", f"the baseline did not run: {event['result'].message}")
 
@@ -233,7 +241,7 @@ class Scene:
 
     def _on_proof(self, event: dict[str, Any], now_s: float) -> None:
         self.proof = Proof(event["candidates"], event["pairs"], event["pairs_max"], now_s)
-        self.turn_s = now_s
+        self.turn_s, self.error_s = now_s, None
 
     def _on_look(self, event: dict[str, Any], _: float) -> None:
         if self.proof is not None:
@@ -283,7 +291,8 @@ class Scene:
             )
         if ends_s is None:
             return said
-        return f"{said}, {part}ends in about {span(max(ends_s - now_s, 0.0))} ({self.wall(ends_s):%H:%M})"
+        error = f" ± {_rough(self.error_s)}" if self.error_s else ""
+        return f"{said}, {part}ends in about {span(max(ends_s - now_s, 0.0))}{error} ({self.wall(ends_s):%H:%M})"
 
     def headline(self) -> str:
         """The best so far, in figures."""
@@ -298,6 +307,12 @@ class Scene:
         """The same with its configuration."""
         found = bool(self.results) and self.standings[0].feasible
         return self.headline() + (f": {configuration(self.standings[0].params)}" if found else "")
+
+
+def _rough(seconds: float) -> str:
+    """An error: no finer than it is known."""
+    minutes = round(seconds / 60)
+    return span(60 * minutes) if minutes >= 60 else f"{minutes} min" if minutes >= 5 else span(seconds)
 
 
 def _name(number: int) -> str:

@@ -45,6 +45,12 @@ class Inventory:
     """Version of the NVIDIA driver; empty where none was asked."""
     simulated: bool = False
 
+    def at(self, index: int) -> Device:
+        """The device with this index; where some are lost it is no position."""
+        if index < len(self.devices) and self.devices[index].index == index:
+            return self.devices[index]
+        return next(device for device in self.devices if device.index == index)
+
 
 def visible_devices(devices: Iterable[Device]) -> dict[str, str]:
     """The environment that shows an Ollama server exactly these devices and no other GPU.

@@ -52,7 +52,14 @@ def handle(lib: Any, device: Device) -> Iterator[Any]:
     try:
         yield lib.nvmlDeviceGetHandleByUUID(device.id)
     except (lib.NVMLError_GpuIsLost, lib.NVMLError_NotFound, lib.NVMLError_GpuNotFound) as error:
-        raise DeviceLost(f"device {device.index} ({device.name}, {device.id}) is gone: NVML says “{error}”") from error
+        raise _lost(device, "is gone", error) from error
+    except (lib.NVMLError_ResetRequired, lib.NVMLError_Unknown) as error:  # as after a grave Xid
+        raise _lost(device, "answers no more", error) from error
+
+
+def _lost(device: Device, how: str, error: Exception) -> DeviceLost:
+    said = f"device {device.index} ({device.name}, {device.id}) {how}: NVML says “{error}”"
+    return DeviceLost(said, device=device.id)
 
 
 def ask(lib: Any, read: Callable[..., Any], *arguments: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _ARGV = re.compile(r'msg="starting llama-server" cmd="((?:[^"\\]|\\.)*)"')
@@ -15,6 +16,21 @@ _START = re.compile(r'msg="starting (?:llama-server|runner)" cmd="[^\n]* --model
 _REQUEST = re.compile(r'msg=load request="?\{Operation:(?:fit|alloc|commit) .*?\bParallel:(\d+)')
 _SINGLE = re.compile(r'msg="model architecture does not currently support parallel requests"')
 _COMPUTE = re.compile(r'msg="inference compute" id=(\S+)(?: filter_id=(\S*))? library=(\S+)')
+_ENDED = re.compile(r'msg="(?:llama-server|llama runner) terminated" error="([^"]*)"')
+_OF_DEVICE = re.compile(
+    r"cudaMalloc failed|hipMalloc failed|CUDA error: out of memory|(?:HIP|ROCm) error: out of memory"
+    r"|out of device memory|ErrorOutOfDeviceMemory|VK_ERROR_OUT_OF_DEVICE_MEMORY|allocating .* on device \d+"
+    r"|failed to allocate (?:CUDA|ROCm|Vulkan)\S* buffer",
+    re.IGNORECASE,
+)
+_OF_HOST = re.compile(
+    r"requires more system memory|CPU\S* buffer.*failed|failed to allocate .*CPU\S* buffer|cannot allocate memory"
+    r"|std::bad_alloc|not enough memory|insufficient memory|out of memory|failed to allocate"
+    r"|allocation failed",
+    re.IGNORECASE,
+)
+_RECOVERED = "retrying without pipeline parallelism"
+"""llama.cpp says of such a line that it goes on with less."""
 _NOISE = re.compile(r"^\[GIN|^$|^\.+$")
 
 
@@ -33,8 +49,7 @@ class LoadReport:
 
 def read_load(log: str) -> LoadReport:
     """The last load in `log`."""
-    start = _last(_START, log)
-    offloaded = _last(_OFFLOADED, log[start.start() :] if start else log)
+    offloaded = _last(_OFFLOADED, last_load(log))
     return LoadReport(
         layers_on_device=int(offloaded[1]) if offloaded else None,
         layers=int(offloaded[2]) if offloaded else None,
@@ -50,6 +65,30 @@ def argv_parallel(argv: list[str]) -> int | None:
         if flag in argv[:-1]:
             return int(argv[argv.index(flag) + 1])
     return None
+
+
+def wanting(text: str) -> Literal["device", "host"] | None:
+    """Whose memory was not enough, by what an answer or a log says; None where it was something else.
+
+    Ollama and llama.cpp have no code for it, only words: those that Ollama itself looks for (`llm/llama_server.go`).
+    What names no device and no buffer of one is taken to be the host's.
+    """
+    lines = [line for line in text.splitlines() if _RECOVERED not in line]
+    if any(map(_OF_DEVICE.search, lines)):
+        return "device"
+    return "host" if any(map(_OF_HOST.search, lines)) else None
+
+
+def last_load(log: str) -> str:
+    """What was written since a model was last begun to be loaded."""
+    start = _last(_START, log)
+    return log[start.start() :] if start else log
+
+
+def ended(log: str) -> str:
+    """How the process that serves the model ended last, in Go's words ("signal: killed"); empty where it did not."""
+    found = _last(_ENDED, log)
+    return found[1] if found else ""
 
 
 def last_words(log: str, lines: int = 8) -> str:

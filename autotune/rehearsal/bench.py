@@ -50,13 +50,12 @@ class Rehearsal(Bench):
                 pacer.make(level, self.spec.study.seed, self.workload.stamps, scale),
                 self.questions().of(chance),
                 planned,
-                aims.goal(self.spec, level, planned),
+                self.goal(plan, level, planned),
                 began=loop.time(),
                 timeout_s=self.spec.workload.request_timeout_s / scale,
             )
             await asyncio.sleep(over - loop.time())
-        seconds = max(loaded.window_end - loaded.window_start, 0.0)
-        self.events.note("window", number=number, **self.mark, label=level.label, seconds=seconds)
+        self.ended(loaded, level, number)
         return loaded
 
     async def ready(self, plan: Plan) -> None:

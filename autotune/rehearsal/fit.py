@@ -135,12 +135,17 @@ def fit(search: Sequence[Sighting], proofs: Sequence[Sighting], kinds: Mapping[s
 
 
 def _main(points: Iterable[_Point], kinds: Mapping[str, str]) -> str:
-    """The kind of device that is best known."""
-    found: defaultdict[str, set[int]] = defaultdict(set)
+    """The kind of device that is best known: also in clusters of more than one size, where one is."""
+    found: defaultdict[str, list[_Point]] = defaultdict(list)
     for point in points:
         if point.seen.residents == 1 and (kind := _kind(point.seen, kinds)):
-            found[kind].add(point.busy)
-    return max(found, key=lambda kind: len(found[kind])) if found else ""
+            found[kind].append(point)
+
+    def known(kind: str) -> tuple[bool, int]:
+        batches = {point.busy for point in found[kind]}
+        return len(batches) > 1 and len({point.seen.instances for point in found[kind]}) > 1, len(batches)
+
+    return max(found, key=known) if found else ""
 
 
 def _kind(seen: Sighting, kinds: Mapping[str, str]) -> str:

@@ -1,14 +1,10 @@
-"""A store and a sampler that touch no disk: what is decided is decided by the same code, on the same values."""
+"""A store that touches no disk: what is decided is decided by the same code, on the same values."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.samplers import RandomSampler
-
-from autotune.sampler import Sampler
 from autotune.store import Shelf, Store
 
 if TYPE_CHECKING:
@@ -76,10 +72,3 @@ class LightStore(Store):
     def candidates(self, number: int) -> list[dict[str, Any]]:
         """Of a proof, the baseline first."""
         return self._proofs[number][0]
-
-
-class LightSampler(Sampler):
-    """Optuna's study in memory."""
-
-    def _create(self) -> optuna.Study:
-        return optuna.create_study(study_name=self._name, direction="maximize", sampler=RandomSampler(self._seed))

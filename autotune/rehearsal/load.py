@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.load import FEWEST_SAMPLES, LEAST_SAMPLE_S, MOST_DRIFT, SAMPLE_S
@@ -34,8 +35,9 @@ def run(  # noqa: PLR0913 - one argument for each thing that makes a load
     every_s = max(LEAST_SAMPLE_S, min(SAMPLE_S, shortest_s / 100))
     play = Play(instances, balancer, level, ask, Pulse(began, phases.warmup_s / 2, every_s, timeout_s))
     load = _Load(play, level, phases, len(instances))
-    load.warm_up()
-    load.measure(goal or Anything())
+    load.warm_up(goal or Anything())
+    if not load.dropped:
+        load.measure(goal or Anything())
     load.drain()
     return load.result(), play.now
 
@@ -48,19 +50,54 @@ class _Load:
         self._upstreams = upstreams
         self._cautions: list[str] = []
         self._look = Look()
+        self._screened = 0
 
-    def warm_up(self) -> None:
-        """Until users and instances are at work and the load is steady."""
+    @property
+    def dropped(self) -> bool:
+        """Whether nobody wants to know more of this candidate."""
+        return self._look.dropped
+
+    def warm_up(self, goal: Goal) -> None:
+        """Until users and instances are at work and the load is steady, or until it is hopeless."""
         play, phases = self._play, self._phases
         latest = play.began + phases.warmup_max_s
-        self._until(play.began + phases.warmup_s)
-        self._until(latest, lambda: not self._cold())
-        while phases.warmup_s and self._moves() and play.now < latest and not play.gave_up:
-            self._until(min(latest, play.now + phases.warmup_s / 4))
+        self._warmed(play.began + phases.warmup_s, goal)
+        self._warmed(latest, goal, lambda: not self._cold())
+        while phases.warmup_s and not self._over and self._moves() and play.now < latest:
+            self._warmed(min(latest, play.now + phases.warmup_s / 4), goal)
+        if self.dropped:
+            return
         if cold := self._cold():
             self._cautions.append(f"the warm-up ended before the cluster was warm: {cold}")
         elif phases.warmup_s and self._moves():
             self._cautions.append("the warm-up ended before the output rate was steady: lengthen warmup_max_s")
+
+    @property
+    def _over(self) -> bool:
+        return self.dropped or self._play.gave_up
+
+    def _warmed(self, deadline: float, goal: Goal, done: Callable[[], bool] = lambda: False) -> None:
+        """`_until`, with the looks that are planned on the way."""
+        play = self._play
+        for after_s in goal.screens[self._screened :]:
+            at = play.began + after_s
+            if self.dropped or at > deadline:
+                break
+            self._until(at, done)
+            if play.now < at:
+                return
+            self._screened += 1
+            self._screen(goal)
+        if not self.dropped:
+            self._until(deadline, done)
+
+    def _screen(self, goal: Goal) -> None:
+        """Ask whether the load is hopeless; its window is then what says so."""
+        play = self._play
+        last_began = play.began + self._phases.warmup_s / 2
+        look, since = goal.screen(self._seen(self._screened, last_began, list(play.flights)))
+        if look.dropped:
+            self._look, play.window = replace(look, after_s=play.now - play.began), (since, play.now)
 
     def measure(self, goal: Goal) -> None:
         """The window: as long as its goal needs, and until it has the requests that its statistics need."""
@@ -72,7 +109,8 @@ class _Load:
             self._until(end)
             if play.gave_up:
                 break
-            self._look = goal.look(self._seen(number))
+            look = goal.look(self._seen(number, start, [one for one in play.flights if play.inside(one)]))
+            self._look = replace(look, after_s=play.now - play.began)
             enough = self._look.enough and after_s >= phases.window_s and self._asked() >= phases.min_requests
             if self._look.sunk or enough:
                 break
@@ -83,13 +121,13 @@ class _Load:
     def drain(self) -> None:
         """Hold the load up until the window's requests have their first text; then follow them to their end."""
         play, bound = self._play, self._play.now + self._phases.drain_s
-        overload = self._look.overload is not None
-        if not overload:
+        waits = self._look.overload is None and not self.dropped
+        if waits:
             self._until(bound, lambda: play.due >= play.window[1])
             self._first_texts(bound)
         play.end_sending()
         play.cut(one for one in play.flights if play.asked_at(one) >= play.window[1])
-        if not overload:
+        if waits:
             self._until(bound, lambda: not play.flights)
             if left := sum(map(play.inside, play.flights)):
                 self._cautions.append(f"{left} requests of the window were still running when the drain ended")
@@ -156,9 +194,9 @@ class _Load:
     def _asked(self) -> int:
         return sum(map(self._play.inside, self._play.records)) + sum(map(self._play.inside, self._play.flights))
 
-    def _seen(self, number: int) -> Seen:
-        play, start = self._play, self._play.window[0]
-        on_their_way = [(play.asked_at(one), play.first_at(one)) for one in play.flights if play.inside(one)]
+    def _seen(self, number: int, start: float, on_their_way: Sequence[Request]) -> Seen:
+        play = self._play
+        asked = [(play.asked_at(one), play.first_at(one)) for one in on_their_way]
         return Seen(
             start=start,
             at=play.now,
@@ -166,6 +204,6 @@ class _Load:
             open_loop=isinstance(self._level, OpenLoop),
             steady=isinstance(self._level, ClosedLoop) or self._level.steady,
             records=play.records,
-            waiting=[(at, first if first is not None and first <= play.now else None) for at, first in on_their_way],
+            waiting=[(at, first if first is not None and first <= play.now else None) for at, first in asked],
             samples=[sample for sample in play.samples if sample.at >= start],
         )

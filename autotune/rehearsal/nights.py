@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from autotune.confirm import BASELINE, Kind
 from autotune.errors import Interrupted, UsageError
 from autotune.events import Events
-from autotune.night import provenance, whole
+from autotune.night import provenance, way, whole
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.host import Host, host
-from autotune.rehearsal.light import LightSampler, LightStore
+from autotune.rehearsal.light import LightStore
 from autotune.rehearsal.summary import Rehearsed, Told
 from autotune.rehearsal.truth import Truth, truth
 from autotune.sampler import Sampler
@@ -186,8 +186,9 @@ async def night(playing: Host, seed: int, store: Store | None = None) -> Slept:
     asked = playing.ground.spec
     spec = asked.model_copy(update={"study": asked.study.model_copy(update={"seed": seed})})
     ground, now = replace(playing.ground, spec=spec), asyncio.get_running_loop().time
-    kept, drawing = (LightStore(), LightSampler) if store is None else (store, Sampler)
-    sampler = drawing(kept.optuna, spec.study.name, seed, ground.space, ground.baseline, ground.rule_of_thumb())
+    kept = LightStore() if store is None else store
+    path = None if store is None else store.optuna
+    sampler = Sampler(path, spec.study.name, seed, ground.space, ground.baseline, way(ground))
     sampler.open([])
     begin = BEGIN.astimezone()
     budget = spec.budget if spec.proof.finalists else spec.budget.model_copy(update={"proof_share": 0.0})

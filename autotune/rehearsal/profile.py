@@ -25,6 +25,7 @@ from autotune.simulator.profiles import load_profile
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from autotune.metrics import Metrics
     from autotune.rehearsal.sightings import Sighting
     from autotune.result import TrialResult
     from autotune.spec import StudySpec
@@ -54,9 +55,9 @@ def make(store: Store, target: Path) -> Errors:
         raise UsageError(f"{store.folder}: too few measured trials: 0")
     devices = store.trials.provenance(measured[0].number).devices
     kinds = {one.id: f"{one.name} {one.memory_bytes}" for one in devices}
-    search = [seen for result in measured for seen in _seen(store.trials, result, str(result.number))]
+    search = [seen for result in measured for seen in _seen(store.trials, spec, result, str(result.number))]
     try:
-        fitted = fit(search, list(_proved(store)), kinds)
+        fitted = fit(search, list(_proved(store, spec)), kinds)
     except UsageError as error:
         raise UsageError(f"{store.folder}: {error.message}") from error
     provenance = store.trials.provenance(measured[0].number)
@@ -74,18 +75,29 @@ def _whole(result: TrialResult) -> bool:
     return all(not one.on_gpu or one.share_on_device >= 1 for one in result.placements)
 
 
-def _seen(shelf: Shelf, result: TrialResult, name: str) -> Iterator[Sighting]:
-    plan = shelf.plan(result.number)
-    for index in range(len(result.levels)):
-        yield from sightings(name, plan, shelf.records(result.number, index))
+def _full(result: TrialResult) -> Iterator[tuple[str, Metrics]]:
+    """The levels that were measured to their end: in a part of a load the answers that are over are the short ones."""
+    for label, metrics in result.levels.items():
+        look = result.looks.get(label)
+        if look is None or not look.dropped:
+            yield label, metrics
 
 
-def _proved(store: Store) -> Iterator[Sighting]:
+def _seen(shelf: Shelf, spec: StudySpec, result: TrialResult, name: str) -> Iterator[Sighting]:
+    """What every load of a trial says: of one that was dropped those up to there, else the short ones, too."""
+    plan, own = shelf.plan(result.number), [level.label for level in spec.workload.levels]
+    labels = [*(result.levels if result.tried else own), *result.curve]
+    for index, label in enumerate(labels):
+        if label in result.levels or label in result.curve:
+            yield from sightings(name, plan, shelf.records(result.number, index))
+
+
+def _proved(store: Store, spec: StudySpec) -> Iterator[Sighting]:
     for number in range(store.proofs()):
         shelf = store.proof(number)
         for result in shelf.results():
             if result.measured and _whole(result):
-                yield from _seen(shelf, result, f"proof {number} run {result.number}")
+                yield from _seen(shelf, spec, result, f"proof {number} run {result.number}")
 
 
 def _sizes(store: Store, measured: Sequence[TrialResult]) -> Sizes:
@@ -116,7 +128,7 @@ def _loads(store: Store, spec: StudySpec) -> tuple[Figure, Figure]:
 
 def _answers(measured: Sequence[TrialResult]) -> tuple[Figure, Figure]:
     """The chance of every token to be the last, and how long answers are."""
-    every = [metrics for result in measured for metrics in result.levels.values() if metrics.output_tokens]
+    every = [metrics for result in measured for _, metrics in _full(result) if metrics.output_tokens]
     tokens = median(metrics.output_tokens or 0.0 for metrics in every) if every else 256.0
     ended = median(metrics.stopped_early or 0.0 for metrics in every) if every else 0.0
     chance = min(1.0, ended / tokens) if tokens else 0.0
@@ -133,8 +145,9 @@ def _errors(spec: StudySpec, draft: Path, measured: Sequence[TrialResult]) -> Er
         judged = bench(there, there.ground.spec, Events(NOWHERE), "profile", quiet)
         for result in measured:
             mine, _ = await judged.trial(result.number, result.params, there.ground.plan(result.params))
-            for label in result.levels.keys() & mine.levels.keys():
-                one, other = mine.levels[label], result.levels[label]
+            for label, other in _full(result):
+                if (one := mine.levels.get(label)) is None:
+                    continue
                 mean, theirs = one.ttft_s.mean, other.ttft_s.mean
                 waits = abs(mean / theirs - 1) if mean is not None and theirs else None
                 if other.output_tps:

@@ -68,6 +68,8 @@ class Stage:
         self._host: dict[str, Taken] = {}
         self._actors: dict[InstancePlan, Actor] = {}
         self._lives = 0
+        self.stop_s = 0.0
+        """Ending takes no time here."""
         self._front: object = None
 
     async def become(self, plan: Plan) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
+from autotune.faults import quarantined
 from autotune.metrics import CONFIDENCE
 from autotune.report.words import answer, configuration, objective, verdict
 from autotune.result import TOKENS_PER_S
@@ -16,7 +17,7 @@ from autotune.stats import proportion_interval
 from autotune.study import standings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from autotune.confirm import Contender, Verdict
     from autotune.metrics import Metrics
@@ -116,7 +117,7 @@ def read(store: Store, spec: StudySpec | None = None) -> Findings:
     written = spec or store.spec()
     results = store.trials.results()
     proof = verdict_of(store, written.proof) if results else None
-    return findings(written, results, proof, selftest=store.selftest())
+    return findings(written, results, proof, selftest=store.selftest(), lost=quarantined(store))
 
 
 def findings(
@@ -125,8 +126,10 @@ def findings(
     proof: Verdict | None = None,
     unproved: str = "",
     selftest: SelfTest | None = None,
+    lost: Mapping[str, str] | None = None,
 ) -> Findings:
-    """What these results say. `unproved` is why there was no proof, `selftest` what the client could do."""
+    """What these results say. `unproved` is why there was no proof, `selftest` what the client could do, `lost` the
+    devices that were left out since they failed, and why."""
     title, changes = _changes(results, proof) if results else ("", ())
     return Findings(
         spec=spec,
@@ -138,7 +141,7 @@ def findings(
         ranking=_ranking(results, spec.level(None).label),
         configurations=len(standings(results)),
         infeasible=_infeasible(results),
-        cautions=_cautions(results, proof),
+        cautions=(*(f"left out since it failed: {said}" for said in (lost or {}).values()), *_cautions(results, proof)),
         attained=_attained(results, proof),
         client=_client(spec, results, selftest) if selftest else "",
     )

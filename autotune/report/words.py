@@ -38,7 +38,9 @@ def configuration(params: Mapping[str, Any]) -> str:
         for name, value in params.items()
         if name.partition("@")[0] not in {"layout", "num_parallel", "policy"} and USUAL.get(name) != value
     ]
-    classes = [f"{name.partition('@')[2]} {value}" for name, value in params.items() if name.startswith("num_parallel@")]
+    classes = [
+        f"{name.partition('@')[2]} {value}" for name, value in params.items() if name.startswith("num_parallel@")
+    ]
     others = f" ({', '.join(classes)})" if classes else ""
     policy = [str(params["policy"])] if "policy" in params else []
     return ", ".join([f"{params['layout']}  NUM_PARALLEL {params['num_parallel']}{others}", *policy, *rest])
@@ -63,6 +65,8 @@ def verdict(result: TrialResult) -> str:
     """What became of a trial, in one line."""
     if not result.measured:
         return f"infeasible ({result.reason}): {result.message}"
+    if result.dropped:
+        return f"dropped: {result.dropped}"
     missed = [f"{name} ({_excess(name, value)})" for name, value in result.score.constraints.items() if value > 0]
     return f"misses {', '.join(missed)}" if missed else "feasible"
 

@@ -103,7 +103,7 @@ def shortage(layout: Layout, inventory: Inventory, per_instance_bytes: int, free
 
 
 def _short_on_gpu(part: Part, inventory: Inventory, need: int, free: int) -> str:
-    devices = [inventory.devices[index] for index in part.devices]
+    devices = [inventory.at(index) for index in part.devices]
     if devices[0].make == "cpu" or part.copies * need <= sum(device.memory_bytes - free for device in devices):
         return ""
     return f"needs at least {_times(part.copies, need)}, {_supply(part, inventory, free)}"
@@ -120,7 +120,7 @@ def _short_of_ram(layout: Layout, inventory: Inventory, need: int, free: int) ->
 def _supply(part: Part, inventory: Inventory, free: int) -> str:
     if len(part.devices) == 1:
         return f"device {part.devices[0]} has {_less(inventory.devices[part.devices[0]].memory_bytes, free)}"
-    together = sum(inventory.devices[index].memory_bytes for index in part.devices)
+    together = sum(inventory.at(index).memory_bytes for index in part.devices)
     return f"devices {part} have together {_less(together, free * len(part.devices))}"
 
 

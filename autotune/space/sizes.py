@@ -237,7 +237,7 @@ class _Conditions:
     def _number(self, pair: tuple[Part, Load]) -> int | None:
         """None for a part on the CPU, whose memory is everybody's."""
         part, load = pair
-        devices = [self._inventory.devices[index] for index in part.devices]
+        devices = [self._inventory.at(index) for index in part.devices]
         memory = tuple(device.memory_bytes for device in devices)
         if devices[0].make == "cpu":
             free = memory[0] - self._free

@@ -155,7 +155,11 @@ class Cluster(Section):
 
 
 class Search(Section):
-    """The space: of each parameter the values that are tried."""
+    """The space: of each parameter the values that are tried; and who chooses among them."""
+
+    sampler: Literal["informed", "tpe", "gp", "random", "grid"] = "informed"
+    """`informed`: by what physics and the trials so far say of each configuration; needs users without think time, else
+    `tpe` takes over. `tpe` and `gp` are Optuna's (`gp` needs torch)."""
 
     num_parallel: Choices
     """Values of OLLAMA_NUM_PARALLEL: slots of an instance, so many requests at a time."""
@@ -241,8 +245,9 @@ class Objective(Section):
     """A window ends when half the 95 % interval of the output rate is this part of it, and the limits are decided; or
     after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not."""
     end_early: Yes = True
-    """A window ends as soon as a limit is surely missed, or more requests come than can be answered; without it every
-    window lasts, as for a table of how bad things are."""
+    """A window ends as soon as a limit is surely missed, or more requests come than can be answered; and in the search
+    the whole trial, from its warm-up on, as soon as it surely cannot beat the best so far. Without it every window
+    lasts, as for a table of how bad things are."""
     capacity_max: Count = 1024
     """No load beyond this is tried for a `capacity`."""
 
@@ -256,8 +261,14 @@ class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key i
     """Of all runs of the study together."""
     until: Annotated[str, like(r"([01][0-9]|2[0-3]):[0-5][0-9]", 'a time of day, as in "07:00"')] | None = None
     """A time of day, "07:00": its next occurrence after the start."""
-    proof_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.2
-    """The part of `hours`, or of the time to `until`, that the search leaves to the proof of the winner."""
+    proof_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.4
+    """The part of `hours`, or of the time to `until`, that the search leaves to the proof of the winner; more where the
+    fewest blocks need more and half the night is enough for them. 0: nothing is kept."""
+    early: Yes = True
+    """The search ends when it is unlikely (below 5 %) that anything untried is better by more than `tolerance`; its
+    time is the proof's. Only where `search.sampler` can say so."""
+    tolerance: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.02
+    """What would be better by less is not worth the time: part of the best objective so far."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

@@ -11,6 +11,11 @@ import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from autotune.belief.choice import Chooser
+from autotune.belief.design import Designer
+from autotune.belief.evidence import evidence
+from autotune.belief.mind import Mind
+from autotune.belief.question import Question
 from autotune.space import key
 from autotune.study import standings
 
@@ -123,4 +128,33 @@ class Tpe:
         return best_measured(results)
 
 
-RIVALS: dict[str, Any] = {"random": Random, "tpe": Tpe, "thumb": Thumb}
+class Informed:
+    """The search of autotune."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        question = Question.of(cluster.spec, cluster.inventory, cluster.facts)
+        assert question is not None
+        self._question = question
+        designer = Designer.of(cluster.space, len(cluster.inventory.devices))
+        self.chooser = Chooser(Mind(question, designer), list(cluster.configurations))
+        self._rule = cluster.rule_of_thumb
+        self._told = -1
+
+    def _learn(self, results: Sequence[TrialResult]) -> None:
+        if len(results) == self._told:
+            return
+        self._told = len(results)
+        self.chooser.mind.learn([evidence(result, self._question) for result in results])
+
+    def next(self, results: Sequence[TrialResult]) -> Params | None:
+        if len(results) < 2:
+            return self._rule
+        self._learn(results)
+        return self.chooser.next()
+
+    def recommended(self, results: Sequence[TrialResult]) -> Params | None:
+        self._learn(results)
+        return self.chooser.recommended()
+
+
+RIVALS: dict[str, Any] = {"random": Random, "tpe": Tpe, "thumb": Thumb, "informed": Informed}

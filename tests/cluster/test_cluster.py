@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from autotune.cluster import host, verify
@@ -25,6 +26,7 @@ from autotune.errors import (
     ClusterError,
     ContextChanged,
     InstanceDied,
+    Killed,
     LoadFailed,
     ModelMissing,
     NeverReady,
@@ -109,7 +111,7 @@ async def test_what_died_is_started_again(stand_in: Drivers, plan_of: Plans) -> 
         await running.become(plan)
         before = pids(running)
         killed, kept = before.values()
-        os.kill(killed, signal.SIGKILL)
+        os.kill(killed, signal.SIGSEGV)
         with pytest.raises(InstanceDied, match="ollama-0 has died") as caught:
             await _until_it_fails(running)
         assert "Listening on" in caught.value.details
@@ -117,6 +119,47 @@ async def test_what_died_is_started_again(stand_in: Drivers, plan_of: Plans) -> 
         running.check()
         assert list(pids(running).values()).count(kept) == 1
         assert killed not in pids(running).values()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT])
+async def test_what_somebody_else_has_ended_is_not_the_configurations_fault(
+    stand_in: Drivers, plan_of: Plans, how: signal.Signals
+) -> None:
+    plan = plan_of.make("0 | 1")
+    async with cluster(stand_in()) as running:
+        await running.become(plan)
+        os.kill(next(iter(pids(running).values())), how)
+        with pytest.raises(Killed, match=f"ollama-0 was ended from outside by {how.name}") as caught:
+            await _until_it_fails(running)
+        assert "Listening on" in caught.value.details
+        await running.become(plan)
+        running.check()
+
+
+async def test_a_server_that_is_killed_at_its_start_is_not_the_configurations_fault(
+    children: Children, plan_of: Plans, folder: Path
+) -> None:
+    program = script(folder, "kill -KILL $$")
+    async with cluster(ProcessDriver([program], children, folder / "logs")) as running:
+        with pytest.raises(Killed, match="ollama-0 was ended from outside by SIGKILL"):
+            await running.become(plan_of.make("0"))
+
+
+async def test_a_model_whose_process_breaks_under_load_has_died(stand_in: Drivers, plan_of: Plans) -> None:
+    plan = plan_of.make("0 | 1")
+    plan = only_telling(plan, 0, AUTOTUNE_SIM_FAULT="error_mid_stream")
+    async with cluster(stand_in()) as running:
+        await running.become(plan)
+        await running.load(plan)
+        await running.placements(plan)
+        running.check()
+        async with aiohttp.ClientSession() as client:
+            body = {"model": "tiny", "prompt": "a", "options": {"num_predict": 9}}
+            async with client.post(f"{plan.instances[0].url}/api/generate", json=body) as answer:
+                await answer.read()
+        with pytest.raises(InstanceDied, match="serves the model of ollama-0 broke: signal: aborted") as caught:
+            running.check()
+        assert "CUDA error" in caught.value.details
 
 
 async def _until_it_fails(running: Cluster) -> None:
@@ -186,7 +229,7 @@ async def test_a_load_that_fails_is_quoted(stand_in: Drivers, plan_of: Plans, fo
         with pytest.raises(LoadFailed, match=r"did not load tiny: .*out of memory") as caught:
             await running.load(plan)
         assert "cudaMalloc failed: out of memory" in caught.value.details
-        assert caught.value.reason == "load_failed"
+        assert caught.value.reason == "out_of_memory"
     assert_gone(plan, folder)
 
 
@@ -196,6 +239,7 @@ async def test_a_load_that_takes_too_long_is_given_up(stand_in: Drivers, plan_of
         await running.become(plan)
         with pytest.raises(NeverReady, match=r"had not loaded tiny after 0\.3 s") as caught:
             await running.load(plan)
+        assert caught.value.reason == "load_timeout"
         assert "load_tensors" in caught.value.details
     assert_gone(plan, folder)
 
@@ -205,7 +249,7 @@ async def test_an_instance_that_dies_while_it_is_looked_at_is_the_reason(stand_i
     async with cluster(stand_in()) as running:
         await running.become(plan)
         (pid,) = pids(running).values()
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGABRT)
         for look in (running.load, running.placements):
             with pytest.raises(InstanceDied, match=r"ollama-0 did not create|ollama-0 does not answer"):
                 await look(plan)
@@ -482,6 +526,27 @@ def test_the_share_on_the_device_is_by_layers_and_else_by_bytes() -> None:
     assert replace(PLACED, layers_on_device=None, layers=None, size_bytes=0).share_on_device == 0
 
 
+def test_layers_that_overflow_are_missing_though_all_are_said_to_be_there(plan_of: Plans) -> None:
+    plan = plan_of.make("0", num_parallel=4)
+    spilt = replace(PLACED, layers_on_device=8, size_vram_bytes=97)
+    whole = replace(spilt, size_vram_bytes=100)
+    assert verify.short(spilt)
+    assert not verify.short(whole)
+    words = r"has 8 of 8 layers, but only 97\.0% of the bytes, of tiny on the GPU; alone it has 8 of 8 layers there"
+    with pytest.raises(Offloaded, match=words):
+        verify.check(plan, spilt, whole)
+
+
+def test_a_part_that_is_on_the_host_even_alone_is_not_held_against_a_plan(plan_of: Plans) -> None:
+    plan = plan_of.make("0", num_parallel=4)
+    alone = replace(PLACED, layers_on_device=8, size_bytes=1000, size_vram_bytes=900)
+    verify.check(plan, replace(alone, size_bytes=1200, size_vram_bytes=1075), alone)
+    with pytest.raises(Offloaded):
+        verify.check(plan, replace(alone, size_bytes=1200, size_vram_bytes=1060), alone)
+    with pytest.raises(Offloaded, match="has 7 of 8 layers"):
+        verify.check(plan, replace(alone, layers_on_device=7), alone)
+
+
 def test_what_ollama_does_not_say_is_not_held_against_a_plan(plan_of: Plans) -> None:
     whole = replace(PLACED, layers_on_device=None, layers=None, size_vram_bytes=100)
     verify.check(plan_of.make("0"), replace(whole, num_parallel=None, context_length=0), None)
@@ -492,7 +557,7 @@ def test_each_instance_is_held_against_its_own_slots(plan_of: Plans) -> None:
     mixed = Inventory("host", (first, replace(second, kind="large")))
     chosen: dict[str, Any] = {"num_parallel": 4, "num_parallel@B": 8, "weights": "slots"}
     plan = plan_of.make("0 | 1", inventory=mixed, **chosen)
-    whole = replace(PLACED, layers_on_device=8)
+    whole = replace(PLACED, layers_on_device=8, size_vram_bytes=100)
     verify.check(plan, whole, None)
     verify.check(plan, replace(whole, instance="ollama-1", num_parallel=8), None)
     with pytest.raises(ParallelIgnored, match="ollama-1 serves 4 slots, not 8"):

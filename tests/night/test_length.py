@@ -22,7 +22,7 @@ def resident_bytes(pid: int) -> int:
 
 def test_memory_does_not_grow_from_trial_5_to_trial_50(tmp_path: Path) -> None:
     slots = list(range(1, 26))
-    values = {"num_parallel": slots, "trials": TRIALS, "warmup_s": 0.1, "window_s": 0.2}
+    values = {"num_parallel": slots, "trials": f"{TRIALS}\nearly = false", "warmup_s": 0.1, "window_s": 0.2}
     folder = Folder(tmp_path, values)
     with folder.begin() as running:
         running.reaches("trial", 5)

@@ -6,6 +6,7 @@
  *     init 9                      nvmlInit fails with this code (9 no driver, 12 no library, 18 versions differ)
  *     old                         a driver that lacks the newer calls
  *     card uuid=GPU-… mib=22528 used=0 temp=40 reasons=0x1 gen=3 width=16 pid=123:8000 draws=124 lost name=Some Card
+ *     card uuid=GPU-… fails=999   every question about this card fails with this code
  *
  * One line a card, in PCI order; all fields but uuid may be left out, name is the last and runs to the end of the line.
  * used counts what processes use, in MiB, and is at least what the pids hold. pid= (pid:MiB, or the pid alone where NVML
@@ -27,7 +28,7 @@ typedef struct {
 
 typedef struct {
     char uuid[96], name[96];
-    unsigned mib, used, temperature, generation, width, lost, processes;
+    unsigned mib, used, temperature, generation, width, lost, fails, processes;
     unsigned long long reasons;
     Process process[PIDS];
 } Card;
@@ -65,6 +66,7 @@ static void read_field(Card *card, const char *field) {
     else if (!strncmp(field, "width=", 6)) card->width = strtoul(field + 6, NULL, 0);
     else if (!strncmp(field, "pid=", 4)) add_process(card, field + 4, 0);
     else if (!strncmp(field, "draws=", 6)) add_process(card, field + 6, 1);
+    else if (!strncmp(field, "fails=", 6)) card->fails = strtoul(field + 6, NULL, 0);
     else if (!strcmp(field, "lost")) card->lost = 1;
     else {
         fprintf(stderr, "stub libnvidia-ml: no field %s\n", field);
@@ -116,7 +118,7 @@ static int card_of(const void *handle, Card *card) {
     if (number < 1) return INVALID;
     if (number > state.cards) return LOST;
     *card = state.card[number - 1];
-    return card->lost ? LOST : SUCCESS;
+    return card->lost ? LOST : (int)card->fails;
 }
 
 static int give(char *text, unsigned size, const char *value) {

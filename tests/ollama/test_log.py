@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.ollama.log import LoadReport, argv_parallel, last_words, read_load
+from autotune.ollama.log import LoadReport, argv_parallel, ended, last_load, last_words, read_load, wanting
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 GPU = "GPU-20800000-0000-4000-8000-000000000000"
@@ -108,3 +108,62 @@ def test_last_words_are_the_end_without_access_lines_and_dots() -> None:
     log = 'one\ntwo\n[GIN] 2026/11/23 - 07:48:50 | 200 | 1ms | 127.0.0.1 | GET "/"\n\n....\nthree\n' + "x" * 900
     assert last_words(log, 3) == "two\nthree\n" + "x" * 400
     assert last_words("") == ""
+
+
+# memory that is not enough
+
+
+def test_a_recorded_load_without_memory_says_whose() -> None:
+    log = recorded("v0.32.15-gpu", "out-of-memory")
+    answer = (RECORDINGS / "v0.32.15-gpu/preload-out-of-memory.response").read_text(encoding="utf-8")
+    assert wanting(answer) == wanting(last_load(log)) == "device"
+    assert ended(log) == "exit status 1"
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        ("v0.24.0", "debug"),
+        ("v0.32.15", "debug"),
+        ("v0.32.15-gpu", "all-on-gpu"),
+        ("v0.32.15-gpu", "partial-offload"),
+        ("v0.32.15-gpu", "cuda-error"),
+        ("v0.32.15-gpu", "gpu-hidden"),
+    ],
+)
+def test_no_other_recorded_log_wants_memory(version: str, name: str) -> None:
+    assert wanting(recorded(version, name)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "whose"),
+    [
+        ("model requires more system memory (12.3 GiB) than is available (7.9 GiB)", "host"),
+        ("ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 1234", "device"),
+        ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 1234", "host"),
+        ("CUDA error: out of memory\n  current device: 0, in function alloc", "device"),
+        ("vk::Device::allocateMemory: ErrorOutOfDeviceMemory", "device"),
+        ("fork/exec /bin/llama-server: cannot allocate memory", "host"),
+        (
+            "cudaMalloc failed: out of memory: retrying without pipeline parallelism",
+            None,
+        ),
+        ("error while handling argument: Unsupported cache type: q9", None),
+        ("", None),
+    ],
+)
+def test_whose_memory_was_not_enough(text: str, whose: str | None) -> None:
+    assert wanting(text) == whose
+
+
+def test_only_the_last_load_is_looked_at() -> None:
+    first = START.format("llama-server --model /m -np 8") + "cudaMalloc failed: out of memory\n"
+    second = START.format("llama-server --model /m -np 2") + "bad model\n"
+    assert wanting(last_load(first + second)) is None
+    assert wanting(last_load(first)) == "device"
+
+
+def test_a_process_that_was_killed_is_told_from_one_that_broke() -> None:
+    assert ended(recorded("v0.32.15-gpu", "cuda-error")) == "signal: aborted"
+    assert ended(recorded("v0.32.15-gpu", "all-on-gpu")) == ""
+    assert ended('level=ERROR msg="llama runner terminated" error="signal: killed"\n') == "signal: killed"

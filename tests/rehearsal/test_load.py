@@ -12,6 +12,7 @@ from autotune.benchmark.phases import Phases
 from autotune.goal import Bound, Precise
 from autotune.metrics import figures, measure
 from autotune.rehearsal.load import run
+from autotune.rival import Rival, Screen
 from tests.rehearsal.engines import Setup, by_clock
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ def same(mine: tuple[LoadResult, float], theirs: tuple[LoadResult, float]) -> Lo
     assert found.gave_up == real.gave_up
     assert found.look.limits == real.look.limits
     assert (found.look.enough, found.look.sunk) == (real.look.enough, real.look.sunk)
+    ends = ("dropped", "beaten", "stage")
+    assert [getattr(found.look, name) for name in ends] == [getattr(real.look, name) for name in ends]
+    assert (found.look.after_s or 0.0) == pytest.approx(real.look.after_s or 0.0, abs=1e-6)
+    assert (found.look.most_tps or 0.0) == pytest.approx(real.look.most_tps or 0.0, rel=0.05)
     # a sample that is due when the window begins may be in it or not
     assert (found.look.precision or 0.0) == pytest.approx(real.look.precision or 0.0, rel=0.3)
     assert (found.look.overload is None) == (real.look.overload is None)
@@ -101,6 +106,63 @@ def test_looks_end_a_window_as_they_would(most_s: float, decided: str) -> None:
     wanted = goal(*bounds, phases=phases)
     found = same(by_events(ALONE, level, phases, wanted), by_clock(ALONE, level, phases, wanted))
     assert found.look.limits["ttft_s mean"] == decided
+
+
+SHORT = replace(PHASES, warmup_s=20, window_s=19.3, window_max_s=20)
+"""No sample is due in the very moment from which, or at which, a load is looked at."""
+RIVAL = Rival(0.0, answer_tokens=55.0, warm_s=8.0)
+TTFT = Bound("ttft_s", "p95", 1.0)
+
+
+def candidate(
+    setup: Setup, users: int, tps: float, *bounds: Bound, phases: Phases = PHASES
+) -> tuple[LoadResult, LoadResult]:
+    """A load that is held against a rival of so many tokens/s; and the same one without."""
+    rival, level = replace(RIVAL, tps=tps), ClosedLoop(users, 1)
+    waits = tuple((bound.name, bound.most) for bound in bounds)
+    screen = Screen(rival, users, setup.slots * len(setup.paces), len(setup.paces), phases.screens, waits)
+    alone = goal(*bounds, phases=phases)
+    wanted = replace(alone, rival=rival, warmup=screen)
+    found = same(by_events(setup, level, phases, wanted), by_clock(setup, level, phases, wanted))
+    return found, by_events(setup, level, phases, alone)[0]
+
+
+@pytest.mark.parametrize(
+    ("tps", "part", "bounds", "ends"),
+    [
+        (400.0, 1.0, (), "beaten in the warm-up"),
+        (132.0, 1.0, (), "beaten in the window"),
+        (90.0, 1.0, (), "not dropped"),
+        (0.0, 1.0, (), "not dropped"),
+        (400.0, 200.0, (), "beaten in the warm-up"),  # its slots never fill
+        (0.0, 1.0, (replace(TTFT, most=0.5),), "dropped in the warm-up"),  # who has no slot waits too long
+        (90.0, 1.0, (replace(TTFT, most=1.4),), "dropped in the window"),
+    ],
+)
+def test_a_candidate_is_dropped_where_it_would_be(
+    tps: float, part: float, bounds: tuple[Bound, ...], ends: str
+) -> None:
+    slow = Setup(paces=(part,))
+    found, alone = candidate(slow, 8, tps, *bounds, phases=SHORT)
+    look = found.look
+    how = "not dropped" if not look.dropped else f"{'beaten' if look.beaten else 'dropped'} in the {look.stage}"
+    assert how == ends
+    if look.dropped:  # nobody waits for the rest
+        assert max(record.finished_at or 0.0 for record in found.records) == pytest.approx(found.window_end)
+    else:
+        assert (found.records, found.window_end) == (alone.records, alone.window_end)
+
+
+def test_a_load_without_a_warm_up_is_not_screened() -> None:
+    phases = replace(SHORT, warmup_s=0, warmup_max_s=0, window_s=19.0113)
+    look = candidate(ALONE, 3, 50.0, phases=phases)[0].look
+    assert (look.dropped, look.stage) == (False, "window")
+
+
+def test_arrivals_are_held_to_their_limits_only() -> None:
+    level, wanted = OpenLoop(2.0, seed=4), replace(goal(replace(TTFT, most=0.3)), rival=replace(RIVAL, tps=900.0))
+    found = same(by_events(ALONE, level, PHASES, wanted), by_clock(ALONE, level, PHASES, wanted))
+    assert (found.look.dropped, found.look.beaten) == (True, False)
 
 
 def test_a_warm_up_waits_for_every_user() -> None:

@@ -10,7 +10,8 @@ from autotune.cli import main
 from autotune.errors import UsageError
 from autotune.events import Events
 from autotune.rehearsal.bench import bench
-from autotune.rehearsal.fit import fit
+from autotune.rehearsal import profile
+from autotune.rehearsal.fit import Fit, fit
 from autotune.rehearsal.host import host
 from autotune.rehearsal.light import NOWHERE
 from autotune.rehearsal.nights import night
@@ -22,6 +23,7 @@ from autotune.store import Store
 from tests.rehearsal.studies import small
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from autotune.spec import StudySpec
@@ -67,7 +69,12 @@ def measured(folder: Path, life: float = 0.0, **changes: dict[str, Any]) -> Stor
     known.write_text(KNOWN.format(life=life))
     tables: dict[str, dict[str, Any]] = {
         "cluster": {"profile": str(known)},
-        "search": {"num_parallel": [2, 6, 12], "layouts": ["0", "1", "0 | 1", "0x2"], "policy": ["least_conn"]},
+        "search": {
+            "num_parallel": [2, 6, 12],
+            "layouts": ["0", "1", "0 | 1", "0x2"],
+            "policy": ["least_conn"],
+            "sampler": "random",  # which leaves nothing out
+        },
         "workload": {
             "input_tokens": {"kind": "uniform", "mean": 160, "spread": 0.8},
             "levels": [4, 12],
@@ -155,6 +162,27 @@ def test_the_file_says_where_its_figures_come_from(calm: tuple[Store, Profile, E
         (line,) = (line for line in text.splitlines() if line.startswith(key))
         assert "  # " in line
     assert "trials 0" in text
+
+
+def test_what_a_search_left_out_does_not_spoil_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes for the best: some loads end early, some are short, and few batch sizes are seen in the others."""
+    every: list[Sequence[Sighting]] = []
+
+    def spied(search: Sequence[Sighting], proofs: Sequence[Sighting], kinds: Mapping[str, str]) -> Fit:
+        every.append(search)
+        return fit(search, proofs, kinds)
+
+    monkeypatch.setattr(profile, "fit", spied)
+    store = measured(tmp_path, search={"sampler": "informed"}, objective={"limits": [], "end_early": True})
+    errors = make(store, tmp_path / "fitted.toml")
+    assert errors.tps < 0.02
+    results = store.trials.results()
+    assert any(one.dropped for one in results)
+    assert any(one.curve for one in results)
+    for one in results:
+        loads = len(one.levels) + len(one.curve)
+        seen = sum(sighting.trial == str(one.number) for sighting in every[0])
+        assert seen == one.instances * loads, (one.number, one.dropped)
 
 
 def test_fresh_starts_of_a_proof_tell_how_lives_differ(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""What a trial says, reduced to the numbers that a belief is fitted to."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autotune.belief.question import Question
+    from autotune.metrics import Metrics
+    from autotune.result import TrialResult
+    from autotune.stats import Statistic
+
+MISFITS = frozenset({"out_of_memory", "out_of_host_memory", "offloaded", "load_failed"})
+"""Reasons of a trial that may mean that its configuration wants more memory than there is."""
+
+REFUSED = "parallel_ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One load. Durations in seconds; None where nothing was measured."""
+
+    users: int
+    tps: float
+    tpot_s: float | None = None
+    ttft_s: float | None = None
+    tails: tuple[tuple[str, float], ...] = ()
+    """Percentiles of the TTFT by name."""
+    prefill_s: float | None = None
+    busy: float | None = None
+    """Slots in use, in all instances together."""
+    parts: tuple[tuple[int, float], ...] = ()
+    """TPOT by instance, in the order of the plan."""
+
+    def statistic(self, metric: str, statistic: str) -> float | None:
+        """One figure that a limit may be about."""
+        if metric == "tpot_s":
+            return self.tpot_s
+        if metric == "ttft_s":
+            return self.ttft_s if statistic == "mean" else dict(self.tails).get(statistic)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One trial."""
+
+    params: Mapping[str, Any]
+    loads: tuple[Loaded, ...] = ()
+    """None where the trial could not be measured."""
+    bounds: tuple[tuple[str, float], ...] = ()
+    """What was measured of each limit, by its name, s."""
+    misfit: bool = False
+    """It could not be measured, for want of memory as far as one can tell."""
+    failed: bool = False
+    """It could not be measured."""
+    refused: bool = False
+    """So many slots were asked for as no instance is given."""
+    slots: int | None = None
+    """Of an instance, as it really ran; None where nobody said."""
+    full_bytes: float | None = None
+    """What an instance took of its devices, all of it together; None where nothing says."""
+    seconds: float = 0.0
+    rough: bool = False
+    """Its loads ended before their time, as it could not be the best: its figures are no more than roughly right."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are figures."""
+        return bool(self.loads)
+
+    def to_json(self) -> str:
+        """All but the parameters."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "params"})
+
+    @classmethod
+    def from_json(cls, params: Mapping[str, Any], said: Mapping[str, Any]) -> Self:
+        """As `to_json` wrote it, parsed."""
+        loads = tuple(
+            Loaded(
+                **{
+                    **one,
+                    "tails": tuple((name, value) for name, value in one["tails"]),
+                    "parts": tuple((place, value) for place, value in one["parts"]),
+                }
+            )
+            for one in said["loads"]
+        )
+        bounds = tuple((name, value) for name, value in said["bounds"])
+        return cls(params, **{**said, "loads": loads, "bounds": bounds})
+
+    def at(self, users: int) -> Loaded | None:
+        """The load with so many users; None where there was none."""
+        return next((load for load in self.loads if load.users == users), None)
+
+
+def evidence(result: TrialResult, question: Question) -> Evidence:
+    """What a result says: of all its loads of users without think time."""
+    if not result.measured:
+        return Evidence(
+            result.params,
+            failed=True,
+            misfit=result.reason in MISFITS,
+            refused=result.reason == REFUSED,
+            seconds=result.seconds,
+        )
+    ports = _instances(result)
+    every = {**result.levels, **result.curve}
+    of = {users: metrics for label, metrics in every.items() if (users := _users(label)) and metrics.output_tps}
+    known = [one.num_parallel for one in result.placements if one.num_parallel]
+    sizes = [one.size_bytes for one in result.placements if one.size_bytes]
+    values = {
+        bound.name: of[bound.users].statistic(bound.metric, cast("Statistic", bound.statistic))
+        for bound in question.bounds
+        if bound.users in of
+    }
+    return Evidence(
+        params=result.params,
+        loads=tuple(_loaded(users, metrics, ports) for users, metrics in of.items()),
+        bounds=tuple((name, value) for name, value in values.items() if value),
+        slots=min(known) if known else None,
+        full_bytes=float(max(sizes)) if sizes else None,
+        seconds=result.seconds,
+        rough=bool(result.dropped),
+    )
+
+
+def _users(label: str) -> int | None:
+    """Of a level, by its label."""
+    match = re.fullmatch(r"(\d+) users", label)
+    return int(match[1]) if match else None
+
+
+def _loaded(users: int, metrics: Metrics, instances: Sequence[str]) -> Loaded:
+    ttft = metrics.ttft_s
+    tails = {"p50": ttft.p50, "p90": ttft.p90, "p95": ttft.p95, "p99": ttft.p99}
+    parts = {
+        place: metrics.instances[name].tpot_p50_s for place, name in enumerate(instances) if name in metrics.instances
+    }
+    return Loaded(
+        users=users,
+        tps=metrics.output_tps,
+        tpot_s=metrics.tpot_s.mean,
+        ttft_s=ttft.mean,
+        tails=tuple((name, value) for name, value in tails.items() if value),
+        prefill_s=metrics.prefill_s.mean,
+        busy=metrics.generating,
+        parts=tuple((place, value) for place, value in parts.items() if value),
+    )
+
+
+def _instances(result: TrialResult) -> list[str]:
+    """Upstreams in the order of the plan: by their port, since ports are given in that order."""
+    names = {name for metrics in (*result.levels.values(), *result.curve.values()) for name in metrics.instances}
+    return sorted(names, key=lambda name: int(name.rpartition(":")[2]) if name.rpartition(":")[2].isdigit() else 0)

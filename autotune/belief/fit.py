@@ -1,0 +1,205 @@
+"""The parameters of the law that the evidence makes most likely, and how uncertain they are.
+
+Residuals are differences of logarithms. Those of what a study decides by - output, and what has a limit - are as alike
+as their configurations are, by what a hypothesis says the law leaves over; all others stand for themselves. They are
+weighed as Student's t with 6 degrees of freedom. Levenberg and Marquardt's steps find the most likely parameters; the
+covariance is Laplace's, the inverse of the curvature there, and so is the evidence for the hypothesis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.belief.kernel import Places
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from autotune.belief.design import Array, Design
+    from autotune.belief.evidence import Evidence
+    from autotune.belief.kernel import Hypothesis
+    from autotune.belief.law import Answer, Law
+
+TAILS = 6.0
+DEVICE_TAILS = 4.0
+STEP = 1e-4
+LATER = 1.25
+"""By which the spread of a load counts that is not the objective's."""
+SD = {"tps": 0.035, "tpot_s": 0.035, "ttft_s": 0.18, "tail": 0.20, "prefill_s": 0.07, "part": 0.06}
+LEFT = {"tps": 1.0, "tpot_s": 0.8, "ttft_s": 2.0, "tail": 2.5, "prefill_s": 1.0, "part": 0.8}
+"""What the law leaves over of a quantity, in parts of what it leaves of the output."""
+ROUGH = 2.0
+"""By which that of a load counts that ended before its time."""
+MISFIT_SD = 0.02
+SIZE_SD = 0.04
+"""Of what an instance says that it takes: buffers are counted or not."""
+TTFT_NOISE = 2.0
+"""Of the output's."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a study decides by: the output, or a limit; measured at some trials."""
+
+    number: int
+    trials: NDArray[np.intp]
+    """[T] which."""
+    values: Array
+    """[T] logarithms: of output; of a value over its limit."""
+    noise: Array
+    """[T] standard deviations."""
+    times: float
+    """What is left over of it, in parts of that of the output."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The most likely parameters under one hypothesis, with their covariance."""
+
+    theta: Array
+    covariance: Array
+    evidence: float
+    """Logarithm, but for what all hypotheses have in common."""
+
+
+class Problem:
+    """The residuals of all evidence, as a function of the law's parameters."""
+
+    def __init__(
+        self, law: Law, trials: Sequence[Evidence], design: Design, heads: Sequence[Head], hypothesis: Hypothesis
+    ) -> None:
+        self.law = law
+        self.hypothesis = hypothesis
+        self.heads = heads
+        self.design = design
+        sized = [(number, trial.full_bytes) for number, trial in enumerate(trials) if trial.full_bytes]
+        self._sized = [number for number, _ in sized] if law.question.weights_bytes else []
+        self._sizes = np.log([size for _, size in sized]) if self._sized else np.zeros(0)
+        self._misfits = [number for number, trial in enumerate(trials) if trial.misfit]
+        self._spread = 0.0
+        self._collect(trials)
+        where = Places.of(design)
+        self.whiten: list[Array] = []
+        for head in heads:
+            at = where.take(head.trials)
+            covariance = hypothesis.covariance(at, at, head.times) + np.diag(head.noise**2)
+            factor = np.linalg.cholesky(covariance)
+            self.whiten.append(np.linalg.inv(factor))
+            self._spread += float(np.log(np.diag(factor)).sum())
+
+    def _collect(self, trials: Sequence[Evidence]) -> None:
+        """Where each quantity is that stands for itself, what it was, and how exactly it is to be met."""
+        names, rows, columns, values, spreads = [], [], [], [], []
+        main = self.law.question.users
+        loads = [(number, load) for number, trial in enumerate(trials) for load in trial.loads]
+        decided = {(b.metric, b.statistic, b.users) for b in self.law.question.bounds}
+        left = self.hypothesis.spread
+
+        def note(name: str, kind: str, row: int, value: float | None, wide: float, column: int = 0) -> None:
+            if value is not None and value > 0:
+                names.append(name)
+                rows.append(row)
+                columns.append(column)
+                values.append(math.log(value))
+                spreads.append(math.hypot(SD[kind] * wide, LEFT[kind] * left))
+
+        for row, (number, load) in enumerate(loads):
+            wide = (1.0 if load.users == main else LATER) * (ROUGH if trials[number].rough else 1.0)
+            if load.users != main:
+                note("tps", "tps", row, load.tps, wide)
+            note("tpot_s", "tpot_s", row, load.tpot_s, wide)
+            if ("ttft_s", "mean", load.users) not in decided:
+                note("ttft_s", "ttft_s", row, load.ttft_s, wide)
+            note("prefill_s", "prefill_s", row, load.prefill_s, wide)
+            if load.users != main or ("ttft_s", "p95", main) not in decided:
+                note("p95", "tail", row, dict(load.tails).get("p95"), wide)
+            parts = self.law.designer.parts(trials[number].params)[1]
+            for instance, value in load.parts:
+                if instance < len(parts):
+                    note("part", "part", row, value, 1.25 * wide, parts[instance])
+        self._design = self.design.take([number for number, _ in loads])
+        self._users = np.array([float(load.users) for _, load in loads])
+        self._names, self._at = np.array(names), np.array(rows, dtype=np.intp)
+        self._columns = np.array(columns, dtype=np.intp)
+        self._values, self._spreads = np.array(values), np.array(spreads)
+        self._spread += float(np.log(self._spreads).sum()) if values else 0.0
+
+    def residuals(self, theta: Array) -> Array:
+        """[B, parameters] → [B, R], each over its standard deviation."""
+        found = []
+        if len(self._values):
+            answer = self.law.answer(theta, self._design, self._users)
+            said = np.empty((len(theta), len(self._values)))
+            for name in dict.fromkeys(self._names.tolist()):
+                chosen = self._names == name
+                said[:, chosen] = np.log(np.maximum(self._of(answer, name, chosen), 1e-9))
+            found.append((said - self._values) / self._spreads)
+        heads = self.law.heads(theta, self.design)
+        for head, whiten in zip(self.heads, self.whiten, strict=True):
+            found.append((heads[head.number][:, head.trials] - head.values) @ whiten.T)
+        if self._sized:
+            found.append((np.log(self.law.sizes(theta, self.design)[:, self._sized]) - self._sizes) / SIZE_SD)
+        if self._misfits:
+            full = self.law.memory(theta, self.design)[:, self._misfits]
+            if full.any():
+                found.append(np.maximum(0.0, 0.01 - np.log(np.maximum(full, 1e-9))) / MISFIT_SD)
+        return np.concatenate(found, axis=1) if found else np.zeros((len(theta), 0))
+
+    def _of(self, answer: Answer, name: str, chosen: Array) -> Array:
+        rows = self._at[chosen]
+        if name == "part":
+            return answer.part_tpot_s[:, rows, self._columns[chosen]]
+        found: Array = answer.ttft(name)[:, rows] if name == "p95" else getattr(answer, name)[:, rows]
+        return found
+
+    def cost(self, theta: Array) -> Array:
+        """[B, parameters] → [B], the negative logarithm of the posterior, but for a constant."""
+        z = self.residuals(theta)
+        data = 0.5 * (TAILS + 1) * np.log1p(z * z / TAILS).sum(axis=1)
+        p = (theta - self.law.mean) / self.law.sd
+        heavy = 0.5 * (DEVICE_TAILS + 1) * np.log1p(p * p / DEVICE_TAILS)
+        found: Array = data + np.where(self.law.heavy, heavy, 0.5 * p * p).sum(axis=1)
+        return found
+
+    def linear(self, theta: Array) -> tuple[Array, Array]:
+        """Residuals [R] and their derivatives [R, parameters] at one vector."""
+        both = self.residuals(np.concatenate([theta[None], theta + STEP * np.eye(len(theta))]))
+        return both[0], (both[1:] - both[0]).T / STEP
+
+    @property
+    def spread(self) -> float:
+        """What the hypothesis pays for its width, in the logarithm of the evidence."""
+        return self._spread
+
+
+def fit(problem: Problem, start: Array, steps: int) -> Fit:
+    """Levenberg and Marquardt's steps from a start, at most so many."""
+    law = problem.law
+    theta, damping = start.copy(), 1e-2
+    cost = float(problem.cost(theta[None])[0])
+    curvature = np.diag(1 / law.sd**2)
+    for _ in range(steps):
+        z, slope = problem.linear(theta)
+        weights = (TAILS + 1) / (TAILS + z * z)
+        p = (theta - law.mean) / law.sd
+        prior = np.where(law.heavy, (DEVICE_TAILS + 1) / (DEVICE_TAILS + p * p), 1.0) / law.sd**2
+        gradient = slope.T @ (weights * z) + prior * (theta - law.mean)
+        curvature = slope.T @ (weights[:, None] * slope) + np.diag(prior)
+        dampings = damping * 10.0 ** np.arange(-1, 4)
+        moves = np.stack(
+            [np.linalg.solve(curvature + one * np.diag(np.diag(curvature)), -gradient) for one in dampings]
+        )
+        costs = problem.cost(theta + moves)
+        best = int(np.nanargmin(costs))
+        if not costs[best] < cost - 1e-3:
+            break
+        theta, cost, damping = theta + moves[best], float(costs[best]), max(float(dampings[best]), 1e-6)
+    covariance = np.linalg.inv(curvature)
+    evidence = -cost - problem.spread - 0.5 * float(np.linalg.slogdet(curvature)[1])
+    return Fit(theta, 0.5 * (covariance + covariance.T), evidence)

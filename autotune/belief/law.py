@@ -1,0 +1,341 @@
+"""What a cluster should do, by its physics: queues in front of slots in front of batched decoding.
+
+All parameters are logarithms, or exponents, with normal priors; every law takes a whole batch of parameter vectors and
+of configurations at once. The shapes: B parameter vectors, C configurations, J parts of each, D devices.
+
+The steady state of one instance, with m users of its own, P slots, prompts of T and answers of L tokens:
+
+    busy slots      b = m - E[(q - P)+], where the queue's population q is normal around m
+    decode step     s = (a + k·b) · exp(δ(b)) · F · speeds of its devices · host
+    a token         e = s + κ·b·p/L, since every busy slot reads its prompt, p seconds, once in L tokens
+    output          b / e tokens a second; a request holds its slot for S = L·e
+    TTFT            ov/P · S + p · (1 + ρ), where ov = E[(q - P)+] wait, and ρ is the part of the time prompts are read
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from autotune.belief.design import octaves
+
+if TYPE_CHECKING:
+    from autotune.belief.design import Array, Design, Designer
+    from autotune.belief.question import Question
+
+KNOTS = np.log2([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0])
+"""log2 of the busy slots between which δ is a straight line."""
+CURVE_SD, CURVE_LENGTH = 0.12, 1.0
+"""Of δ before anything is measured: a Gaussian process over log2 of the busy slots."""
+SPARE_BYTES = 1e9
+"""Of a device that an instance cannot have: contexts, and what llama.cpp leaves free."""
+MEMORY = ("memory", "cache", "offload", "step")
+TAILS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_NARROW = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter, or several of one meaning."""
+
+    name: str
+    mean: float
+    sd: float
+    size: int = 1
+    heavy: bool = False
+    """Tails as Student's t with 4 degrees of freedom: most are near the mean, and one may be far off."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the law says, [B, C] each, but for the parts, [B, C, J]."""
+
+    tps: Array
+    ttft_s: Array
+    tpot_s: Array
+    prefill_s: Array
+    busy: Array
+    part_tpot_s: Array
+    part_share: Array
+    """Of the tokens, of all copies of a part."""
+    memory: Array
+    """Bytes on the fullest device over what it has; 0 where nothing is known."""
+    _tails: tuple[Array, ...]
+
+    def ttft(self, statistic: str) -> Array:
+        """A statistic of the time to the first token, s."""
+        if statistic == "mean":
+            return self.ttft_s
+        beyond, spread, per_slot, prefill, own, share, way = self._tails
+        z = float(ndtri(TAILS[statistic]))
+        over = beyond + z * spread
+        waits = 0.15 * np.logaddexp(0.0, over / 0.15) * per_slot + prefill * (own if z > 0 else 1.0) + way
+        found: Array = ((share * waits**6).sum(axis=2)) ** (1 / 6)
+        return found
+
+    def statistic(self, metric: str, statistic: str, output_tokens: float) -> Array:
+        """A statistic that a limit can be about."""
+        if metric == "ttft_s":
+            return self.ttft(statistic)
+        return self.tpot_s if metric == "tpot_s" else self.ttft(statistic) + output_tokens * self.tpot_s
+
+
+class Law:
+    """The law of one question, with its parameters and what is thought of them beforehand."""
+
+    def __init__(self, question: Question, designer: Designer) -> None:
+        self.question = question
+        self.designer = designer
+        knobs, devices = len(designer.knobs), len(question.kinds)
+        self.kinds = tuple(dict.fromkeys(question.kinds))
+        cpu = question.on_cpu
+        self.parameters = (
+            Parameter("step", math.log(0.018), 0.9),
+            Parameter("slot", math.log(0.0013), 1.0),
+            Parameter("prompt", math.log(2000.0), 1.2),
+            Parameter("host", math.log(0.03), 1.5 if cpu else 1.0),
+            Parameter("host2", math.log(0.01), 1.5),
+            Parameter("saturation", math.log(8.0), 1.2),
+            Parameter("share", -0.15, 0.28),
+            Parameter("span", -0.5 if cpu else 0.06, 0.4 if cpu else 0.15),
+            Parameter("span_prompt", -0.7 if cpu else -0.2, 0.3),
+            Parameter("round_robin", math.log(0.5), 0.6),
+            Parameter("least_conn", math.log(0.12), 0.7),
+            Parameter("random_two", math.log(0.3), 0.6),
+            Parameter("tail", 0.0, 0.4),
+            Parameter("tail_prompt", math.log(1.3), 0.4),
+            Parameter("overhead", math.log(0.02), 1.5),
+            Parameter("offload", math.log(12.0), 0.7),
+            Parameter("memory", 0.0, 0.06),
+            Parameter("cache", 0.0, question.slot_doubt),
+            Parameter("kappa", math.log(0.8), 0.25),
+            Parameter("curve", 0.0, 1.0, len(KNOTS)),
+            Parameter("shape", 0.0, 0.05, 5, heavy=True),
+            Parameter("shape_prompt", 0.0, 0.10, 2, heavy=True),
+            Parameter("policy", 0.0, 0.05, 2, heavy=True),
+            Parameter("knob", 0.0, 0.06, knobs, heavy=True),
+            Parameter("knob_batch", 0.0, 0.04, knobs),
+            Parameter("knob_prompt", 0.0, 0.10, knobs, heavy=True),
+            Parameter("device", 0.0, 0.04, devices, heavy=True),
+            Parameter("kind", 0.0, 0.5, len(self.kinds) - 1),
+        )
+        self.mean = np.concatenate([np.full(one.size, one.mean) for one in self.parameters])
+        self.sd = np.concatenate([np.full(one.size, one.sd) for one in self.parameters])
+        self.heavy = np.concatenate([np.full(one.size, one.heavy) for one in self.parameters])
+        ends = np.cumsum([one.size for one in self.parameters])
+        self.at = {
+            one.name: slice(int(end) - one.size, int(end)) for one, end in zip(self.parameters, ends, strict=True)
+        }
+
+    def centre(self, name: str, value: float) -> None:
+        """Expect a scalar parameter around another logarithm: what the first trial says of this host."""
+        self.mean[self.at[name]] = value
+
+    @cached_property
+    def _curve(self) -> Array:
+        """[K, K] from independent normal numbers to δ at the knots."""
+        gaps = np.abs(KNOTS[:, None] - KNOTS[None, :]) / CURVE_LENGTH * math.sqrt(3)
+        covariance = CURVE_SD**2 * (1 + gaps) * np.exp(-gaps)
+        found: Array = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(KNOTS)))
+        return found
+
+    @cached_property
+    def _kind(self) -> Array:
+        """[kinds - 1, D] which device is of which kind."""
+        rows = [[float(kind == one) for one in self.question.kinds] for kind in self.kinds[1:]]
+        return np.array(rows).reshape(len(rows), len(self.question.kinds))
+
+    def heads(self, theta: Array, design: Design) -> Array:
+        """[1 + limits, B, C] logarithms of what a study decides by: output, and each limited value over its limit."""
+        asked = self.question
+        levels = {users: self.answer(theta, design, np.full(len(design), float(users))) for users in asked.levels}
+        found = [np.log(levels[asked.users].tps)]
+        for bound in asked.bounds:
+            value = levels[bound.users].statistic(bound.metric, bound.statistic, asked.output_tokens)
+            found.append(np.log(np.maximum(value, 1e-6) / bound.most))
+        return np.stack(found)
+
+    def memory(self, theta: Array, design: Design) -> Array:
+        """[B, C] how full the fullest device is; 0 where nothing is known."""
+        scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
+        return self._memory(scalar, design)[0]
+
+    def sizes(self, theta: Array, design: Design) -> Array:
+        """[B, C] bytes of the largest instance; 0 where nothing is known."""
+        scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
+        found: Array = np.where(design.copies > 0, self._size(scalar, design), 0.0).max(axis=2)
+        return found
+
+    def _size(self, scalar: dict[str, Array], design: Design) -> Array:
+        """[B, C, J] bytes of an instance of each part."""
+        asked = self.question
+        cache: Array = np.exp(scalar["cache"]) * asked.slot_bytes * design.slots * design.cache[:, None]
+        return np.exp(scalar["memory"]) * asked.weights_bytes + cache
+
+    def answer(self, theta: Array, design: Design, users: Array) -> Answer:
+        """[B, parameters] and C configurations under `users` [C] → what they do."""
+        of = {name: theta[:, where] for name, where in self.at.items()}
+        scalar = {one.name: of[one.name][:, :, None] for one in self.parameters if one.size == 1 and not one.heavy}
+        there = design.copies > 0
+        copies, span = design.copies[None], design.span[None]
+        instances = design.instances[None, :, None]
+        slots = design.slots[None]
+        memory, off = self._memory(scalar, design)
+        crowd_host = (
+            1
+            + np.exp(scalar["host"]) * (instances - 1)
+            + np.exp(scalar["host2"]) * (instances - 1) ** 2 / len(self.question.kinds)
+        )
+        speed = np.exp(np.einsum("bd,cjd->bcj", of["device"] + of["kind"] @ self._kind, design.devices))
+        shared = np.where(copies > 1, copies * np.exp(scalar["share"]), 1.0)
+        factor = (
+            np.exp(self._effects(of, design))[:, :, None]
+            * off
+            * crowd_host
+            * shared
+            * np.exp(scalar["span"] * np.log2(span))
+            * speed
+        )
+        log_slots = (design.shape[:, 3] - 3) / 3
+        prompt_effects = (
+            of["shape_prompt"] @ np.stack([log_slots, design.shape[:, 0] / 3]) + of["knob_prompt"] @ design.knobs.T
+        )
+        prompt = (
+            self.question.input_tokens
+            * np.exp(-scalar["prompt"] + scalar["span_prompt"] * np.log2(span) + prompt_effects[:, :, None])
+            * np.maximum(copies, 1)
+            * off
+            * (1 + (crowd_host - 1) / 2)
+            * speed
+        )
+        slope = (of["knob_batch"] @ design.knobs.T)[:, :, None] / 3
+        spread = (
+            np.exp(
+                np.stack([of["round_robin"][:, 0], of["least_conn"][:, 0], of["random_two"][:, 0]], axis=1)[
+                    :, design.policy
+                ]
+            )[:, :, None]
+            * (instances > 1)
+            + _NARROW
+        )
+        population = (
+            users[None, :, None] * design.weight[None] / (copies * design.weight[None]).sum(axis=2, keepdims=True)
+        )
+        population = np.broadcast_to(population, factor.shape).copy()
+        rate = np.zeros_like(population)
+        for turn in range(1 if self._even(design, factor) else 6):
+            if turn:
+                population = self._shifted(population, rate, design, users)
+            sigma = np.sqrt(np.maximum(population, 0.2)) * spread
+            d = (population - slots) / sigma
+            over = sigma * np.exp(-0.5 * d * d) / math.sqrt(2 * math.pi) + (population - slots) * ndtr(d)
+            busy = np.maximum(population - over, 0.05) * there
+            step = self._step(of, scalar, busy, slope) * factor
+            total = (copies * busy).sum(axis=2, keepdims=True)
+            host = 1 + (total / (self.question.users * np.exp(scalar["saturation"]))) ** 2
+            step, read = step * host, prompt * host
+            token = step + np.exp(scalar["kappa"]) * busy * read / self.question.output_tokens
+            rate = busy / token
+        return self._answer(scalar, copies, slots, population, sigma, over, busy, step, token, read, rate, memory)
+
+    def _even(self, design: Design, factor: Array) -> bool:
+        """Whether all instances of each configuration are alike, so that no balancing act changes their load."""
+        there = design.copies[None] > 0
+        most = np.where(there, factor, -np.inf).max(axis=2)
+        least = np.where(there, factor, np.inf).min(axis=2)
+        return bool((most / least).max() < 1.03)
+
+    @staticmethod
+    def _shifted(population: Array, rate: Array, design: Design, users: Array) -> Array:
+        """Round robin sends all instances as much: the slow ones gather a crowd until they answer as much."""
+        copies, weight = design.copies[None], design.weight[None]
+        share = weight / (copies * weight).sum(axis=2, keepdims=True)
+        total = (copies * rate).sum(axis=2, keepdims=True)
+        pull = np.array([0.7, 0.0, 0.15])[design.policy][None, :, None]
+        shifted = population * np.where(rate > 0, share * total / np.maximum(rate, 1e-12), 1.0) ** pull
+        found: Array = shifted * users[None, :, None] / (copies * shifted).sum(axis=2, keepdims=True)
+        return found
+
+    def _effects(self, of: dict[str, Array], design: Design) -> Array:
+        """[B, C] what shape, policy and knobs add to the logarithm of a step."""
+        slots, instances = (design.shape[:, 3] - 3) / 3, design.shape[:, 0] / 3
+        shape = np.stack([slots, slots**2, instances, design.shape[:, 1] / 1.5, design.shape[:, 2] / 2])
+        found: Array = of["shape"] @ shape + of["policy"] @ design.policies.T + of["knob"] @ design.knobs.T
+        return found
+
+    def _step(self, of: dict[str, Array], scalar: dict[str, Array], busy: Array, slope: Array) -> Array:
+        curve = of["curve"] @ self._curve.T
+        at = octaves(busy)
+        found = np.empty_like(busy)
+        for one in range(len(curve)):
+            found[one] = np.interp(at[one], KNOTS, curve[one])
+        plain = np.exp(scalar["step"]) + np.exp(scalar["slot"]) * np.maximum(busy, 1)
+        bent: Array = plain * np.exp(found + slope * at)
+        return bent
+
+    def _memory(self, scalar: dict[str, Array], design: Design) -> tuple[Array, Array]:
+        """[B, C] how full the fullest device is, and [B, C, J] by what a part is slower that does not fit."""
+        asked = self.question
+        if not asked.weights_bytes or not min(asked.memory_bytes):
+            return np.zeros((len(scalar["step"]), len(design))), np.ones((1, 1, 1))
+        each = self._size(scalar, design)
+        if asked.on_cpu:
+            needed = np.broadcast_to((design.copies * each).sum(axis=2, keepdims=True), each.shape)
+            room = np.full(design.slots.shape, max(asked.memory_bytes))
+        else:
+            needed = each * np.maximum(design.copies, 1) / design.span
+            least = np.where(design.devices > 0, np.array(asked.memory_bytes), np.inf).min(axis=2)
+            room = np.where(np.isfinite(least), least, max(asked.memory_bytes)) - SPARE_BYTES
+        width = 0.01 * room
+        beyond = width * np.logaddexp(0.0, np.clip((needed - room) / width, -500, 500))
+        full = np.where(design.copies[None] > 0, needed / room, 0.0).max(axis=2)
+        return full, 1 + np.exp(scalar["offload"]) * beyond / needed
+
+    def _answer(  # noqa: PLR0913, PLR0917 - the law's own quantities
+        self,
+        scalar: dict[str, Array],
+        copies: Array,
+        slots: Array,
+        population: Array,
+        sigma: Array,
+        over: Array,
+        busy: Array,
+        step: Array,
+        token: Array,
+        read: Array,
+        rate: Array,
+        memory: Array,
+    ) -> Answer:
+        tokens = self.question.output_tokens
+        total = (copies * rate).sum(axis=2)
+        share = copies * rate / total[:, :, None]
+        held = tokens * token
+        reading = np.minimum(1.0, busy * read / held)
+        way = np.exp(scalar["overhead"])
+        wait = over / slots * held + read * (1 + reading) + way
+        decode = step + np.exp(scalar["kappa"]) * np.maximum(busy - 1, 0) * read / tokens
+        tails = (
+            population - slots,
+            np.exp(scalar["tail"]) * sigma,
+            held / slots,
+            read,
+            np.exp(scalar["tail_prompt"]) + 2 * reading,
+            share,
+            way,
+        )
+        return Answer(
+            tps=total,
+            ttft_s=(share * wait).sum(axis=2),
+            tpot_s=(share * decode).sum(axis=2),
+            prefill_s=(share * (read * (1 + reading) + step)).sum(axis=2),
+            busy=(copies * busy).sum(axis=2),
+            part_tpot_s=decode,
+            part_share=share,
+            memory=memory,
+            _tails=tails,
+        )

@@ -1,0 +1,340 @@
+"""What is believed of every configuration, from what was measured of some."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from autotune.belief.design import Array
+from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
+from autotune.belief.kernel import HYPOTHESES, Places, nearness
+from autotune.belief.law import Law
+from autotune.space import key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autotune.belief.design import Design, Designer
+    from autotune.belief.evidence import Evidence, Loaded
+    from autotune.belief.kernel import Hypothesis
+    from autotune.belief.question import Question
+
+STEPS = 14
+FIRST = 1
+"""Trials before foresight is judged."""
+LEAST_SD = 0.008
+SOUND = 0.99
+"""Chance that what fits can be measured."""
+NOISE, NOISE_WORTH = 0.025, 3.0
+"""Usual standard deviation between trials of one configuration, and how many repeats outweigh it."""
+ROUGH = 4.0
+"""So many times as much for trials that ended before their time."""
+OUTLIERS = 5.0
+"""Degrees of freedom of that noise."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is believed of C configurations, as normal distributions of logarithms."""
+
+    tps: Array
+    tps_sd: Array
+    bounds: Array
+    """[limits, C] log of value over limit."""
+    bounds_sd: Array
+    starts: Array
+    """[C] chance that it can be measured."""
+
+    def holds(self, slack: float = 0.0) -> Array:
+        """[C] chance that all limits hold."""
+        found: Array = ndtr((math.log1p(slack) - self.bounds) / self.bounds_sd).prod(axis=0)
+        return found
+
+
+@dataclass(frozen=True)
+class View:
+    """One hypothesis after the evidence."""
+
+    hypothesis: Hypothesis
+    fit: Fit
+    weight: float
+    solved: tuple[tuple[Head, Array, Array, Array], ...]
+    """Of each head: the inverse of the covariance of its trials, the same times its residuals, and its slopes."""
+
+
+class Mind:
+    """The belief of one study; `learn` again whenever there is more evidence."""
+
+    def __init__(self, question: Question, designer: Designer, hypotheses: Sequence[Hypothesis] = HYPOTHESES) -> None:
+        self.question = question
+        self.designer = designer
+        self.law = Law(question, designer)
+        self.hypotheses = tuple(hypotheses)
+        self._sizing = [self.law.at[name].start for name in ("memory", "cache")]
+        self._forget()
+
+    def _forget(self) -> None:
+        self.trials: list[Evidence] = []
+        self.cap = math.inf
+        """No instance has more slots, whatever it is asked for."""
+        self.noise = NOISE
+        self.views: list[View] = []
+        self._foresight = np.zeros(len(self.hypotheses))
+        """Logarithm of how likely each hypothesis held all trials that it foretold."""
+
+    def learn(self, trials: Sequence[Evidence]) -> None:
+        """Fit everything anew to all evidence, each trial foretold by what was known before it."""
+        if self.trials != list(trials[: len(self.trials)]):  # another story
+            self._forget()
+        for count in range(len(self.trials) + 1, len(trials) + 1):
+            self._foretell(trials[count - 1])
+            self._learn(trials[:count])
+
+    def _foretell(self, trial: Evidence) -> None:
+        """How likely each hypothesis held what came."""
+        if not self.views or not trial.measured or len(self.trials) < FIRST:
+            return
+        values = self._measured(trial)
+        design = self.design([trial.params])
+        where = Places.of(design)
+        noise = self.noise * np.array([1.0] + [TTFT_NOISE] * len(self.question.bounds))
+        noise *= ROUGH if trial.rough else 1.0
+        for at, view in enumerate(self.views):
+            mean, spread, _ = self._full(view, design, where)
+            sd = np.sqrt(spread[:, 0] + noise**2)
+            z = (values - mean[:, 0]) / sd
+            known = ~np.isnan(z)
+            density = -np.log(sd) - 0.5 * (OUTLIERS + 1) * np.log1p(z * z / OUTLIERS)
+            self._foresight[at] += float(density[known].sum())
+
+    def _measured(self, trial: Evidence) -> Array:
+        """[1 + limits] logarithms; NaN where nothing was measured."""
+        main, bounds = trial.at(self.question.users), dict(trial.bounds)
+        values = [math.log(main.tps) if main else math.nan]
+        values += [math.log(bounds[b.name] / b.most) if b.name in bounds else math.nan for b in self.question.bounds]
+        return np.array(values)
+
+    def _learn(self, trials: Sequence[Evidence]) -> None:
+        self.trials = list(trials)
+        ignored = [t.slots for t in trials if t.slots is not None and t.slots < _fewest(t.params)]
+        self.cap = float(min(ignored, default=math.inf))
+        self._tried = self.design([trial.params for trial in trials])
+        self._where = Places.of(self._tried)
+        first = next((load for trial in trials if (load := trial.at(self.question.users))), None)
+        if first is None:
+            self.views = []
+            return
+        self._centre(first)
+        heads = self._heads()
+        found: list[tuple[Hypothesis, Fit]] = []
+        for number, hypothesis in enumerate(self.hypotheses):
+            problem = Problem(self.law, trials, self._tried, heads, hypothesis)
+            start = self.law.mean if not found else found[-1][1].theta
+            found.append((hypothesis, fit(problem, start, STEPS if not number else STEPS // 2)))
+        logs = np.array([math.log(one.chance) for one in self.hypotheses]) + self._foresight
+        weights = np.exp(logs - logs.max())
+        weights /= weights.sum()
+        self.views = [
+            View(one, fitted, float(weight), self._solved(one, fitted, heads))
+            for (one, fitted), weight in zip(found, weights, strict=True)
+        ]
+
+    @property
+    def trust(self) -> str:
+        """The likeliest hypothesis, in words; empty before anything was measured."""
+        return max(self.views, key=lambda view: view.weight).hypothesis.name if self.views else ""
+
+    def design(self, params: Sequence[Mapping[str, Any]]) -> Design:
+        """Their arrays, as the instances would run."""
+        return self.designer.design(params).capped(self.cap)
+
+    def _centre(self, main: Loaded) -> None:
+        if main.tpot_s:
+            self.law.centre("step", math.log(main.tpot_s) - 0.4)
+            self.law.centre("slot", math.log(main.tpot_s) - 3.0)
+        if main.prefill_s:
+            self.law.centre("prompt", math.log(self.question.input_tokens / main.prefill_s))
+
+    def _heads(self) -> list[Head]:
+        """What was measured of output and limits."""
+        asked, heads = self.question, []
+        tps = {
+            at: math.log(load.tps)
+            for at, trial in enumerate(self.trials)
+            if (load := trial.at(asked.users)) is not None
+        }
+        self.noise = self._noise(tps)
+        values = [tps]
+        for bound in asked.bounds:
+            known = {at: dict(trial.bounds).get(bound.name) for at, trial in enumerate(self.trials)}
+            values.append({at: math.log(value / bound.most) for at, value in known.items() if value})
+        for number, one in enumerate(values):
+            if one:
+                noise = self.noise * (TTFT_NOISE if number else 1.0)
+                heads.append(
+                    Head(
+                        number,
+                        np.array(list(one), dtype=np.intp),
+                        np.array(list(one.values())),
+                        np.array([noise * (ROUGH if self.trials[at].rough else 1.0) for at in one]),
+                        self.hypotheses[0].ttft if number else 1.0,
+                    )
+                )
+        return heads
+
+    def _noise(self, tps: Mapping[int, float]) -> float:
+        """Between trials of one configuration: as usual, or as its repeats say."""
+        groups: dict[str, list[float]] = {}
+        for at, value in tps.items():
+            if not self.trials[at].rough:
+                groups.setdefault(key(self.trials[at].params), []).append(value)
+        # one outlier is no noise
+        squares = sum(min((len(g) - 1) * float(np.var(g, ddof=1)), 9 * NOISE**2) for g in groups.values() if len(g) > 1)
+        freedom = sum(len(group) - 1 for group in groups.values())
+        return math.sqrt((NOISE_WORTH * NOISE**2 + squares) / (NOISE_WORTH + freedom))
+
+    def _solved(
+        self, hypothesis: Hypothesis, fitted: Fit, heads: Sequence[Head]
+    ) -> tuple[tuple[Head, Array, Array, Array], ...]:
+        """What follows from the residuals; outliers count for less."""
+        said, slopes = self._linear(fitted, self._tried)
+        found = list[tuple[Head, Array, Array, Array]]()
+        for head in heads:
+            at = self._where.take(head.trials)
+            left = head.values - said[head.number, head.trials]
+            kernel, noise = hypothesis.covariance(at, at, head.times), head.noise**2
+            for _ in range(3):
+                inverse = np.asarray(np.linalg.inv(kernel + np.diag(noise)), dtype=np.float64)
+                z = (inverse @ left) / np.sqrt(np.diag(inverse))  # of each, from all others
+                noise = head.noise**2 * np.maximum(1.0, (OUTLIERS + z * z) / (OUTLIERS + 1))
+            found.append((head, inverse, inverse @ left, slopes[head.number][:, head.trials]))
+        return tuple(found)
+
+    def _linear(self, fitted: Fit, design: Design) -> tuple[Array, Array]:
+        """[heads, C] what the law says, and [heads, parameters, C] how it changes."""
+        heads = self.law.heads(
+            np.concatenate([fitted.theta[None], fitted.theta + 1e-4 * np.eye(len(fitted.theta))]), design
+        )
+        return heads[:, 0], (heads[:, 1:] - heads[:, :1]) / 1e-4
+
+    def forecast(self, design: Design, *, full: bool = True) -> Forecast:
+        """What is believed of these configurations; without `full` the spread is a rough one."""
+        where = Places.of(design)
+        means, spreads, weights = [], [], []
+        for view in self.views:
+            mean, spread = self._full(view, design, where)[:2] if full else self._rough(view, design, where)
+            means.append(mean)
+            spreads.append(spread)
+            weights.append(view.weight)
+        every, w = np.stack(means), np.array(weights)[:, None, None] / sum(weights)
+        mean = (w * every).sum(axis=0)
+        spread = (w * (np.stack(spreads) + (every - mean) ** 2)).sum(axis=0)
+        sd = np.sqrt(np.maximum(spread, LEAST_SD**2))
+        return Forecast(mean[0], sd[0], mean[1:], sd[1:], self._starts(design, where))
+
+    def draws(self, design: Design, count: int) -> Array:
+        """[1 + limits, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""
+        rng, where = np.random.default_rng(count), Places.of(design)
+        weights = np.array([view.weight for view in self.views])
+        shares = rng.multinomial(count, weights / weights.sum())
+        found = []
+        for view, share in zip(self.views, shares.tolist(), strict=True):
+            if share:
+                mean, _, joint = self._full(view, design, where, joint=True)
+                found.append(
+                    np.stack(
+                        [
+                            one + rng.standard_normal((share, len(one))) @ _root(of).T
+                            for one, of in zip(mean, joint, strict=True)
+                        ]
+                    )
+                )
+        return np.concatenate(found, axis=1)
+
+    def _rough(self, view: View, design: Design, where: Places) -> tuple[Array, Array]:
+        mean = self.law.heads(view.fit.theta[None], design)[:, 0].copy()
+        spread = np.full_like(mean, 0.35**2)
+        spread[0] = 0.10**2
+        for head, inverse, solved, _ in view.solved:
+            at = self._where.take(head.trials)
+            between = view.hypothesis.covariance(where, at, head.times)
+            mean[head.number] += between @ solved
+            own = view.hypothesis.variance(head.times) - ((between @ inverse) * between).sum(axis=1)
+            spread[head.number] += np.maximum(own, 0.0)
+        return mean, spread
+
+    def _full(
+        self, view: View, design: Design, where: Places, *, joint: bool = False
+    ) -> tuple[Array, Array, list[Array]]:
+        """Universal kriging: what the parameters leave open and what the law leaves over, together.
+
+        Means and variances, [heads, C] each; with `joint` of each head the whole covariance, too, [C, C].
+        """
+        mean, slopes = self._linear(view.fit, design)
+        mean, spread, every = mean.copy(), np.zeros_like(mean), list[Array]()
+        solved = {one[0].number: one for one in view.solved}
+        for number in range(len(mean)):
+            times = view.hypothesis.ttft if number else 1.0
+            open_, own = slopes[number], np.full(len(design), view.hypothesis.variance(times))
+            whole = view.hypothesis.covariance(where, where, times) if joint else None
+            if number in solved:
+                head, inverse, answer, tried = solved[number]
+                at = self._where.take(head.trials)
+                between = view.hypothesis.covariance(where, at, times)
+                mean[number] += between @ answer
+                weights = between @ inverse
+                open_ = open_ - tried @ weights.T
+                own = own - (weights * between).sum(axis=1)
+                whole = None if whole is None else whole - weights @ between.T
+            spread[number] = np.maximum(own, 0.0) + np.einsum("pc,pq,qc->c", open_, view.fit.covariance, open_)
+            if whole is not None:
+                every.append(whole + open_.T @ view.fit.covariance @ open_)
+        return mean, spread, every
+
+    def _starts(self, design: Design, where: Places) -> Array:
+        """[C] chance that it fits: by the law of memory, and by what became of its neighbours."""
+        if not self.views:
+            return np.ones(len(design))
+        best = max(self.views, key=lambda view: view.weight).fit
+        full = self.law.memory(best.theta[None], design)[0]
+        fits = np.full(len(design), SOUND)
+        if full.any():
+            step = np.stack(
+                [
+                    self.law.memory(best.theta[None] + 0.01 * np.eye(len(best.theta))[at], design)[0]
+                    for at in self._sizing
+                ]
+            )
+            slopes = (np.log(np.maximum(step, 1e-9)) - np.log(np.maximum(full, 1e-9))) / 0.01
+            chosen = best.covariance[np.ix_(self._sizing, self._sizing)]
+            sd = np.sqrt(np.einsum("pc,pq,qc->c", slopes, chosen, slopes) + 0.01**2)
+            fits = SOUND * ndtr(-np.log(np.maximum(full, 1e-9)) / sd)
+        failed = [number for number, trial in enumerate(self.trials) if trial.failed]
+        if not failed:
+            return fits
+        worked = [number for number, trial in enumerate(self.trials) if trial.measured]
+        near = nearness(where, self._where)
+        more = design.shape[:, 3][:, None] >= self._where.whole[failed, 3][None] - 1e-9
+        refused = np.array([self.trials[number].refused for number in failed])
+        same = (np.abs(where.layout[:, None] - self._where.layout[failed][None]).max(axis=2) < 1e-9) & more
+        against = np.maximum(near[:, failed], 0.9 * (same | (more & refused))).sum(axis=1)
+        found: Array = (0.3 * fits + near[:, worked].sum(axis=1) * fits) / (
+            0.3 + near[:, worked].sum(axis=1) * fits + against
+        )
+        return found
+
+
+def _fewest(params: Mapping[str, Any]) -> int:
+    """The least slots that any class of instances is asked for."""
+    return min(int(value) for name, value in params.items() if name.partition("@")[0] == "num_parallel")
+
+
+def _root(covariance: Array) -> Array:
+    """A matrix whose square the covariance is."""
+    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
+    found: Array = vectors * np.sqrt(np.maximum(values, 0.0))
+    return found

@@ -1,0 +1,91 @@
+"""What a belief is about: the load, what must hold, and what is known of devices and model. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from autotune.space.forecast import predict
+
+if TYPE_CHECKING:
+    from autotune.inventory import Inventory
+    from autotune.space import ModelFacts
+    from autotune.spec import StudySpec
+
+
+MANY = 17
+"""Slots at which a model's cache outweighs what does not grow with them."""
+LEAST_DOUBT = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit: `statistic` of `metric`, with so many users, is at most `most`."""
+
+    metric: str
+    """ttft_s, tpot_s or e2e_s."""
+    statistic: str
+    """mean, or a percentile as in p95."""
+    users: int
+    most: float
+    """Seconds."""
+
+    @property
+    def name(self) -> str:
+        """As a score names its constraint."""
+        return f"{self.metric} {self.statistic} at {self.users} users"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A closed loop of users, in front of the configurations of a space."""
+
+    users: int
+    """At the objective's level."""
+    output_tokens: float
+    """Mean of an answer, tokens."""
+    input_tokens: float
+    """Mean of a prompt, tokens."""
+    bounds: tuple[Bound, ...] = ()
+    kinds: tuple[str, ...] = ("",)
+    """Of each device, by its index."""
+    memory_bytes: tuple[float, ...] = (0.0,)
+    """Of each device; 0 where nothing is known."""
+    on_cpu: bool = False
+    """Devices are groups of cores, which share the host's memory."""
+    weights_bytes: float = 0.0
+    """Of an instance without any slot: weights, buffers, context; 0 where nothing is known."""
+    slot_bytes: float = 0.0
+    """Of the key-value cache of one slot at f16."""
+    slot_doubt: float = 0.1
+    """Standard deviation of its logarithm."""
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Users at which something counts, the objective's first."""
+        return tuple(dict.fromkeys((self.users, *(bound.users for bound in self.bounds))))
+
+    @classmethod
+    def of(cls, spec: StudySpec, inventory: Inventory, facts: ModelFacts | None) -> Self | None:
+        """The question of a study; None where it is none of these: an open loop, or a capacity."""
+        level, predicted, asked = spec.level(None), spec.workload.num_predict, spec.workload.input_tokens
+        bounds = [(limit, spec.level(limit.at).users) for limit in spec.objective.limits]
+        if level.users is None or spec.objective.metric == "capacity" or None in (users for _, users in bounds):
+            return None
+        base = slot = doubt = 0.0
+        if facts is not None:
+            one, many = (predict(facts, spec.workload.num_ctx, slots, "f16") for slots in (1, MANY))
+            slot = (many.bytes - one.bytes) / (MANY - 1)
+            base, doubt = one.bytes - slot, many.sd_bytes / many.bytes
+        return cls(
+            users=level.users,
+            output_tokens=float(predicted.mean),
+            input_tokens=float(asked.mean) if asked is not None else spec.workload.num_ctx / 4,
+            bounds=tuple(Bound(limit.metric, limit.statistic, users or 0, limit.max) for limit, users in bounds),
+            kinds=tuple(device.kind for device in inventory.devices),
+            memory_bytes=tuple(float(device.memory_bytes) for device in inventory.devices),
+            on_cpu=all(device.make == "cpu" for device in inventory.devices),
+            weights_bytes=base,
+            slot_bytes=slot,
+            slot_doubt=max(LEAST_DOUBT, 2 * doubt),
+        )

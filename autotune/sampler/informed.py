@@ -1,0 +1,143 @@
+"""The search of autotune as an Optuna sampler."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from autotune.belief import Chooser, Designer, Evidence, Loaded, Mind
+from autotune.sampler.domain import distributions, widened
+from autotune.space import key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from autotune.belief import Forecast, Question
+    from autotune.space import Space
+
+EVIDENCE = "evidence"
+"""The user attribute of a trial with all that was measured, as `Evidence.to_json` writes it."""
+POOL = 5000
+"""The most configurations that are looked at; of a larger space so many stand for it."""
+TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class InformedSampler(BaseSampler):
+    """Chooses by what physics and the trials so far say of each configuration; see `autotune.belief`.
+
+    For any study over a space, with one objective, output in tokens/s, to be made as large as possible. A trial's user
+    attribute `evidence` says what was measured beside it; without one its value and its constraints, each of them named
+    as `Bound.name` names it and relative to the limit (0.1 is a tenth too much), have to do. A trial without a value is
+    one that could not be measured. A trial is asked only for the parameters that its configuration has: where that
+    depends on others, suggest what `trial.relative_params` names, and nothing more.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        question: Question,
+        *,
+        seed: int = 0,
+        first: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """`first` are proposed before all others, one after the other, where the space has them."""
+        self.space = space
+        self.pool = space.pool(seed, POOL)
+        self._random = random.Random(f"{seed} informed")
+        self._first = [dict(one) for one in first if space.allows(one)]
+        self._mind = Mind(question, Designer.of(space, len(question.kinds)))
+        self._chooser = Chooser(self._mind, self.pool)
+        self._domain = distributions(widened(space.choices, () if space.choices["layout"] else self.pool))
+
+    # as Optuna asks
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        """All parameters of the space."""
+        return self._domain
+
+    def sample_relative(
+        self,
+        study: Study,
+        trial: FrozenTrial,  # noqa: ARG002
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """The next configuration."""
+        return self.next([of_trial(one, self._mind.question) for one in study.get_trials(deepcopy=False, states=TOLD)])
+
+    def sample_independent(
+        self,
+        study: Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+        param_name: str,
+        param_distribution: BaseDistribution,  # noqa: ARG002
+    ) -> Any:
+        """A parameter that the chosen configuration does not have: any of its values."""
+        return self._random.choice(self.space.choices[param_name] or [str(one["layout"]) for one in self.pool])
+
+    # as a night asks
+
+    def next(self, trials: Sequence[Evidence]) -> dict[str, Any]:
+        """What to try after these trials, which may have been tried before."""
+        tried = {key(trial.params) for trial in trials}
+        waiting = [one for one in self._first if key(one) not in tried]
+        if waiting:
+            return waiting[0]
+        self._learn(trials)
+        return dict(self._chooser.next())
+
+    def ranked(self, trials: Sequence[Evidence]) -> list[dict[str, Any]]:
+        """What was tried and likely holds the limits, the believed best first."""
+        self._learn(trials)
+        return [dict(one) for one in self._chooser.ranked()]
+
+    def promise(self, trials: Sequence[Evidence], tolerance: float) -> float | None:
+        """The chance that anything untried is better than the best by more than a tolerance; None: nobody knows."""
+        self._learn(trials)
+        return self._chooser.promise(tolerance)
+
+    def forecast(self, trials: Sequence[Evidence], params: Sequence[Mapping[str, Any]]) -> Forecast | None:
+        """What is believed of some configurations after these trials; None before anything was measured."""
+        self._learn(trials)
+        return self._mind.forecast(self._mind.design(params)) if self._mind.views else None
+
+    def incumbent(self, trials: Sequence[Evidence]) -> float | None:
+        """Believed output of the best that was tried and likely holds the limits, tokens/s; None without one."""
+        self._learn(trials)
+        best = self._chooser.incumbent()
+        return math.exp(best) if math.isfinite(best) else None
+
+    @property
+    def noise(self) -> float:
+        """Believed standard deviation between starts of one configuration, in parts of its output."""
+        return self._mind.noise
+
+    @property
+    def trust(self) -> str:
+        """How far the law is trusted, in words."""
+        return self._mind.trust
+
+    def _learn(self, trials: Sequence[Evidence]) -> None:
+        self._mind.learn(trials)
+
+
+def of_trial(trial: FrozenTrial, question: Question) -> Evidence:
+    """What an Optuna trial says."""
+    if EVIDENCE in trial.user_attrs:
+        return Evidence.from_json(trial.params, json.loads(trial.user_attrs[EVIDENCE]))
+    value, dropped = trial.value, trial.state == TrialState.PRUNED
+    if value is None or value <= 0:
+        return Evidence(trial.params, failed=True)
+    constraints = trial.constraints or {}
+    bounds = {
+        bound.name: (1 + constraints[bound.name]) * bound.most for bound in question.bounds if bound.name in constraints
+    }
+    return Evidence(trial.params, (Loaded(question.users, value),), tuple(bounds.items()), rough=dropped)

@@ -1,0 +1,268 @@
+"""Optuna's study of a night, beside our store.
+
+Our store is the truth. Optuna's study is brought in line with it at every start, and keeps one trial of its own for
+each of ours, with the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import NullPool, event
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from autotune.belief import Question, evidence
+from autotune.errors import StorageError
+from autotune.sampler.domain import distributions, widened
+from autotune.sampler.informed import EVIDENCE, POOL, InformedSampler
+from autotune.sampler.rivals import rival
+from autotune.space import key
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from optuna.trial import FrozenTrial
+
+    from autotune.belief import Evidence, Forecast
+    from autotune.result import TrialResult
+    from autotune.space import Space
+
+INFORMED = "informed"
+WIDE = 1.96
+"""Standard deviations to the ends of a 95 % interval."""
+INSTEAD = "tpe"
+"""Who searches where the informed search has no law: an open loop, a capacity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a study is searched."""
+
+    by: str = INSTEAD
+    """The name of who searches."""
+    question: Question | None = None
+    """What the informed search is about; None where it has no law for it."""
+    first: Mapping[str, Any] | None = None
+    """Proposed before all others, if the space has it."""
+
+    @property
+    def who(self) -> str:
+        """Who really searches."""
+        return INSTEAD if self.by == INFORMED and self.question is None else self.by
+
+
+class Sampler:
+    """Asks for what to try, and tells what came of it."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        name: str,
+        seed: int,
+        space: Space,
+        baseline: Mapping[str, Any],
+        way: Way | None = None,
+    ) -> None:
+        """Without a path Optuna's study is in memory. Raises SpecError where a package is missing for the way."""
+        way = way or Way()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._path = path
+        self._name = name
+        self._seed = seed
+        self._known: dict[str, tuple[Any, ...]] = dict.fromkeys(space.choices, ())
+        self._first = key(way.first) if way.first is not None else ""
+        self._tried: set[str] = set()
+        self._question = way.question
+        self._evidence: list[Evidence] = []
+        self.by = way.who
+        self._rival = rival(self.by, seed) if self.by != INFORMED else None
+        self.limit(space)
+        self._learn([baseline])
+
+    def limit(self, space: Space) -> None:
+        """Propose only configurations of this space from now on."""
+        self._space = space
+        self._all = {key(params): params for params in space.pool(self._seed, POOL)}
+        self._informed = (
+            InformedSampler(space, self._question, seed=self._seed)
+            if self.by == INFORMED and self._question is not None
+            else None
+        )
+        self._learn({name: value} for name, values in space.choices.items() for value in values)
+        self._learn(self._all.values() if not space.choices["layout"] else ())
+
+    def open(self, results: Sequence[TrialResult]) -> None:
+        """Bring Optuna's study in line with our results. Raises `StorageError`."""
+        self._learn(result.params for result in results)
+        ours = [self._frozen(result) for result in results]
+        with _storage(self._path):
+            self._study = self._create()
+            if [*map(_content, self._study.trials)] != [*map(_content, ours)]:
+                optuna.delete_study(study_name=self._name, storage=self._storage)
+                self._study = self._create()
+                self._study.add_trials(ours)
+        self._tried = {key(result.params) for result in results}
+        self._evidence = [self._said(result) for result in results]
+
+    @property
+    def untried(self) -> int:
+        """How many configurations have not been tried."""
+        return len(self._all.keys() - self._tried)
+
+    def propose(self) -> dict[str, Any] | None:
+        """The next configuration; None when all have been tried.
+
+        The same history and seed give the same proposal, so that a night that was interrupted goes on as it would have.
+        The informed search may propose what was tried before: to measure that again may teach more than anything else.
+        """
+        untried = {key: params for key, params in self._all.items() if key not in self._tried}
+        if not untried or self._first in untried:
+            return untried.get(self._first)
+        if self._informed is not None:
+            return self._informed.next(self._evidence)
+        assert self._rival is not None
+        with _storage(self._path):
+            return self._rival.next(self._study, self._space, untried)
+
+    def ranked(self) -> list[dict[str, Any]] | None:
+        """What was tried and likely holds the limits, the believed best first; None: nobody believes anything."""
+        return self._informed.ranked(self._evidence) if self._informed is not None and self._evidence else None
+
+    def promise(self, tolerance: float) -> float | None:
+        """The chance that anything untried is better than the best by more than a tolerance; None: nobody knows."""
+        return self._informed.promise(self._evidence, tolerance) if self._informed is not None else None
+
+    def incumbent(self) -> tuple[float, float] | None:
+        """Believed output of the best so far, tokens/s, and how much of it a start may differ; None: nobody knows."""
+        if self._informed is None or not self._evidence:
+            return None
+        best = self._informed.incumbent(self._evidence)
+        return None if best is None else (best, self._informed.noise)
+
+    def forecast(self, params: Sequence[Mapping[str, Any]]) -> Forecast | None:
+        """What is believed of some configurations; None where nothing is."""
+        return self._informed.forecast(self._evidence, params) if self._informed is not None else None
+
+    def foretold(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is believed of a configuration: output with its 95 % interval, the chance that it holds the limits, and
+        how far the law is trusted; None where nothing is."""
+        forecast = self.forecast([params]) if self._evidence else None
+        if forecast is None:
+            return None
+        mean, sd = float(forecast.tps[0]), float(forecast.tps_sd[0])
+        return {
+            "tps": math.exp(mean),
+            "low": math.exp(mean - WIDE * sd),
+            "high": math.exp(mean + WIDE * sd),
+            "holds": float(forecast.holds()[0]),
+            "starts": float(forecast.starts[0]),
+            "trust": self.trust,
+        }
+
+    @property
+    def trust(self) -> str:
+        """How far the informed search trusts its law, in words; empty before it has one."""
+        return self._informed.trust if self._informed is not None else ""
+
+    def begin(self, params: Mapping[str, Any]) -> optuna.Trial:
+        """Ask for a trial with these parameters. Raises `StorageError`."""
+        with _storage(self._path):
+            self._study.enqueue_trial(dict(params))
+            return self._study.ask({name: self._domain[name] for name in params if name in self._domain})
+
+    def tell(self, trial: optuna.Trial, result: TrialResult) -> None:
+        """Report what came of it. Raises `StorageError`.
+
+        A configuration that could not be measured is told as pruned with a violated constraint: of a failed trial TPE
+        would learn nothing. So is one that was dropped, with what was measured by then.
+        """
+        with _storage(self._path):
+            for name, value in result.score.constraints.items():
+                trial.set_constraint(name, value)
+            for name, value in self._attributes(result).items():
+                trial.set_user_attr(name, value)
+            if result.dropped and result.score.objective is not None:
+                trial.report(result.score.objective, 0)  # of a pruned trial Optuna takes the last report for its value
+            told = None if result.dropped else result.score.objective
+            self._study.tell(trial, told, state=_state(result))
+        self._tried.add(key(result.params))
+        self._evidence.append(self._said(result))
+
+    def _said(self, result: TrialResult) -> Evidence:
+        return evidence(result, self._question or Question(1, 1.0, 1.0))
+
+    def _create(self) -> optuna.Study:
+        if self._path is None:
+            self._storage: Any = None
+        else:
+            # in a URL `?` and `%` would not be characters of a path
+            self._storage = RDBStorage(f"sqlite:///{quote(str(self._path))}", engine_kwargs={"poolclass": NullPool})
+            event.listen(self._storage.engine, "connect", _unhurried)
+        return optuna.create_study(
+            storage=self._storage,
+            study_name=self._name,
+            direction="maximize",
+            sampler=RandomSampler(self._seed),  # `propose` has chosen before `begin` asks
+            load_if_exists=True,
+        )
+
+    def _learn(self, every: Any) -> None:
+        """Widen the domain by these values: also what lies outside the space must be representable."""
+        self._known = widened(self._known, every)
+        self._domain = distributions({name: values for name, values in self._known.items() if values})
+
+    def _frozen(self, result: TrialResult) -> FrozenTrial:
+        params = {name: value for name, value in result.params.items() if name in self._domain}
+        return create_trial(
+            state=_state(result),
+            value=result.score.objective,
+            params=params,
+            distributions={name: self._domain[name] for name in params},
+            constraints=result.score.constraints,
+            intermediate_values={0: result.score.objective} if result.dropped and result.score.objective else None,
+            user_attrs=self._attributes(result),
+        )
+
+    def _attributes(self, result: TrialResult) -> dict[str, Any]:
+        """What optuna-dashboard shows beside the parameters, and what the informed search learns from."""
+        attributes = {"fingerprint": result.fingerprint, "reason": result.reason, "simulated": result.simulated}
+        for label, metrics in result.levels.items():
+            attributes[f"output_tps at {label}"] = metrics.output_tps
+            attributes[f"ttft_s mean at {label}"] = metrics.ttft_s.mean
+        return attributes | ({EVIDENCE: self._said(result).to_json()} if self._question else {})
+
+
+def _unhurried(connection: sqlite3.Connection, _: object) -> None:
+    """Leave it to the system when to write to the disk: what is lost by a power cut comes back from our store."""
+    connection.execute("PRAGMA synchronous=OFF")
+
+
+def _content(trial: FrozenTrial) -> tuple[Any, ...]:
+    """What a sampler learns from."""
+    return trial.state, trial.values, trial.params, trial.distributions, trial.constraints
+
+
+def _state(result: TrialResult) -> TrialState:
+    return TrialState.COMPLETE if result.measured and not result.dropped else TrialState.PRUNED
+
+
+@contextlib.contextmanager
+def _storage(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        passing = isinstance(cause, OperationalError)  # a full disk, a lock
+        advice = "" if passing else "; remove this file: it is made again from the trials"
+        raise StorageError(f"{path}: {str(cause).splitlines()[0]}{advice}") from error

@@ -1,0 +1,64 @@
+"""How alike configurations are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.belief import Designer
+from autotune.belief.kernel import HYPOTHESES, Hypothesis, Places, nearness
+from tests.belief.worlds import EVERY, SPACE, params
+
+DESIGNER = Designer.of(SPACE, 4)
+
+
+def places(*chosen: dict[str, object]) -> Places:
+    return Places.of(DESIGNER.design(chosen))
+
+
+def alike(one: dict[str, object], other: dict[str, object]) -> float:
+    return float(nearness(places(one), places(other))[0, 0])
+
+
+@pytest.mark.parametrize("hypothesis", HYPOTHESES, ids=lambda one: one.name)
+@given(rows=st.lists(st.integers(0, len(EVERY) - 1), min_size=1, max_size=12), times=st.floats(0.5, 4))
+def test_a_covariance_is_one(hypothesis: Hypothesis, rows: list[int], times: float) -> None:
+    at = Places.of(DESIGNER.design([EVERY[row] for row in rows]))
+    covariance = hypothesis.covariance(at, at, times)
+    np.testing.assert_allclose(covariance, covariance.T, atol=1e-12)
+    np.testing.assert_allclose(np.diag(covariance), hypothesis.variance(times), rtol=1e-6)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+    np.testing.assert_allclose(covariance, times**2 * hypothesis.covariance(at, at), rtol=1e-9)
+
+
+def test_a_configuration_is_nearest_to_itself_and_then_to_its_neighbours() -> None:
+    base = params(8, "0 | 1")
+    assert alike(base, base) == pytest.approx(1)
+    assert alike(base, params(16, "0 | 1")) > alike(base, params(32, "0 | 1"))
+    assert alike(base, params(8, "0 | 1", num_batch=512)) > alike(base, params(8, "0 | 1", num_batch=1024))
+    assert alike(base, params(8, "0 | 1", policy="least_conn")) < 1
+    assert alike(base, params(8, "0 | 1 | 2 | 3")) > alike(base, params(8, "0x2 | 1x2 | 2x2 | 3x2"))
+    assert 0 < alike(base, params(1, "0+1 | 2+3")) < 0.5
+
+
+def test_one_octave_is_as_far_as_the_next() -> None:
+    assert alike(params(2), params(4)) == pytest.approx(alike(params(16), params(32)))
+
+
+def test_knobs_say_nothing_of_layouts() -> None:
+    """Of two terms: one sees the whole, one only layout and slots."""
+    build = Hypothesis("build", 1.0, 0.0, 0.1, 0.0, 1.0)
+    whole = Hypothesis("whole", 1.0, 0.1, 0.0, 0.0, 1.0)
+    one, other = places(params(8)), places(params(8, num_batch=1024))
+    assert build.covariance(one, other)[0, 0] == pytest.approx(build.variance())
+    assert whole.covariance(one, other)[0, 0] < whole.variance()
+
+
+def test_the_hypotheses_are_all_there_is_and_trust_the_law_less_and_less() -> None:
+    assert sum(one.chance for one in HYPOTHESES) == pytest.approx(1)
+    spreads = [one.spread for one in HYPOTHESES]
+    assert spreads == sorted(spreads)
+    assert spreads[0] < spreads[-1]
+    assert len({one.name for one in HYPOTHESES}) == len(HYPOTHESES)
