@@ -129,20 +129,25 @@ class Problem:
         self._columns = np.array(columns, dtype=np.intp)
         self._values, self._spreads = np.array(values), np.array(spreads)
         self._spread += float(np.log(self._spreads).sum()) if values else 0.0
+        place = {(number, load.users): row for row, (number, load) in enumerate(loads)}
+        users = [main, *(bound.users for bound in self.law.question.bounds)]
+        self._head_rows = [
+            np.array([place[number, users[head.number]] for number in head.trials.tolist()], dtype=np.intp)
+            for head in self.heads
+        ]
 
     def residuals(self, theta: Array) -> Array:
         """[B, parameters] → [B, R], each over its standard deviation."""
         found = []
+        answer = self.law.answer(theta, self._design, self._users)
         if len(self._values):
-            answer = self.law.answer(theta, self._design, self._users)
             said = np.empty((len(theta), len(self._values)))
             for name in dict.fromkeys(self._names.tolist()):
                 chosen = self._names == name
                 said[:, chosen] = np.log(np.maximum(self._of(answer, name, chosen), 1e-9))
             found.append((said - self._values) / self._spreads)
-        heads = self.law.heads(theta, self.design)
-        for head, whiten in zip(self.heads, self.whiten, strict=True):
-            found.append((heads[head.number][:, head.trials] - head.values) @ whiten.T)
+        for head, whiten, rows in zip(self.heads, self.whiten, self._head_rows, strict=True):
+            found.append((self.law.head(answer, head.number)[:, rows] - head.values) @ whiten.T)
         if self._sized:
             found.append((np.log(self.law.sizes(theta, self.design)[:, self._sized]) - self._sizes) / SIZE_SD)
         if self._misfits:

@@ -25,6 +25,8 @@ from scipy.special import ndtr, ndtri
 from autotune.belief.design import octaves
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from autotune.belief.design import Array, Design, Designer
     from autotune.belief.question import Question
 
@@ -34,6 +36,9 @@ CURVE_SD, CURVE_LENGTH = 0.12, 1.0
 """Of δ before anything is measured: a Gaussian process over log2 of the busy slots."""
 SPARE_BYTES = 1e9
 """Of a device that an instance cannot have: contexts, and what llama.cpp leaves free."""
+PULL = np.array([0.7, 0.0, 0.15])
+"""How strictly a policy gives every instance its share, whatever becomes of it: round_robin, least_conn, random_two."""
+TURNS, ALIKE = 6, 1.03
 MEMORY = ("memory", "cache", "offload", "step")
 TAILS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _NARROW = 1e-3
@@ -83,6 +88,62 @@ class Answer:
         if metric == "ttft_s":
             return self.ttft(statistic)
         return self.tpot_s if metric == "tpot_s" else self.ttft(statistic) + output_tokens * self.tpot_s
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What decides the steady state: [C, J], [C], or [B, C, J]; `slope` is [B, C, 1]."""
+
+    copies: Array
+    slots: Array
+    share: Array
+    """Of an instance in the requests, as the balancer weighs it."""
+    pull: Array
+    """How strictly its policy keeps to that."""
+    users: Array
+    factor: Array
+    prompt: Array
+    slope: Array
+    spread: Array
+
+    def uneven(self) -> NDArray[np.intp]:
+        """The configurations whose instances are not all alike, so that balancing moves their load."""
+        there, far = self.copies > 0, np.zeros(len(self.copies), dtype=bool)
+        for values in (self.factor, self.slots[None], self.share[None]):
+            most = np.where(there, values, -np.inf).max(axis=2)
+            least = np.where(there, values, np.inf).min(axis=2)
+            far |= (most > ALIKE * least).any(axis=0)
+        return np.flatnonzero(far & (self.pull > 0))
+
+    def take(self, rows: NDArray[np.intp]) -> _Terms:
+        """Some of the configurations."""
+        flat = {name: getattr(self, name)[rows] for name in ("copies", "slots", "share", "pull", "users")}
+        return _Terms(
+            **flat, **{name: getattr(self, name)[:, rows] for name in ("factor", "prompt", "slope", "spread")}
+        )
+
+    def shifted(self, population: Array, rate: Array) -> Array:
+        """Round robin sends all instances as much: the slow ones gather a crowd until they answer as much."""
+        total = (self.copies * rate).sum(axis=2, keepdims=True)
+        ratio = np.where(rate > 0, self.share * total / np.maximum(rate, 1e-12), 1.0)
+        moved = population * ratio ** self.pull[:, None]
+        found: Array = moved * self.users[:, None] / (self.copies * moved).sum(axis=2, keepdims=True)
+        return found
+
+
+@dataclass(frozen=True)
+class _State:
+    """The steady state of each part's instances, [B, C, J]."""
+
+    beyond: Array
+    """Users of its own beyond its slots."""
+    sigma: Array
+    over: Array
+    busy: Array
+    step: Array
+    token: Array
+    read: Array
+    rate: Array
 
 
 class Law:
@@ -154,11 +215,16 @@ class Law:
         """[1 + limits, B, C] logarithms of what a study decides by: output, and each limited value over its limit."""
         asked = self.question
         levels = {users: self.answer(theta, design, np.full(len(design), float(users))) for users in asked.levels}
-        found = [np.log(levels[asked.users].tps)]
-        for bound in asked.bounds:
-            value = levels[bound.users].statistic(bound.metric, bound.statistic, asked.output_tokens)
-            found.append(np.log(np.maximum(value, 1e-6) / bound.most))
-        return np.stack(found)
+        of = [asked.users, *(bound.users for bound in asked.bounds)]
+        return np.stack([self.head(levels[users], number) for number, users in enumerate(of)])
+
+    def head(self, answer: Answer, number: int) -> Array:
+        """[B, C] one of these, from an answer for its users: 0 is the output, then come the limits."""
+        if not number:
+            return np.asarray(np.log(answer.tps))
+        bound = self.question.bounds[number - 1]
+        value = answer.statistic(bound.metric, bound.statistic, self.question.output_tokens)
+        return np.asarray(np.log(np.maximum(value, 1e-6) / bound.most))
 
     def memory(self, theta: Array, design: Design) -> Array:
         """[B, C] how full the fullest device is; 0 where nothing is known."""
@@ -181,85 +247,73 @@ class Law:
         """[B, parameters] and C configurations under `users` [C] → what they do."""
         of = {name: theta[:, where] for name, where in self.at.items()}
         scalar = {one.name: of[one.name][:, :, None] for one in self.parameters if one.size == 1 and not one.heavy}
-        there = design.copies > 0
-        copies, span = design.copies[None], design.span[None]
+        terms, memory = self._terms(of, scalar, design, users)
+        state = self._settled(of, scalar, terms, 1)
+        uneven = terms.uneven()
+        if len(uneven):
+            better = self._settled(of, scalar, terms.take(uneven), TURNS)
+            for name, values in vars(better).items():
+                getattr(state, name)[:, uneven] = values
+        return self._answer(scalar, terms, state, memory)
+
+    def _terms(
+        self, of: dict[str, Array], scalar: dict[str, Array], design: Design, users: Array
+    ) -> tuple[_Terms, Array]:
+        """What does not depend on how the users spread, and [B, C] how full the fullest device is."""
+        copies, span = design.copies[None], np.log2(design.span)[None]
         instances = design.instances[None, :, None]
-        slots = design.slots[None]
         memory, off = self._memory(scalar, design)
-        crowd_host = (
-            1
-            + np.exp(scalar["host"]) * (instances - 1)
-            + np.exp(scalar["host2"]) * (instances - 1) ** 2 / len(self.question.kinds)
-        )
+        crowd = 1 + np.exp(scalar["host"]) * (instances - 1)
+        crowd = crowd + np.exp(scalar["host2"]) * (instances - 1) ** 2 / len(self.question.kinds)
         speed = np.exp(np.einsum("bd,cjd->bcj", of["device"] + of["kind"] @ self._kind, design.devices))
         shared = np.where(copies > 1, copies * np.exp(scalar["share"]), 1.0)
-        factor = (
-            np.exp(self._effects(of, design))[:, :, None]
-            * off
-            * crowd_host
-            * shared
-            * np.exp(scalar["span"] * np.log2(span))
-            * speed
-        )
-        log_slots = (design.shape[:, 3] - 3) / 3
-        prompt_effects = (
-            of["shape_prompt"] @ np.stack([log_slots, design.shape[:, 0] / 3]) + of["knob_prompt"] @ design.knobs.T
-        )
+        effects = np.exp(self._effects(of, design))[:, :, None]
         prompt = (
             self.question.input_tokens
-            * np.exp(-scalar["prompt"] + scalar["span_prompt"] * np.log2(span) + prompt_effects[:, :, None])
-            * np.maximum(copies, 1)
-            * off
-            * (1 + (crowd_host - 1) / 2)
-            * speed
+            * np.exp(scalar["span_prompt"] * span - scalar["prompt"] + self._prompt_effects(of, design)[:, :, None])
+            * (np.maximum(copies, 1) * off * (1 + (crowd - 1) / 2) * speed)
         )
-        slope = (of["knob_batch"] @ design.knobs.T)[:, :, None] / 3
-        spread = (
-            np.exp(
-                np.stack([of["round_robin"][:, 0], of["least_conn"][:, 0], of["random_two"][:, 0]], axis=1)[
-                    :, design.policy
-                ]
-            )[:, :, None]
-            * (instances > 1)
-            + _NARROW
-        )
-        population = (
-            users[None, :, None] * design.weight[None] / (copies * design.weight[None]).sum(axis=2, keepdims=True)
-        )
-        population = np.broadcast_to(population, factor.shape).copy()
-        rate = np.zeros_like(population)
-        for turn in range(1 if self._even(design, factor) else 6):
-            if turn:
-                population = self._shifted(population, rate, design, users)
-            sigma = np.sqrt(np.maximum(population, 0.2)) * spread
-            d = (population - slots) / sigma
-            over = sigma * np.exp(-0.5 * d * d) / math.sqrt(2 * math.pi) + (population - slots) * ndtr(d)
-            busy = np.maximum(population - over, 0.05) * there
-            step = self._step(of, scalar, busy, slope) * factor
-            total = (copies * busy).sum(axis=2, keepdims=True)
-            host = 1 + (total / (self.question.users * np.exp(scalar["saturation"]))) ** 2
-            step, read = step * host, prompt * host
-            token = step + np.exp(scalar["kappa"]) * busy * read / self.question.output_tokens
-            rate = busy / token
-        return self._answer(scalar, copies, slots, population, sigma, over, busy, step, token, read, rate, memory)
-
-    def _even(self, design: Design, factor: Array) -> bool:
-        """Whether all instances of each configuration are alike, so that no balancing act changes their load."""
-        there = design.copies[None] > 0
-        most = np.where(there, factor, -np.inf).max(axis=2)
-        least = np.where(there, factor, np.inf).min(axis=2)
-        return bool((most / least).max() < 1.03)
+        policies = np.concatenate([of["round_robin"], of["least_conn"], of["random_two"]], axis=1)
+        return _Terms(
+            copies=design.copies,
+            slots=design.slots,
+            share=design.weight / (design.copies * design.weight).sum(axis=1, keepdims=True),
+            pull=PULL[design.policy],
+            users=users,
+            factor=effects * off * crowd * shared * np.exp(scalar["span"] * span) * speed,
+            prompt=prompt,
+            slope=(of["knob_batch"] @ design.knobs.T)[:, :, None] / 3,
+            spread=np.exp(policies[:, design.policy])[:, :, None] * (instances > 1) + _NARROW,
+        ), memory
 
     @staticmethod
-    def _shifted(population: Array, rate: Array, design: Design, users: Array) -> Array:
-        """Round robin sends all instances as much: the slow ones gather a crowd until they answer as much."""
-        copies, weight = design.copies[None], design.weight[None]
-        share = weight / (copies * weight).sum(axis=2, keepdims=True)
-        total = (copies * rate).sum(axis=2, keepdims=True)
-        pull = np.array([0.7, 0.0, 0.15])[design.policy][None, :, None]
-        shifted = population * np.where(rate > 0, share * total / np.maximum(rate, 1e-12), 1.0) ** pull
-        found: Array = shifted * users[None, :, None] / (copies * shifted).sum(axis=2, keepdims=True)
+    def _prompt_effects(of: dict[str, Array], design: Design) -> Array:
+        """[B, C] what slots, instances and knobs add to the logarithm of reading a prompt."""
+        shape = np.stack([(design.shape[:, 3] - 3) / 3, design.shape[:, 0] / 3])
+        found: Array = of["shape_prompt"] @ shape + of["knob_prompt"] @ design.knobs.T
         return found
+
+    def _settled(self, of: dict[str, Array], scalar: dict[str, Array], terms: _Terms, turns: int) -> _State:
+        """The steady state, after so many turns of the balancer."""
+        population: Array = np.broadcast_to(terms.users[:, None] * terms.share, terms.factor.shape)
+        state = self._state(of, scalar, terms, population)
+        for _ in range(turns - 1):
+            population = terms.shifted(population, state.rate)
+            state = self._state(of, scalar, terms, population)
+        return state
+
+    def _state(self, of: dict[str, Array], scalar: dict[str, Array], terms: _Terms, population: Array) -> _State:
+        """With so many users of its own at each instance."""
+        beyond = population - terms.slots
+        sigma = np.sqrt(np.maximum(population, 0.2)) * terms.spread
+        d = beyond / sigma
+        over = sigma * np.exp(-0.5 * d * d) / math.sqrt(2 * math.pi) + beyond * ndtr(d)
+        busy = np.maximum(population - over, 0.05) * (terms.copies > 0)
+        total = (terms.copies * busy).sum(axis=2, keepdims=True)
+        host = 1 + (total / (self.question.users * np.exp(scalar["saturation"]))) ** 2
+        step, read = self._step(of, scalar, busy, terms.slope) * terms.factor * host, terms.prompt * host
+        token = step + np.exp(scalar["kappa"]) * busy * read / self.question.output_tokens
+        return _State(beyond, sigma, over, busy, step, token, read, busy / token)
 
     def _effects(self, of: dict[str, Array], design: Design) -> Array:
         """[B, C] what shape, policy and knobs add to the logarithm of a step."""
@@ -296,46 +350,23 @@ class Law:
         full = np.where(design.copies[None] > 0, needed / room, 0.0).max(axis=2)
         return full, 1 + np.exp(scalar["offload"]) * beyond / needed
 
-    def _answer(  # noqa: PLR0913, PLR0917 - the law's own quantities
-        self,
-        scalar: dict[str, Array],
-        copies: Array,
-        slots: Array,
-        population: Array,
-        sigma: Array,
-        over: Array,
-        busy: Array,
-        step: Array,
-        token: Array,
-        read: Array,
-        rate: Array,
-        memory: Array,
-    ) -> Answer:
-        tokens = self.question.output_tokens
-        total = (copies * rate).sum(axis=2)
-        share = copies * rate / total[:, :, None]
-        held = tokens * token
-        reading = np.minimum(1.0, busy * read / held)
-        way = np.exp(scalar["overhead"])
-        wait = over / slots * held + read * (1 + reading) + way
-        decode = step + np.exp(scalar["kappa"]) * np.maximum(busy - 1, 0) * read / tokens
-        tails = (
-            population - slots,
-            np.exp(scalar["tail"]) * sigma,
-            held / slots,
-            read,
-            np.exp(scalar["tail_prompt"]) + 2 * reading,
-            share,
-            way,
-        )
+    def _answer(self, scalar: dict[str, Array], terms: _Terms, state: _State, memory: Array) -> Answer:
+        tokens, copies, slots = self.question.output_tokens, terms.copies, terms.slots
+        total = (copies * state.rate).sum(axis=2)
+        share = copies * state.rate / total[:, :, None]
+        held, read, way = tokens * state.token, state.read, np.exp(scalar["overhead"])
+        reading = np.minimum(1.0, state.busy * read / held)
+        wait = state.over / slots * held + read * (1 + reading) + way
+        decode = state.step + np.exp(scalar["kappa"]) * np.maximum(state.busy - 1, 0) * read / tokens
+        own = np.exp(scalar["tail_prompt"]) + 2 * reading
         return Answer(
             tps=total,
             ttft_s=(share * wait).sum(axis=2),
             tpot_s=(share * decode).sum(axis=2),
-            prefill_s=(share * (read * (1 + reading) + step)).sum(axis=2),
-            busy=(copies * busy).sum(axis=2),
+            prefill_s=(share * (read * (1 + reading) + state.step)).sum(axis=2),
+            busy=(copies * state.busy).sum(axis=2),
             part_tpot_s=decode,
             part_share=share,
             memory=memory,
-            _tails=tails,
+            _tails=(state.beyond, np.exp(scalar["tail"]) * state.sigma, held / slots, read, own, share, way),
         )

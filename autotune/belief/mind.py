@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from autotune.belief.question import Question
 
 STEPS = 14
+FRESH = frozenset({2, 3, 5, 8, 12, 18, 27, 40, 60, 90})
+"""Numbers of trials after which a fit begins anew, too."""
 FIRST = 1
 """Trials before foresight is judged."""
 LEAST_SD = 0.008
@@ -83,6 +85,7 @@ class Mind:
         """No instance has more slots, whatever it is asked for."""
         self.noise = NOISE
         self.views: list[View] = []
+        self._fits: list[Fit] = []
         self._foresight = np.zeros(len(self.hypotheses))
         """Logarithm of how likely each hypothesis held all trials that it foretold."""
 
@@ -130,17 +133,21 @@ class Mind:
             return
         self._centre(first)
         heads = self._heads()
-        found: list[tuple[Hypothesis, Fit]] = []
+        found = []
         for number, hypothesis in enumerate(self.hypotheses):
             problem = Problem(self.law, trials, self._tried, heads, hypothesis)
-            start = self.law.mean if not found else found[-1][1].theta
-            found.append((hypothesis, fit(problem, start, STEPS if not number else STEPS // 2)))
+            before = self._fits[number] if self._fits else None
+            best = fit(problem, self.law.mean if before is None else before.theta, STEPS)
+            if before is not None and len(trials) in FRESH:  # the last optimum may be the wrong one
+                best = max(best, fit(problem, self.law.mean, STEPS), key=lambda one: one.evidence)
+            found.append(best)
+        self._fits = found
         logs = np.array([math.log(one.chance) for one in self.hypotheses]) + self._foresight
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()
         self.views = [
             View(one, fitted, float(weight), self._solved(one, fitted, heads))
-            for (one, fitted), weight in zip(found, weights, strict=True)
+            for one, fitted, weight in zip(self.hypotheses, found, weights, strict=True)
         ]
 
     @property
@@ -170,7 +177,11 @@ class Mind:
         self.noise = self._noise(tps)
         values = [tps]
         for bound in asked.bounds:
-            known = {at: dict(trial.bounds).get(bound.name) for at, trial in enumerate(self.trials)}
+            known = {
+                at: dict(trial.bounds).get(bound.name)
+                for at, trial in enumerate(self.trials)
+                if trial.at(bound.users) is not None
+            }
             values.append({at: math.log(value / bound.most) for at, value in known.items() if value})
         for number, one in enumerate(values):
             if one:

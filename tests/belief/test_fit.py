@@ -119,8 +119,9 @@ def problem(world: World, trials: Sequence[Evidence]) -> Problem:
 
 def test_the_parameters_that_made_the_data_leave_nothing_over() -> None:
     world = World(5)
+    world.theta[world.law.at["device"]] = 0.0  # else whether instances are even depends on what stands beside them
     made = problem(world, world.trials(8))
-    assert np.abs(made.residuals(world.theta[None])).max() < 0.1
+    assert np.abs(made.residuals(world.theta[None])).max() < 1e-3
     assert np.abs(made.residuals(made.law.mean[None])).max() > 1
 
 

@@ -149,6 +149,16 @@ def test_weights_send_more_to_where_there_are_more_slots() -> None:
     assert found.tps[0, 1] > found.tps[0, 0]
 
 
+def test_round_robin_sends_few_slots_as_much_as_many() -> None:
+    """Of two devices as fast as each other; that one is a little faster changes little."""
+    law = law_of(asked(2, kinds=("A", "B")), space_of("AB", layouts=("0 | 1",)))
+    mixed = params(2, "0 | 1") | {"num_parallel@B": 8}
+    even, faster = (answer(mixed, law=law, round_robin=-3.0, kind=kind) for kind in (0.0, 0.04))
+    few, many = even.part_share[0, 0]
+    assert few == pytest.approx(many, rel=0.15)
+    assert faster.tps[0, 0] == pytest.approx(even.tps[0, 0], rel=0.02)
+
+
 def permuted(design: Design, order: list[int]) -> Design:
     """The same with its parts in another order."""
     values = {name: getattr(design, name)[:, order] for name in ("copies", "span", "slots", "weight", "devices")}
