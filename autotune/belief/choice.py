@@ -36,14 +36,10 @@ def improvement(mean: Array, sd: Array, best: float) -> Array:
     return found
 
 
-def gain(forecast: Forecast, best: float, noise: float) -> Array:
-    """Expected improvement over the best; while nothing holds the limits, what output there is over the least.
-
-    By what a noisy measurement can add to what is known (Huang 2006): little, where that is known as well already.
-    """
+def gain(forecast: Forecast, best: float) -> Array:
+    """Expected improvement over the best; while nothing holds the limits, what output there is over the least."""
     if np.isfinite(best):
-        adds = 1 - noise / np.hypot(forecast.tps_sd, noise)
-        return improvement(forecast.tps, forecast.tps_sd, best) * adds
+        return improvement(forecast.tps, forecast.tps_sd, best)
     found: Array = forecast.tps - forecast.tps.min() + 0.05
     return found
 
@@ -72,12 +68,12 @@ class Chooser:
         rough = self.mind.forecast(design, full=False)
         best = self.incumbent()
         open_ = np.array([name not in barred for name in self._keys])
-        score = np.where(open_, rough.holds() * rough.starts * gain(rough, best, self.mind.noise), -1.0)
+        score = np.where(open_, rough.holds() * rough.starts * gain(rough, best), -1.0)
         chosen = np.argsort(-score)[:CANDIDATES]
         also = [self._place[name] for name in tried if name in self._place and name not in barred]
         rows = np.unique(np.concatenate([chosen[score[chosen] >= 0], np.array(also, dtype=np.intp)]))
         fine = self.mind.forecast(design.take(rows))
-        value = fine.holds() * fine.starts * gain(fine, best, self.mind.noise)
+        value = fine.holds() * fine.starts * gain(fine, best)
         return self.pool[int(rows[int(np.argmax(value))])]
 
     def incumbent(self) -> float:
