@@ -35,7 +35,8 @@ _REQUEST = {
 
 
 def requests(study: Study, number: int | None = None, phase: str = SEARCH) -> pd.DataFrame:
-    """A row for each request of one trial, or of all trials of a phase, from the stored records.
+    """A row for each request of one trial, or of all trials of a phase, from the stored records: of all its loads, also
+    of the short ones besides its levels.
 
     `asked_s`, `first_text_s`, `last_text_s` and `finished_s` count from the begin of the measurement window, so that
     those of the warm-up are negative. `ttft_s` counts from `asked_s`: when the request was written, or, where requests

@@ -108,8 +108,12 @@ class Study:
         return self.results[BASELINE]
 
     def levels(self, result: TrialResult) -> tuple[Level, ...]:
-        """The loads of a trial, in the order of its records: those of the workload, or of a search for a capacity."""
+        """The loads that a trial is for: those of the workload, or of a search for a capacity."""
         return tuple(aims.at_load(self.spec, load) for load, _ in result.tried) or self.spec.workload.levels
+
+    def beside(self, result: TrialResult) -> tuple[Level, ...]:
+        """The short loads of other numbers of users, besides its levels."""
+        return tuple(aims.beside(self.spec, [int(label.removesuffix(" users")) for label in result.curve]))
 
     def window(self, run: Run, level: Level) -> Window | None:
         """The measurement window of one load; None where it could not be measured."""
@@ -117,8 +121,12 @@ class Study:
         return Window(*bounds, open_loop=level.users is None, cold_s=aims.cold_s(self.spec)) if bounds else None
 
     def loads(self, run: Run) -> list[tuple[Level, Window, list[RequestRecord]]]:
-        """The loads of a trial that could be measured, with their stored records. Raises `StorageError`."""
-        windows = [(at, level, self.window(run, level)) for at, level in enumerate(self.levels(run.result))]
+        """The loads of a trial that could be measured, with their stored records: levels, then what was loaded beside.
+
+        Raises `StorageError`.
+        """
+        every = (*self.levels(run.result), *self.beside(run.result))
+        windows = [(at, level, self.window(run, level)) for at, level in enumerate(every)]
         return [(level, window, run.shelf.records(run.result.number, at)) for at, level, window in windows if window]
 
 
@@ -159,7 +167,7 @@ def stored(study: Study) -> dict[Load, Metrics]:
     return {
         (run.phase, run.result.number, label): metrics
         for run in study.runs
-        for label, metrics in run.result.levels.items()
+        for label, metrics in {**run.result.levels, **run.result.curve}.items()
     }
 
 

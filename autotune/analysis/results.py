@@ -57,6 +57,7 @@ _TIMES = ("ttft", "tpot", "e2e", "queue")
 def trials(study: Study) -> pd.DataFrame:
     """A row for each trial and level, also for those that could not be measured: `reason` says why.
 
+    Of a trial that was `dropped`, which says why, figures are those of what was measured by then.
     `phase` is "search" or "proof"; in a proof `block` and `candidate` say which run it is. The parameters are columns
     of their own names, `slots` are those of all instances together. `output_tps` in tokens/s, of times the mean, p50,
     p90, p95 and p99 in s. `violation` and `feasible` are those of the whole trial; `seconds` are on this wall clock.
@@ -78,7 +79,7 @@ def trials(study: Study) -> pd.DataFrame:
         **{f"{name}_{statistic}_s": REAL for name in _TIMES for statistic in STATISTICS},
         "feasible": YES,
         "violation": REAL,
-        "reason": TEXT,
+        **of(TEXT, "reason", "dropped"),
         "cautions": WHOLE,
         "began_at": MOMENT,
         "seconds": REAL,
@@ -110,6 +111,7 @@ def _trial(study: Study, run: Run, level: Level) -> Row:
         "feasible": result.score.feasible,
         "violation": result.score.violation,
         "reason": result.reason,
+        "dropped": result.dropped,
         "cautions": len(result.cautions),
         "began_at": pd.Timestamp(result.began_at),
         "seconds": result.seconds,

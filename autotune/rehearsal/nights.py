@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 MOST_KNOWN = 2000
 """Of a larger space the truth is only told of what a night has tried."""
+
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What numpy's libraries read when they are loaded."""
 
 BEGIN = datetime(2026, 1, 15, 22)  # noqa: DTZ001 - ten in the evening wherever this runs
 """When a night begins whose end is a time of day."""
@@ -151,10 +155,27 @@ def _workers(spec: StudySpec, processes: int) -> Iterator[Work]:
         yield map
         return
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_worker, (spec,))
+    with _one_thread():
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, a process that begins has one thread for its matrices. They are small: more threads only wait for each
+    other, and for those of the other processes."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update({name: before[name] or "1" for name in THREADS})
     try:
-        yield pool.map
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 _HOSTS: dict[str, Host] = {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune import plan as plans
+from autotune.benchmark.phases import Look
 from autotune.cluster.verify import Placement
 from autotune.confirm import place
 from autotune.metrics import COLD_S, measure
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from autotune.metrics import Metrics
     from autotune.plan import Plan
     from autotune.result import TrialResult
     from autotune.spec import StudySpec
@@ -57,6 +59,38 @@ class Written:
     def trial(self, chosen: Mapping[str, Any], wait_s: float = 0.5, reason: str = "", *, told: bool = True) -> None:
         """The next one of the search; `told`: whether answers say who gave them."""
         self._add(self.store.trials, len(self.store.trials.results()), chosen, wait_s, reason, told=told)
+
+    def beside(self, chosen: Mapping[str, Any], *users: int) -> None:
+        """The next one of the search, which was loaded with so many users as well."""
+        number, plan = len(self.store.trials.results()), self.plan(chosen)
+        loads = [requests(plan, 0.5 + at / 10) for at in range(len(self.spec.workload.levels) + len(users))]
+        told = self._result(number, chosen, plan, loads[: -len(users)], "")
+        curve = {f"{count} users": self._measured(records) for count, records in zip(users, loads[2:], strict=True)}
+        windows = {**told.windows, **dict.fromkeys(curve, WINDOW)}
+        self._keep(replace(told, curve=curve, windows=windows), plan, loads)
+
+    def drop(self, chosen: Mapping[str, Any], why: str) -> None:
+        """The next one of the search, which ended in the first of its loads, that of the objective."""
+        number, plan, objective = len(self.store.trials.results()), self.plan(chosen), self.spec.level(None)
+        loads = [requests(plan, 3.0) if level == objective else [] for level in self.spec.workload.levels]
+        first = objective.label
+        levels = {first: self._measured(next(filter(None, loads)), open_loop=objective.rate is not None)}
+        looks = {first: Look(enough=False, sunk=True, dropped=True, beaten=True)}
+        score = judge(self.spec, levels, looks)
+        told = result(
+            number, chosen, spec=self.spec, fingerprint=plan.fingerprint, levels=levels, looks=looks, score=score,
+            windows={first: WINDOW}, placements=(placement(plan.instances[0].name, plan.num_parallel),), dropped=why,
+        )  # fmt: skip
+        self._keep(told, plan, loads)
+
+    def _keep(self, told: TrialResult, plan: Plan, loads: list[list[RequestRecord]]) -> None:
+        self.store.trials.write_plan(told.number, told.params, plan, PROVENANCE)
+        self.store.trials.save(told, loads)
+
+    def _measured(self, records: list[RequestRecord], *, open_loop: bool = False) -> Metrics:
+        start, end = WINDOW
+        cold_s = COLD_S * self.spec.cluster.time_scale
+        return measure(records, window_start=start, window_end=end, open_loop=open_loop, cold_s=cold_s)
 
     def prove(self, candidates: Sequence[dict[str, Any]], waits_s: Sequence[float], runs: int) -> None:
         """So many runs of the proof of these candidates."""
@@ -108,12 +142,8 @@ class Written:
     ) -> TrialResult:
         if reason:
             return result(number, chosen, reason=reason, spec=self.spec, fingerprint=plan.fingerprint)
-        start, end = WINDOW
-        cold_s = COLD_S * self.spec.cluster.time_scale
         levels = {
-            level.label: measure(
-                records, window_start=start, window_end=end, open_loop=level.rate is not None, cold_s=cold_s
-            )
+            level.label: self._measured(records, open_loop=level.rate is not None)
             for level, records in zip(self.spec.workload.levels, loads, strict=True)
         }
         return result(

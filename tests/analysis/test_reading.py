@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from autotune.analysis import load, recomputed, requests, stored
+from autotune.analysis import load, recomputed, requests, stored, trials
 from autotune.confirm import Kind
 from autotune.errors import AutotuneError, SpecError, StorageError
 from autotune.store import FORMAT
@@ -83,6 +83,34 @@ def test_metrics_are_computed_again_to_the_last_bit(tmp_path: Path, scale: int) 
     assert len(stored(found)) == 2 * (1 + 3)
     users, rate = (stored(found)["search", 0, level.label] for level in found.spec.workload.levels)
     assert rate.ttft_s.mean == pytest.approx((users.ttft_s.mean or 0) + 0.05)  # counted from when they should be sent
+
+
+def test_what_was_loaded_beside_is_computed_again(tmp_path: Path) -> None:
+    made = Written(tmp_path, spec(workload={"levels": [3, 2]}))
+    made.trial(BASELINE, 0.3)
+    made.beside(FAST, 5, 1)
+    found = load(tmp_path)
+    assert recomputed(found) == stored(found)
+    beside = {label: metrics for (_, number, label), metrics in stored(found).items() if number == 1}
+    assert list(beside) == ["3 users", "2 users", "5 users", "1 users"]
+    assert (beside["1 users"].ttft_s.mean or 0) - (beside["5 users"].ttft_s.mean or 0) == pytest.approx(0.1)
+    rows = requests(found, 1)
+    assert rows["level"].unique().tolist() == list(beside)
+    assert (rows["level"] == "1 users").sum() == len(found.store.trials.records(1, 3))
+
+
+def test_a_trial_that_was_dropped_has_what_was_measured_by_then(tmp_path: Path) -> None:
+    made = Written(tmp_path, spec())
+    made.trial(BASELINE, 0.3)
+    made.drop(LEAN, "cannot beat 9 tokens/s: at most 5 after 22 s")
+    found = load(tmp_path)
+    assert recomputed(found) == stored(found)
+    assert [label for _, number, label in stored(found) if number == 1] == ["2 requests/s"]
+    assert requests(found, 1)["level"].unique().tolist() == ["2 requests/s"]
+    rows = trials(found).query("number == 1")
+    assert rows["dropped"].tolist() == ["cannot beat 9 tokens/s: at most 5 after 22 s"] * 2
+    assert rows["output_tps"].notna().tolist() == [False, True]
+    assert trials(found).query("number == 0")["dropped"].tolist() == ["", ""]
 
 
 # what is wrong

@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.clusters import ALL as FAMILIES
+from tests.benchmarks.clusters import profiled
 from tests.benchmarks.rivals import RIVALS
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Run:
 
 def night(family: str, seed: int, rival: str, trials: int) -> Run:
     """One night."""
-    cluster = FAMILIES[family](seed)
+    cluster = FAMILIES[family](seed) if family in FAMILIES else profiled(family, seed)
     searcher = RIVALS[rival](cluster, seed)
     results: list[Any] = []
     share, misses, ask = [], [], []
@@ -143,7 +144,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--rivals", default=",".join(RIVALS))
-    parser.add_argument("--families", default=",".join(FAMILIES))
+    parser.add_argument("--families", default=",".join(FAMILIES), help="names, or paths of hardware profiles")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()

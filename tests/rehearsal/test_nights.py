@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -135,6 +136,17 @@ def test_two_processes_say_the_same(three: Any) -> None:
     spec, found, _ = three
     other = simulate(spec, 3, 5, processes=2)
     assert other.nights == found.nights
+
+
+def test_processes_that_play_nights_have_one_thread_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with nights_module._workers(small(), 2) as work:
+        assert list(work(os.getenv, ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"])) == ["1", "3"]
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_of_a_large_space_the_best_is_that_of_what_was_tried(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:

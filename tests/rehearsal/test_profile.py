@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,6 @@ from autotune.cli import main
 from autotune.errors import UsageError
 from autotune.events import Events
 from autotune.rehearsal.bench import bench
-from autotune.rehearsal import profile
 from autotune.rehearsal.fit import Fit, fit
 from autotune.rehearsal.host import host
 from autotune.rehearsal.light import NOWHERE
@@ -172,8 +172,11 @@ def test_what_a_search_left_out_does_not_spoil_the_rest(tmp_path: Path, monkeypa
         every.append(search)
         return fit(search, proofs, kinds)
 
-    monkeypatch.setattr(profile, "fit", spied)
-    store = measured(tmp_path, search={"sampler": "informed"}, objective={"limits": [], "end_early": True})
+    monkeypatch.setattr(import_module("autotune.rehearsal.profile"), "fit", spied)
+    store = measured(
+        tmp_path, search={"sampler": "informed", "layouts": ["0"]}, objective={"limits": [], "end_early": True},
+        baseline={"layout": "0 | 1", "num_parallel": 6, "policy": "least_conn"}, budget={"trials": 5},
+    )  # fmt: skip
     errors = make(store, tmp_path / "fitted.toml")
     assert errors.tps < 0.02
     results = store.trials.results()

@@ -10,6 +10,7 @@ from autotune.events import Events
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.host import host
 from autotune.rehearsal.light import NOWHERE
+from autotune.result import TrialResult
 from autotune.simulator.clock import run_virtual
 from autotune.spec import load
 from tests.conftest import free_ports
@@ -18,7 +19,6 @@ from tests.night.harness import Folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from autotune.result import TrialResult
     from autotune.spec import StudySpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.quiet]
@@ -45,6 +45,7 @@ balancer = "direct"
 num_parallel = [16]
 layouts = ["0", "0 | 1 | 2 | 3"]
 policy = ["least_conn"]
+sampler = "grid"
 
 [baseline]
 layout = "0"
@@ -77,7 +78,11 @@ def without_a_clock(spec: StudySpec, results: list[TrialResult]) -> list[TrialRe
     async def whole() -> list[TrialResult]:
         there = await host(spec)
         judged = bench(there, spec, Events(NOWHERE), "seed")
-        return [(await judged.trial(one.number, one.params, there.ground.plan(one.params)))[0] for one in results]
+        found = list[TrialResult]()
+        for one in results:
+            judged.extra = tuple(int(label.removesuffix(" users")) for label in one.curve)
+            found.append((await judged.trial(one.number, one.params, there.ground.plan(one.params)))[0])
+        return found
 
     return run_virtual(whole())
 
@@ -88,6 +93,7 @@ def test_three_configurations_are_measured_alike(tmp_path: Path) -> None:
     done = folder.run(timeout_s=280)
     assert done.code == 0, done.output
     real = folder.results()
+    assert any(one.curve for one in real)
     assert {(one.layout, one.params["num_parallel"]) for one in real} == {
         ("0", 4),
         ("0", 16),
@@ -102,5 +108,8 @@ def test_three_configurations_are_measured_alike(tmp_path: Path) -> None:
         way_s = theirs.rest_s.mean or 0.0
         assert mine.ttft_s.mean == pytest.approx((theirs.ttft_s.mean or 0.0) - way_s, rel=0.02)
         assert mine.ttft_s.p95 == pytest.approx((theirs.ttft_s.p95 or 0.0) - way_s, rel=0.02, abs=STEP_S)
+        assert list(found.curve) == list(one.curve)
+        for label, beside in found.curve.items():
+            assert beside.output_tps == pytest.approx(one.curve[label].output_tps, rel=0.03), (one.layout, label)
         assert found.placements == one.placements
         assert found.seconds == pytest.approx(one.seconds, rel=0.05)
