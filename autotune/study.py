@@ -97,7 +97,7 @@ class Night:
         """Work through the night; says why it ended. Raises `ClusterError`, `StorageError`."""
         self._narrow()
         while not (over := self._over()):
-            params = self.baseline if not self.results else self.sampler.propose()
+            params = self.baseline if not self.results else self.sampler.propose(self._seconds())
             if params is None:
                 return "every configuration of the space has been tried"
             try:
@@ -125,6 +125,11 @@ class Night:
     def cost(self) -> Cost:
         """What any trial would cost now."""
         return Cost(self.pace, self.running)
+
+    def _seconds(self) -> Callable[[Mapping[str, Any]], float]:
+        """How long a trial of any configuration would take now."""
+        cost = self.cost
+        return lambda params: cost.of(self.plan(params))
 
     def runnable(self, results: Sequence[TrialResult]) -> list[TrialResult]:
         """Those whose configurations can run on the devices that are left."""

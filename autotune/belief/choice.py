@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from autotune.space import key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -56,8 +56,11 @@ class Chooser:
         self._keys = [key(one) for one in self.pool]
         self._place = {name: at for at, name in enumerate(self._keys)}
 
-    def next(self) -> Mapping[str, Any]:
-        """The configuration that promises most; one that was tried may come again."""
+    def next(self, cost: Callable[[Mapping[str, Any]], float] | None = None) -> Mapping[str, Any]:
+        """The configuration that promises most; one that was tried may come again.
+
+        With a `cost`, the seconds of a trial, the one that promises most for each second.
+        """
         tried = Counter(key(trial.params) for trial in self.mind.trials)
         failed = {key(trial.params) for trial in self.mind.trials if trial.failed}
         barred = {name for name, times in tried.items() if times >= REPEATS} | failed
@@ -74,6 +77,8 @@ class Chooser:
         rows = np.unique(np.concatenate([chosen[score[chosen] >= 0], np.array(also, dtype=np.intp)]))
         fine = self.mind.forecast(design.take(rows))
         value = fine.holds() * fine.starts * gain(fine, best)
+        if cost is not None:
+            value = value / np.array([cost(self.pool[row]) for row in rows.tolist()])
         return self.pool[int(rows[int(np.argmax(value))])]
 
     def incumbent(self) -> float:

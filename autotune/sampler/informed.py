@@ -15,7 +15,7 @@ from autotune.sampler.domain import distributions, widened
 from autotune.space import key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna import Study
     from optuna.distributions import BaseDistribution
@@ -85,14 +85,16 @@ class InformedSampler(BaseSampler):
 
     # as a night asks
 
-    def next(self, trials: Sequence[Evidence]) -> dict[str, Any]:
-        """What to try after these trials, which may have been tried before."""
+    def next(
+        self, trials: Sequence[Evidence], cost: Callable[[Mapping[str, Any]], float] | None = None
+    ) -> dict[str, Any]:
+        """What to try after these trials, which may have been tried before. `cost` as `Chooser.next` has it."""
         tried = {key(trial.params) for trial in trials}
         waiting = [one for one in self._first if key(one) not in tried]
         if waiting:
             return waiting[0]
         self._learn(trials)
-        return dict(self._chooser.next())
+        return dict(self._chooser.next(cost))
 
     def ranked(self, trials: Sequence[Evidence]) -> list[dict[str, Any]]:
         """What was tried and likely holds the limits, the believed best first."""

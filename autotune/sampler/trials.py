@@ -29,7 +29,7 @@ from autotune.space import key
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from optuna.trial import FrozenTrial
@@ -120,17 +120,18 @@ class Sampler:
         """How many configurations have not been tried."""
         return len(self._all.keys() - self._tried)
 
-    def propose(self) -> dict[str, Any] | None:
+    def propose(self, cost: Callable[[Mapping[str, Any]], float] | None = None) -> dict[str, Any] | None:
         """The next configuration; None when all have been tried.
 
         The same history and seed give the same proposal, so that a night that was interrupted goes on as it would have.
         The informed search may propose what was tried before: to measure that again may teach more than anything else.
+        It looks for what promises most for each of the seconds that `cost` says a trial takes.
         """
         untried = {key: params for key, params in self._all.items() if key not in self._tried}
         if not untried or self._first in untried:
             return untried.get(self._first)
         if self._informed is not None:
-            return self._informed.next(self._evidence)
+            return self._informed.next(self._evidence, cost)
         assert self._rival is not None
         with _storage(self._path):
             return self._rival.next(self._study, self._space, untried)

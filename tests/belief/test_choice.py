@@ -71,6 +71,13 @@ def test_what_failed_is_never_tried_again() -> None:
     assert key(chooser(world, trials).next()) not in {key(one) for one in bad[:-1]}
 
 
+def test_of_two_promises_the_one_counts_that_takes_less_time() -> None:
+    choosing, _ = searched(World(4, noise=0.03), 3)
+    free = choosing.next()
+    assert choosing.next(lambda _: 60.0) == free
+    assert choosing.next(lambda one: 6000.0 if one == free else 60.0) != free
+
+
 def test_nothing_is_tried_more_often_than_so_many_times() -> None:
     world = World(3, noise=0.05)
     pool = [params(4), params(8), params(8, "0 | 1")]
