@@ -7,6 +7,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 
 NIGHTS := tests/night tests/export
+# What computes for minutes, and minds no time.
+SUMS := tests/belief tests/sampler tests/clusters tests/rehearsal tests/test_confirm.py tests/test_forecast.py \
+	tests/test_budget.py tests/test_rival.py tests/test_study.py tests/test_sampler.py tests/test_counting.py tests/test_space.py
+QUIET := tests/rehearsal/test_standin.py
 
 .PHONY: demo test check nginx format reference picture bench-peers clean
 
@@ -20,10 +24,12 @@ test: $(VENV)/developed nginx
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/coverage erase
-	@echo "the nights run beside the other tests; they wait for most of their time, and are shown when they are over"; \
-	$(BIN)/coverage run -m pytest $(NIGHTS) > $(VENV)/nights.log 2>&1 & nights=$$!; \
-	$(BIN)/coverage run -m pytest $(NIGHTS:%=--ignore=%); others=$$?; \
-	wait $$nights; result=$$?; cat $(VENV)/nights.log; [ $$others = 0 ] && [ $$result = 0 ]
+	@echo "nights and sums run beside the other tests, and are shown when they are over: nights wait for most of their time, sums give way"; \
+	$(BIN)/coverage run -m pytest --durations=10 $(NIGHTS) > $(VENV)/nights.log 2>&1 & nights=$$!; \
+	nice -n 19 $(BIN)/coverage run -m pytest --durations=10 $(SUMS) $(QUIET:%=--ignore=%) > $(VENV)/sums.log 2>&1 & sums=$$!; \
+	$(BIN)/coverage run -m pytest --durations=10 $(NIGHTS:%=--ignore=%) $(SUMS:%=--ignore=%); others=$$?; \
+	wait $$sums; added=$$?; cat $(VENV)/sums.log; wait $$nights; result=$$?; cat $(VENV)/nights.log; \
+	$(BIN)/pytest $(QUIET); quiet=$$?; [ $$others$$added$$result$$quiet = 0000 ]
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered | tail -40
 

@@ -57,7 +57,7 @@ class Draws:
     def untried(self) -> int:
         return len(self.left)
 
-    def propose(self) -> dict[str, Any]:
+    def propose(self, _: Callable[[Mapping[str, Any]], float]) -> dict[str, Any]:
         return self.left[-1]
 
     def begin(self, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -70,6 +70,12 @@ class Draws:
         return None
 
     def ranked(self) -> None:
+        return None
+
+    def incumbent(self) -> None:
+        return None
+
+    def foretold(self, _: Mapping[str, Any]) -> None:
         return None
 
     def limit(self, _: Any) -> None:
