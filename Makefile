@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 
-NIGHTS := tests/night tests/export
+# Nights wait for most of their time, so that two rows of them run side by side; those of one row share their studies.
+LATE := tests/night/test_picture.py tests/night/test_proof.py tests/night/test_real.py tests/night/test_refusals.py \
+	tests/night/test_rows.py tests/night/test_four_gpus.py tests/export tests/rehearsal/test_standin.py
 # What computes for minutes, and minds no time.
 SUMS := tests/belief tests/sampler tests/clusters tests/rehearsal tests/test_confirm.py tests/test_forecast.py \
 	tests/test_budget.py tests/test_rival.py tests/test_study.py tests/test_sampler.py tests/test_counting.py tests/test_space.py
-QUIET := tests/rehearsal/test_standin.py
+RUN := $(BIN)/coverage run -m pytest --durations=10
 
 .PHONY: demo test check nginx format reference picture bench-peers clean
 
@@ -24,12 +26,13 @@ test: $(VENV)/developed nginx
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/coverage erase
-	@echo "nights and sums run beside the other tests, and are shown when they are over: nights wait for most of their time, sums give way"; \
-	$(BIN)/coverage run -m pytest --durations=10 $(NIGHTS) > $(VENV)/nights.log 2>&1 & nights=$$!; \
-	nice -n 19 $(BIN)/coverage run -m pytest --durations=10 $(SUMS) $(QUIET:%=--ignore=%) > $(VENV)/sums.log 2>&1 & sums=$$!; \
-	$(BIN)/coverage run -m pytest --durations=10 $(NIGHTS:%=--ignore=%) $(SUMS:%=--ignore=%); others=$$?; \
-	wait $$sums; added=$$?; cat $(VENV)/sums.log; wait $$nights; result=$$?; cat $(VENV)/nights.log; \
-	$(BIN)/pytest $(QUIET); quiet=$$?; [ $$others$$added$$result$$quiet = 0000 ]
+	@echo "nights and sums run beside the other tests, and are shown when they are over: nights wait, sums give way"; \
+	$(RUN) tests/night $(LATE:%=--ignore=%) > $(VENV)/early.log 2>&1 & early=$$!; \
+	$(RUN) $(LATE) > $(VENV)/late.log 2>&1 & late=$$!; \
+	nice -n 19 $(RUN) $(SUMS) $(LATE:%=--ignore=%) > $(VENV)/sums.log 2>&1 & sums=$$!; \
+	$(RUN) --ignore=tests/night $(LATE:%=--ignore=%) $(SUMS:%=--ignore=%); others=$$?; \
+	wait $$sums; added=$$?; wait $$early; first=$$?; wait $$late; second=$$?; \
+	cat $(VENV)/sums.log $(VENV)/early.log $(VENV)/late.log; [ $$others$$added$$first$$second = 0000 ]
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered | tail -40
 
