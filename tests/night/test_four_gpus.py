@@ -67,7 +67,7 @@ def test_plan_shows_devices_layouts_counts_and_reasons(study: Path, env: dict[st
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("NVIDIA GeForce RTX 2080 Ti") == 4
     assert "layout (14): 0, 0x2, 0 | 1, " in done.stdout
-    assert "1160 configurations, 200 up to symmetry" in done.stdout
+    assert "1,160 configurations, 200 up to symmetry" in done.stdout
     assert "Estimated time: " in done.stdout
 
 
