@@ -293,7 +293,8 @@ def seen(stub: Stub, spec: StudySpec | None, folder: Path) -> dict[str, Check]:
 
 
 def test_gpus_with_their_driver_and_their_ports(stub: Stub, tmp_path: Path) -> None:
-    spec = real(devices="gpu")
+    port = free_ports(5)
+    spec = real(devices="gpu", first_port=port, balancer_port=port + 4)
     found = seen(stub, spec, tmp_path)
     assert {check.state for check in found.values()} == {"ok"}
     assert found["NVIDIA driver"].found == "550.90.07"
