@@ -117,7 +117,7 @@ async def _night(
             )
             bench.provenance, bench.processes = provenance(ground), processes
             _calibration(bench, store)
-            clock = Clock.start(_budget(spec), elapsed(read(store.events)))
+            clock = Clock.start(budget(spec), elapsed(read(store.events)))
             night = Night(
                 bench,
                 store,
@@ -149,7 +149,7 @@ def way(ground: Ground) -> Way:
     return Way(ground.spec.search.sampler, question, ground.rule_of_thumb())
 
 
-def _budget(spec: StudySpec) -> Budget:
+def budget(spec: StudySpec) -> Budget:
     """Without a proof the search has all the time."""
     return spec.budget if spec.proof.finalists else spec.budget.model_copy(update={"proof_share": 0.0})
 

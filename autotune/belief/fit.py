@@ -82,7 +82,8 @@ class Problem:
         self._sized = [number for number, _ in sized] if law.question.weights_bytes else []
         self._sizes = np.log([size for _, size in sized]) if self._sized else np.zeros(0)
         self._misfits = [number for number, trial in enumerate(trials) if trial.misfit]
-        self._spread = 0.0
+        self.spread = 0.0
+        """What the hypothesis pays for its width, in the logarithm of the evidence."""
         self._collect(trials)
         where = Places.of(design)
         self.whiten: list[Array] = []
@@ -91,7 +92,7 @@ class Problem:
             covariance = hypothesis.covariance(at, at, head.times) + np.diag(head.noise**2)
             factor = np.linalg.cholesky(covariance)
             self.whiten.append(np.linalg.inv(factor))
-            self._spread += float(np.log(np.diag(factor)).sum())
+            self.spread += float(np.log(np.diag(factor)).sum())
 
     def _collect(self, trials: Sequence[Evidence]) -> None:
         """Where each quantity is that stands for itself, what it was, and how exactly it is to be met."""
@@ -128,7 +129,7 @@ class Problem:
         self._names, self._at = np.array(names), np.array(rows, dtype=np.intp)
         self._columns = np.array(columns, dtype=np.intp)
         self._values, self._spreads = np.array(values), np.array(spreads)
-        self._spread += float(np.log(self._spreads).sum()) if values else 0.0
+        self.spread += float(np.log(self._spreads).sum()) if values else 0.0
         place = {(number, load.users): row for row, (number, load) in enumerate(loads)}
         users = [main, *(bound.users for bound in self.law.question.bounds)]
         self._head_rows = [
@@ -176,11 +177,6 @@ class Problem:
         """Residuals [R] and their derivatives [R, parameters] at one vector."""
         both = self.residuals(np.concatenate([theta[None], theta + STEP * np.eye(len(theta))]))
         return both[0], (both[1:] - both[0]).T / STEP
-
-    @property
-    def spread(self) -> float:
-        """What the hypothesis pays for its width, in the logarithm of the evidence."""
-        return self._spread
 
 
 def fit(problem: Problem, start: Array, steps: int) -> Fit:

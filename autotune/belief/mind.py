@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 STEPS = 14
 FRESH = frozenset({2, 3, 5, 8, 12, 18, 27, 40, 60, 90})
 """Numbers of trials after which a fit begins anew, too."""
-FIRST = 1
-"""Trials before foresight is judged."""
 LEAST_SD = 0.008
 SOUND = 0.99
 """Chance that what fits can be measured."""
@@ -99,7 +97,7 @@ class Mind:
 
     def _foretell(self, trial: Evidence) -> None:
         """How likely each hypothesis held what came."""
-        if not self.views or not trial.measured or len(self.trials) < FIRST:
+        if not self.views or not trial.measured:
             return
         values = self._measured(trial)
         design = self.design([trial.params])
@@ -259,7 +257,7 @@ class Mind:
                 found.append(
                     np.stack(
                         [
-                            one + rng.standard_normal((share, len(one))) @ _root(of).T
+                            rng.multivariate_normal(one, of, share, check_valid="ignore", method="eigh")
                             for one, of in zip(mean, joint, strict=True)
                         ]
                     )
@@ -342,10 +340,3 @@ class Mind:
 def _fewest(params: Mapping[str, Any]) -> int:
     """The least slots that any class of instances is asked for."""
     return min(int(value) for name, value in params.items() if name.partition("@")[0] == "num_parallel")
-
-
-def _root(covariance: Array) -> Array:
-    """A matrix whose square the covariance is."""
-    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
-    found: Array = vectors * np.sqrt(np.maximum(values, 0.0))
-    return found

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.confirm import BASELINE, Kind
 from autotune.errors import Interrupted, UsageError
 from autotune.events import Events
-from autotune.night import provenance, way, whole
+from autotune.night import budget, provenance, way, whole
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.host import Host, host
 from autotune.rehearsal.light import LightStore
@@ -212,8 +212,7 @@ async def night(playing: Host, seed: int, store: Store | None = None) -> Slept:
     sampler = Sampler(path, spec.study.name, seed, ground.space, ground.baseline, way(ground))
     sampler.open([])
     begin = BEGIN.astimezone()
-    budget = spec.budget if spec.proof.finalists else spec.budget.model_copy(update={"proof_share": 0.0})
-    clock = Clock.start(budget, wall=lambda: begin + timedelta(seconds=now()))
+    clock = Clock.start(budget(spec), wall=lambda: begin + timedelta(seconds=now()))
     events = Events(kept.events)
     judged = bench(playing, spec, events, f"night {seed}")
     judged.provenance = provenance(ground)

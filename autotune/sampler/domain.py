@@ -10,8 +10,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import optuna
-
 ORDERED = ("num_parallel", "threads", "num_batch")
 """Parameters that are numbers; the others are categories."""
 
@@ -45,9 +43,3 @@ def nearest(drawn: Any, values: Sequence[Any]) -> Any:
     if drawn in values or isinstance(drawn, str):
         return drawn
     return min(values, key=lambda value: abs(math.log(value / drawn)))
-
-
-def suggest(trial: optuna.Trial, domain: Mapping[str, BaseDistribution], params: Mapping[str, Any]) -> None:
-    """Ask a trial for the parameters that it was given beforehand."""
-    for name in params:
-        trial._suggest(name, domain[name])  # noqa: SLF001
