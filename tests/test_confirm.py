@@ -27,6 +27,7 @@ from autotune.confirm import (
     verdict,
 )
 from autotune.confirm.shares import levels
+from autotune.night import budget
 from autotune.result import Samples
 from autotune.score import Score
 from autotune.spec import Proof
@@ -597,11 +598,9 @@ def test_a_night_whose_time_was_spent_before_its_first_trial_says_so(tmp_path: P
 
 
 def test_without_finalists_the_search_has_all_the_time(tmp_path: Path) -> None:
-    from autotune.night import _budget  # noqa: PLC0415 - what the night does with it
-
     spec = SPEC.model_copy(update={"proof": Proof(finalists=0)})
-    assert _budget(spec).proof_share == 0
-    assert _budget(SPEC).proof_share == SPEC.budget.proof_share
+    assert budget(spec).proof_share == 0
+    assert budget(SPEC).proof_share == SPEC.budget.proof_share
 
 
 @pytest.mark.parametrize("noise", MEASURED, ids="-".join)
