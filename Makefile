@@ -7,8 +7,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 
 # Nights wait for most of their time, so that two rows of them run side by side; those of one row share their studies.
-LATE := tests/night/test_picture.py tests/night/test_proof.py tests/night/test_real.py tests/night/test_refusals.py \
-	tests/night/test_rows.py tests/night/test_four_gpus.py tests/export tests/rehearsal/test_standin.py
+LATE := tests/night/test_analysis.py tests/night/test_picture.py tests/night/test_proof.py tests/night/test_real.py \
+	tests/night/test_refusals.py tests/night/test_rows.py tests/night/test_four_gpus.py tests/night/test_length.py \
+	tests/rehearsal/test_standin.py
 # What computes for minutes, and minds no time; it would take twice as long with its lines counted.
 SUMS := tests/belief tests/sampler tests/clusters tests/rehearsal tests/test_confirm.py tests/test_forecast.py \
 	tests/test_budget.py tests/test_rival.py tests/test_study.py tests/test_sampler.py tests/test_counting.py tests/test_space.py

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from autotune.space import key
 
@@ -25,6 +25,8 @@ LIKELY = 0.5
 SLACK, SURE = 0.03, 0.8
 """What is recommended misses no limit by more than the slack, as surely as that."""
 DRAWS = 400
+OUTCOMES = 15
+"""Equally likely outcomes of a trial that are looked at."""
 NEAR = 0.005
 """So much less output, in parts, is none."""
 
@@ -44,6 +46,23 @@ def gain(forecast: Forecast, best: float) -> Array:
     return found
 
 
+def lesson(forecast: Forecast, noise: float) -> Array:
+    """[C] by how much a trial of each lifts, on the whole, the highest expected output of all that likely hold.
+
+    The knowledge gradient: what moves together with the measured one moves with it, so that a trial may be worth most
+    for what it says of others.
+    """
+    assert forecast.together is not None
+    likely = forecast.holds() * forecast.starts >= LIKELY
+    if not likely.any():
+        return np.zeros(len(forecast.tps))
+    mean = forecast.tps[likely]
+    moves = forecast.together[likely] / np.sqrt(np.diag(forecast.together) + noise**2)
+    lifted = [(mean[:, None] + z * moves).max(axis=0) for z in ndtri((np.arange(OUTCOMES) + 0.5) / OUTCOMES)]
+    found: Array = np.maximum(np.mean(lifted, axis=0) - mean.max(), 0.0)
+    return found
+
+
 @dataclass
 class Chooser:
     """Chooses among the configurations of a pool."""
@@ -57,7 +76,7 @@ class Chooser:
         self._place = {name: at for at, name in enumerate(self._keys)}
 
     def next(self, cost: Callable[[Mapping[str, Any]], float] | None = None) -> Mapping[str, Any]:
-        """The configuration that promises most; one that was tried may come again.
+        """The configuration that promises most, by itself and by what it teaches of others; one may come again.
 
         With a `cost`, the seconds of a trial, the one that promises most for each second.
         """
@@ -68,15 +87,15 @@ class Chooser:
         if not free or not self.mind.views:  # nothing is left, or nothing was measured
             return self.recommended() or (free or self.pool)[0]
         design = self._whole.capped(self.mind.cap)
-        rough = self.mind.forecast(design, full=False)
+        rough = self.mind.rough(design)
         best = self.incumbent()
         open_ = np.array([name not in barred for name in self._keys])
         score = np.where(open_, rough.holds() * rough.starts * gain(rough, best), -1.0)
         chosen = np.argsort(-score)[:CANDIDATES]
         also = [self._place[name] for name in tried if name in self._place and name not in barred]
         rows = np.unique(np.concatenate([chosen[score[chosen] >= 0], np.array(also, dtype=np.intp)]))
-        fine = self.mind.forecast(design.take(rows))
-        value = fine.holds() * fine.starts * gain(fine, best)
+        fine = self.mind.forecast(design.take(rows), together=True)
+        value = fine.starts * (fine.holds() * gain(fine, best) + lesson(fine, self.mind.noise))
         if cost is not None:
             value = value / np.array([cost(self.pool[row]) for row in rows.tolist()])
         return self.pool[int(rows[int(np.argmax(value))])]
@@ -150,7 +169,7 @@ class Chooser:
         fresh = np.array([name not in tried for name in self._keys])
         if not fresh.any():
             return 0.0
-        rough = self.mind.forecast(design, full=False)
+        rough = self.mind.rough(design)
         bar = best + np.log1p(tolerance)
         score = np.where(fresh, rough.holds() * rough.starts * ndtr((rough.tps - bar) / rough.tps_sd), -1.0)
         rows = np.argsort(-score)[:CANDIDATES]

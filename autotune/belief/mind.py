@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,8 @@ ROUGH = 4.0
 """So many times as much for trials that ended before their time."""
 OUTLIERS = 5.0
 """Degrees of freedom of that noise."""
+RELATED = 0.3
+"""How much it counts for the trust in one head how the others were foretold."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Forecast:
     bounds_sd: Array
     starts: Array
     """[C] chance that it can be measured."""
+    together: Array | None = None
+    """[C, C] covariance of their outputs, where that was asked for."""
 
     def holds(self, slack: float = 0.0) -> Array:
         """[C] chance that all limits hold."""
@@ -61,7 +65,8 @@ class View:
 
     hypothesis: Hypothesis
     fit: Fit
-    weight: float
+    weights: Array
+    """[1 + limits] how likely it is, as to the output and to each limit."""
     solved: tuple[tuple[Head, Array, Array, Array], ...]
     """Of each head: the inverse of the covariance of its trials, the same times its residuals, and its slopes."""
 
@@ -84,8 +89,8 @@ class Mind:
         self.noise = NOISE
         self.views: list[View] = []
         self._fits: list[Fit] = []
-        self._foresight = np.zeros(len(self.hypotheses))
-        """Logarithm of how likely each hypothesis held all trials that it foretold."""
+        self._foresight = np.zeros((len(self.hypotheses), 1 + len(self.question.bounds)))
+        """Logarithm of how likely each hypothesis held what it foretold of all trials, by head."""
 
     def learn(self, trials: Sequence[Evidence]) -> None:
         """Fit everything anew to all evidence, each trial foretold by what was known before it."""
@@ -110,7 +115,7 @@ class Mind:
             z = (values - mean[:, 0]) / sd
             known = ~np.isnan(z)
             density = -np.log(sd) - 0.5 * (OUTLIERS + 1) * np.log1p(z * z / OUTLIERS)
-            self._foresight[at] += float(density[known].sum())
+            self._foresight[at, known] += density[known]
 
     def _measured(self, trial: Evidence) -> Array:
         """[1 + limits] logarithms; NaN where nothing was measured."""
@@ -140,18 +145,26 @@ class Mind:
                 best = max(best, fit(problem, self.law.mean, STEPS), key=lambda one: one.evidence)
             found.append(best)
         self._fits = found
-        logs = np.array([math.log(one.chance) for one in self.hypotheses]) + self._foresight
-        weights = np.exp(logs - logs.max())
-        weights /= weights.sum()
         self.views = [
-            View(one, fitted, float(weight), self._solved(one, fitted, heads))
-            for one, fitted, weight in zip(self.hypotheses, found, weights, strict=True)
+            View(one, fitted, weights, self._solved(one, fitted, heads))
+            for one, fitted, weights in zip(self.hypotheses, found, self._weights(), strict=True)
         ]
+
+    def _weights(self) -> Array:
+        """[hypotheses, 1 + limits]: the law may hold for the output and not for how long requests wait."""
+        whole = self._foresight.sum(axis=1, keepdims=True)
+        logs = np.log([[one.chance] for one in self.hypotheses]) + (1 - RELATED) * self._foresight + RELATED * whole
+        found = np.exp(logs - logs.max(axis=0))
+        return np.asarray(found / found.sum(axis=0))
+
+    @property
+    def _likeliest(self) -> View:
+        return max(self.views, key=lambda view: float(view.weights[0]))
 
     @property
     def trust(self) -> str:
-        """The likeliest hypothesis, in words; empty before anything was measured."""
-        return max(self.views, key=lambda view: view.weight).hypothesis.name if self.views else ""
+        """The likeliest hypothesis as to the output, in words; empty before anything was measured."""
+        return self._likeliest.hypothesis.name if self.views else ""
 
     def design(self, params: Sequence[Mapping[str, Any]]) -> Design:
         """Their arrays, as the instances would run."""
@@ -230,39 +243,47 @@ class Mind:
         )
         return heads[:, 0], (heads[:, 1:] - heads[:, :1]) / 1e-4
 
-    def forecast(self, design: Design, *, full: bool = True) -> Forecast:
-        """What is believed of these configurations; without `full` the spread is a rough one."""
+    def rough(self, design: Design) -> Forecast:
+        """What is believed of these configurations, with a spread that is roughly right: for many at once."""
         where = Places.of(design)
-        means, spreads, weights = [], [], []
-        for view in self.views:
-            mean, spread = self._full(view, design, where)[:2] if full else self._rough(view, design, where)
-            means.append(mean)
-            spreads.append(spread)
-            weights.append(view.weight)
-        every, w = np.stack(means), np.array(weights)[:, None, None] / sum(weights)
-        mean = (w * every).sum(axis=0)
-        spread = (w * (np.stack(spreads) + (every - mean) ** 2)).sum(axis=0)
+        return self._mixed([self._rough(view, design, where) for view in self.views], self._starts(design, where))
+
+    def forecast(self, design: Design, *, together: bool = False) -> Forecast:
+        """What is believed of these configurations; of all pairs of them, too, if it is to be `together`."""
+        where = Places.of(design)
+        said = [self._full(view, design, where, joint=int(together)) for view in self.views]
+        found = self._mixed([one[:2] for one in said], self._starts(design, where))
+        if not together:
+            return found
+        off = np.stack([mean[0] - found.tps for mean, _, _ in said])
+        every = np.stack([joint[0] for _, _, joint in said]) + off[:, :, None] * off[:, None, :]
+        weights = np.array([view.weights[0] for view in self.views])
+        return replace(found, together=np.einsum("v,vab->ab", weights, every))
+
+    def _mixed(self, said: Sequence[tuple[Array, Array]], starts: Array) -> Forecast:
+        """One forecast of means and variances by hypothesis, [1 + limits, C] each."""
+        every = np.stack([mean for mean, _ in said])
+        weights = np.stack([view.weights for view in self.views])[:, :, None]
+        mean = (weights * every).sum(axis=0)
+        spread = (weights * (np.stack([spread for _, spread in said]) + (every - mean) ** 2)).sum(axis=0)
         sd = np.sqrt(np.maximum(spread, LEAST_SD**2))
-        return Forecast(mean[0], sd[0], mean[1:], sd[1:], self._starts(design, where))
+        return Forecast(mean[0], sd[0], mean[1:], sd[1:], starts)
 
     def draws(self, design: Design, count: int) -> Array:
         """[1 + limits, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""
         rng, where = np.random.default_rng(count), Places.of(design)
-        weights = np.array([view.weight for view in self.views])
-        shares = rng.multinomial(count, weights / weights.sum())
-        found = []
-        for view, share in zip(self.views, shares.tolist(), strict=True):
-            if share:
-                mean, _, joint = self._full(view, design, where, joint=True)
-                found.append(
-                    np.stack(
-                        [
-                            rng.multivariate_normal(one, of, share, check_valid="ignore", method="eigh")
-                            for one, of in zip(mean, joint, strict=True)
-                        ]
-                    )
-                )
-        return np.concatenate(found, axis=1)
+        heads = 1 + len(self.question.bounds)
+        said = [self._full(view, design, where, joint=heads) for view in self.views]
+        found = np.empty((heads, count, len(design)))
+        for head in range(heads):
+            shares = rng.multinomial(count, [float(view.weights[head]) for view in self.views])
+            found[head] = np.concatenate(
+                [
+                    rng.multivariate_normal(mean[head], joint[head], share, check_valid="ignore", method="eigh")
+                    for (mean, _, joint), share in zip(said, shares.tolist(), strict=True)
+                ]
+            )
+        return found
 
     def _rough(self, view: View, design: Design, where: Places) -> tuple[Array, Array]:
         mean = self.law.heads(view.fit.theta[None], design)[:, 0].copy()
@@ -276,12 +297,10 @@ class Mind:
             spread[head.number] += np.maximum(own, 0.0)
         return mean, spread
 
-    def _full(
-        self, view: View, design: Design, where: Places, *, joint: bool = False
-    ) -> tuple[Array, Array, list[Array]]:
+    def _full(self, view: View, design: Design, where: Places, *, joint: int = 0) -> tuple[Array, Array, list[Array]]:
         """Universal kriging: what the parameters leave open and what the law leaves over, together.
 
-        Means and variances, [heads, C] each; with `joint` of each head the whole covariance, too, [C, C].
+        Means and variances, [heads, C] each; of the first `joint` heads the whole covariance, too, [C, C].
         """
         mean, slopes = self._linear(view.fit, design)
         mean, spread, every = mean.copy(), np.zeros_like(mean), list[Array]()
@@ -289,7 +308,7 @@ class Mind:
         for number in range(len(mean)):
             times = view.hypothesis.ttft if number else 1.0
             open_, own = slopes[number], np.full(len(design), view.hypothesis.variance(times))
-            whole = view.hypothesis.covariance(where, where, times) if joint else None
+            whole = view.hypothesis.covariance(where, where, times) if number < joint else None
             if number in solved:
                 head, inverse, answer, tried = solved[number]
                 at = self._where.take(head.trials)
@@ -308,7 +327,7 @@ class Mind:
         """[C] chance that it fits: by the law of memory, and by what became of its neighbours."""
         if not self.views:
             return np.ones(len(design))
-        best = max(self.views, key=lambda view: view.weight).fit
+        best = self._likeliest.fit
         full = self.law.memory(best.theta[None], design)[0]
         fits = np.full(len(design), SOUND)
         if full.any():

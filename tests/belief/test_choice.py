@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 
 from autotune.belief import Chooser, Evidence, Loaded
-from autotune.belief.choice import REPEATS, improvement
+from autotune.belief.choice import REPEATS, improvement, lesson
+from autotune.belief.mind import Forecast
 from autotune.space import key
 from tests.belief.worlds import EVERY, USERS, World, asked, known, params
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from autotune.belief.design import Array
 
 TOLERANCE = 0.02
 
@@ -45,6 +49,40 @@ def searched(world: World, count: int, pool: Sequence[Mapping[str, Any]] = EVERY
         if len(trials) >= count:
             return choosing, trials
         trials.append(world.trial(choosing.next(), len(trials)))
+
+
+# what a trial teaches
+
+
+def forecast(tps: Sequence[float], together: Array, bounds: float = -9.0) -> Forecast:
+    """Of outputs that move together, all with one and the same distance to a limit."""
+    sd, over = np.sqrt(np.diag(together)), np.full((1, len(tps)), bounds)
+    return Forecast(np.array(tps), sd, over, np.ones_like(over), np.ones(len(tps)), together)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lesson_is_the_mean_of_what_could_come(seed: int) -> None:
+    rng, noise = np.random.default_rng(seed), 0.03
+    root = rng.normal(0, 0.1, (5, 5))
+    belief = forecast(rng.normal(0, 0.05, 5).tolist(), root @ root.T)
+    assert belief.together is not None
+    for at, found in enumerate(lesson(belief, noise)):
+        of = belief.together[:, at]
+        measured = rng.normal(0, math.sqrt(of[at] + noise**2), 20_000)
+        after = belief.tps[:, None] + of[:, None] / (of[at] + noise**2) * measured
+        assert found == pytest.approx(after.max(axis=0).mean() - belief.tps.max(), rel=0.1, abs=1e-3)
+
+
+def test_what_says_something_of_others_teaches_more() -> None:
+    sd = np.array([0.1, 0.05, 0.2])
+    alike = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])  # the last two move as one
+    first, second, _ = lesson(forecast([0.0, 0.0, 0.0], alike * np.outer(sd, sd)), 0.02)
+    assert second > first > 0
+
+
+def test_nothing_is_learned_of_what_is_known_or_does_not_hold() -> None:
+    assert lesson(forecast([0.0, 0.1], np.zeros((2, 2))), 0.02).max() < 1e-9
+    assert lesson(forecast([0.0, 0.1], np.diag([0.01, 0.01]), bounds=9.0), 0.02).tolist() == [0.0, 0.0]
 
 
 # what to try

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from autotune.belief import Designer, Evidence, Mind
 from autotune.belief.kernel import HYPOTHESES
+from autotune.belief.mind import LEAST_SD
 from tests.belief.worlds import EVERY, World, asked, known, params
 from tests.belief.worlds import space as space_of
 
@@ -44,7 +46,7 @@ def odd(seed: int) -> World:
 def test_the_law_is_trusted_where_it_holds(seed: int) -> None:
     world = World(seed, noise=0.02)
     mind = told(world, world.trials(8))
-    weights = [view.weight for view in mind.views]
+    weights = [float(view.weights[0]) for view in mind.views]
     assert sum(weights) == pytest.approx(1)
     assert weights[FIRST] > HYPOTHESES[FIRST].chance
     assert weights[LAST] < HYPOTHESES[LAST].chance
@@ -56,11 +58,22 @@ def test_the_law_is_not_trusted_where_it_does_not_hold() -> None:
     for seed in range(3):
         world = odd(seed)
         mind = told(world, world.trials(10))
-        weights = [view.weight for view in mind.views]
+        weights = [float(view.weights[0]) for view in mind.views]
         assert weights[FIRST] < HYPOTHESES[FIRST].chance
         assert mind.trust != HYPOTHESES[FIRST].name
         gained.append(weights[LAST] - HYPOTHESES[LAST].chance)
     assert sum(gained) > 0.5
+
+
+def test_the_law_may_hold_for_the_output_and_not_for_the_waiting() -> None:
+    world = World(0, noise=0.02)
+    rng = np.random.default_rng(0)
+    trials = [
+        replace(trial, bounds=tuple((name, value * math.exp(rng.normal(0, 0.8))) for name, value in trial.bounds))
+        for trial in world.trials(12)
+    ]
+    mind = told(world, trials)
+    assert mind.views[FIRST].weights[0] > 2 * mind.views[FIRST].weights[1]
 
 
 def test_where_the_law_is_not_trusted_there_is_more_doubt() -> None:
@@ -85,7 +98,7 @@ def test_before_anything_was_measured_nothing_is_trusted() -> None:
 def same(one: Mind, other: Mind) -> bool:
     return all(
         bool((a == b).all()) for a, b in zip(known(one, *EVERY[::5]), known(other, *EVERY[::5]), strict=True)
-    ) and [view.weight for view in one.views] == [view.weight for view in other.views]
+    ) and [view.weights.tolist() for view in one.views] == [view.weights.tolist() for view in other.views]
 
 
 def test_a_night_that_was_interrupted_believes_what_it_would_have() -> None:
@@ -281,7 +294,18 @@ def test_a_rough_forecast_has_the_same_middle() -> None:
     world = World(8, noise=0.02)
     mind = told(world, world.trials(6))
     design = mind.design(EVERY[::6])
-    np.testing.assert_allclose(mind.forecast(design, full=False).tps, mind.forecast(design).tps, atol=1e-6)
+    np.testing.assert_allclose(mind.rough(design).tps, mind.forecast(design).tps, atol=1e-6)
+
+
+def test_outputs_that_move_together_are_foretold_so() -> None:
+    world = World(8, noise=0.02)
+    mind = told(world, world.trials(6))
+    design = mind.design(EVERY[::6])
+    forecast, draws = mind.forecast(design, together=True), mind.draws(design, 4000)[0]
+    assert forecast.together is not None
+    sds = np.sqrt(np.diag(forecast.together))
+    assert sds[sds > LEAST_SD] == pytest.approx(forecast.tps_sd[sds > LEAST_SD])
+    assert np.abs(np.cov(draws.T) - forecast.together).max() < 0.12 * sds.max() ** 2
 
 
 def test_what_stands_beside_a_configuration_does_not_change_its_forecast() -> None:
