@@ -13,6 +13,7 @@ from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.kernel import HYPOTHESES, Places, nearness
 from autotune.belief.law import Law
+from autotune.belief.slopes import linear
 from autotune.space import key
 
 if TYPE_CHECKING:
@@ -225,10 +226,7 @@ class Mind:
 
     def _linear(self, fitted: Fit, design: Design) -> tuple[Array, Array]:
         """[heads, C] what the law says, and [heads, parameters, C] how it changes."""
-        heads = self.law.heads(
-            np.concatenate([fitted.theta[None], fitted.theta + 1e-4 * np.eye(len(fitted.theta))]), design
-        )
-        return heads[:, 0], (heads[:, 1:] - heads[:, :1]) / 1e-4
+        return linear(self.law, fitted.theta, design)
 
     def forecast(self, design: Design, *, full: bool = True) -> Forecast:
         """What is believed of these configurations; without `full` the spread is a rough one."""
