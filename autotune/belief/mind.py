@@ -228,9 +228,12 @@ class Mind:
         """[heads, C] what the law says, and [heads, parameters, C] how it changes."""
         return linear(self.law, fitted.theta, design)
 
-    def forecast(self, design: Design, *, full: bool = True) -> Forecast:
-        """What is believed of these configurations; without `full` the spread is a rough one."""
-        where = Places.of(design)
+    def forecast(self, design: Design, *, full: bool = True, where: Places | None = None) -> Forecast:
+        """What is believed of these configurations; without `full` the spread is a rough one.
+
+        Who asks for the same ones again and again says `where` they are, so that it is found once.
+        """
+        where = where or Places.of(design)
         means, spreads, weights = [], [], []
         for view in self.views:
             mean, spread = self._full(view, design, where)[:2] if full else self._rough(view, design, where)
@@ -266,9 +269,9 @@ class Mind:
         mean = self.law.heads(view.fit.theta[None], design)[:, 0].copy()
         spread = np.full_like(mean, 0.35**2)
         spread[0] = 0.10**2
+        alike = where.alike(self._where, view.hypothesis.covariance)
         for head, inverse, solved, _ in view.solved:
-            at = self._where.take(head.trials)
-            between = view.hypothesis.covariance(where, at, head.times)
+            between = head.times**2 * alike[:, head.trials]
             mean[head.number] += between @ solved
             own = view.hypothesis.variance(head.times) - ((between @ inverse) * between).sum(axis=1)
             spread[head.number] += np.maximum(own, 0.0)
@@ -283,15 +286,17 @@ class Mind:
         """
         mean, slopes = self._linear(view.fit, design)
         mean, spread, every = mean.copy(), np.zeros_like(mean), list[Array]()
-        solved = {one[0].number: one for one in view.solved}
+        solved, alike = (
+            {one[0].number: one for one in view.solved},
+            where.alike(self._where, view.hypothesis.covariance),
+        )
         for number in range(len(mean)):
             times = view.hypothesis.ttft if number else 1.0
             open_, own = slopes[number], np.full(len(design), view.hypothesis.variance(times))
             whole = view.hypothesis.covariance(where, where, times) if joint else None
             if number in solved:
                 head, inverse, answer, tried = solved[number]
-                at = self._where.take(head.trials)
-                between = view.hypothesis.covariance(where, at, times)
+                between = times**2 * alike[:, head.trials]
                 mean[number] += between @ answer
                 weights = between @ inverse
                 open_ = open_ - tried @ weights.T
@@ -324,7 +329,7 @@ class Mind:
         if not failed:
             return fits
         worked = [number for number, trial in enumerate(self.trials) if trial.measured]
-        near = nearness(where, self._where)
+        near = where.alike(self._where, nearness)
         more = design.shape[:, 3][:, None] >= self._where.whole[failed, 3][None] - 1e-9
         refused = np.array([self.trials[number].refused for number in failed])
         same = (np.abs(where.layout[:, None] - self._where.layout[failed][None]).max(axis=2) < 1e-9) & more
