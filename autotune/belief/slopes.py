@@ -319,7 +319,5 @@ def _shifted(terms: Terms, state: State, after: Array, moved: Array) -> tuple[Ar
     after = after[:, None]
     by_after = moved * after
     by_moved = by_after - (copies * after / terms.users[:, None, None]) * by_after.sum(axis=2, keepdims=True)
-    pulled = by_moved * terms.pull[:, None, None] * (rate > 0)
-    total = (copies * rate).sum(axis=2, keepdims=True)
-    whole = pulled.sum(axis=2, keepdims=True)
-    return by_moved / population, copies * rate / total * whole - pulled
+    pulled: Array = by_moved * terms.pull[:, None, None] * (rate > 0)  # these sum to nothing: the total drops out
+    return by_moved / population, -pulled
