@@ -1,9 +1,9 @@
 """What is believed of a cluster's configurations: the physics of queues, fitted to what a night's trials measured.
 
 The way of the data: a `Question` (what is asked) and a space make a `Designer`, which turns configurations into arrays
-(`design`); trials become `Evidence`; `law` says what a cluster should do; `fit` finds its parameters under each of the
-hypotheses of `kernel`, which say how much the law leaves over; `mind` holds them all, weighed by how well each foretold
-the trials; `choice` says what to try next and what to recommend.
+(`design`); trials become `Evidence`; `law` says what a cluster should do, and `slopes` how that changes with its
+parameters; `fit` finds these under each of the hypotheses of `kernel`, which say how much the law leaves over; `mind`
+holds them all, weighed by how well each foretold the trials; `choice` says what to try next and what to recommend.
 """
 
 from autotune.belief.choice import Chooser

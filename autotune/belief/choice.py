@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from autotune.belief.kernel import Places
 from autotune.space import key
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from autotune.belief.design import Array
+    from autotune.belief.design import Array, Design
     from autotune.belief.mind import Forecast, Mind
 
 CANDIDATES = 250
@@ -63,6 +65,29 @@ def lesson(forecast: Forecast, noise: float) -> Array:
     return found
 
 
+@dataclass(eq=False)
+class _Now:
+    """What is believed after some trials, found when it is asked for first."""
+
+    mind: Mind
+    design: Design
+    """Of the pool."""
+    where: Places
+
+    def __post_init__(self) -> None:
+        self.trials, self.cap = self.mind.trials, self.mind.cap
+
+    @cached_property
+    def rough(self) -> Forecast:
+        """Of the pool."""
+        return self.mind.rough(self.design, self.where)
+
+    @cached_property
+    def tried(self) -> Forecast:
+        """Of the trials."""
+        return self.mind.forecast(self.mind.design([trial.params for trial in self.trials]))
+
+
 @dataclass
 class Chooser:
     """Chooses among the configurations of a pool."""
@@ -74,6 +99,20 @@ class Chooser:
         self._whole = self.mind.designer.design(self.pool)
         self._keys = [key(one) for one in self.pool]
         self._place = {name: at for at, name in enumerate(self._keys)}
+        self._last = self._begun()
+
+    def _begun(self) -> _Now:
+        design = self._whole.capped(self.mind.cap)
+        return _Now(self.mind, design, Places.of(design))
+
+    def _now(self) -> _Now:
+        """What is believed now; much of the pool stays as it was after fewer trials."""
+        last, mind = self._last, self.mind
+        if last.cap != mind.cap:
+            self._last = self._begun()
+        elif last.trials is not mind.trials:
+            self._last = _Now(mind, last.design, last.where)
+        return self._last
 
     def next(self, cost: Callable[[Mapping[str, Any]], float] | None = None) -> Mapping[str, Any]:
         """The configuration that promises most, by itself and by what it teaches of others; one may come again.
@@ -86,8 +125,8 @@ class Chooser:
         free = [one for one, name in zip(self.pool, self._keys, strict=True) if name not in barred]
         if not free or not self.mind.views:  # nothing is left, or nothing was measured
             return self.recommended() or (free or self.pool)[0]
-        design = self._whole.capped(self.mind.cap)
-        rough = self.mind.rough(design)
+        now = self._now()
+        design, rough = now.design, now.rough
         best = self.incumbent()
         open_ = np.array([name not in barred for name in self._keys])
         score = np.where(open_, rough.holds() * rough.starts * gain(rough, best), -1.0)
@@ -113,8 +152,7 @@ class Chooser:
         trials = self.mind.trials
         if not self.mind.views:
             return None
-        design = self.mind.design([trial.params for trial in trials])
-        return self.mind.forecast(design), np.array([trial.measured and not trial.rough for trial in trials])
+        return self._now().tried, np.array([trial.measured and not trial.rough for trial in trials])
 
     def ranked(self) -> list[Mapping[str, Any]]:
         """Of what was tried all that likely holds the limits, the highest believed output first, each once.
@@ -165,16 +203,16 @@ class Chooser:
         if not np.isfinite(best):
             return None
         tried = {key(trial.params) for trial in self.mind.trials}
-        design = self._whole.capped(self.mind.cap)
         fresh = np.array([name not in tried for name in self._keys])
         if not fresh.any():
             return 0.0
-        rough = self.mind.rough(design)
+        now = self._now()
+        design, rough = now.design, now.rough
         bar = best + np.log1p(tolerance)
         score = np.where(fresh, rough.holds() * rough.starts * ndtr((rough.tps - bar) / rough.tps_sd), -1.0)
         rows = np.argsort(-score)[:CANDIDATES]
         rows = rows[score[rows] >= 0]
         fine = self.mind.draws(design.take(rows), DRAWS)
-        alive = np.random.default_rng(DRAWS).random(fine.shape[1:]) < self.mind.forecast(design.take(rows)).starts
+        alive = np.random.default_rng(DRAWS).random(fine.shape[1:]) < rough.starts[rows]
         better = (fine[0] > bar) & (fine[1:] <= 0).all(axis=0) & alive
         return float(better.any(axis=1).mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from autotune.space import Space
     from autotune.space.shape import Member
+
+    Names = tuple[tuple[str, Any], ...]
+    """What of a configuration decides its parts."""
+    Parts = tuple[list[Member], list[int]]
 
 Array = NDArray[np.float64]
 
@@ -104,6 +108,8 @@ class Designer:
     knobs: tuple[tuple[str, Any, float], ...]
     """(parameter, value, height) of each column. Without a value: octaves from the first value of a number."""
     device_count: int
+    _known: dict[Names, Parts] = field(default_factory=dict, repr=False, compare=False)
+    """Of what was asked for alone: the same trials again and again."""
 
     @classmethod
     def of(cls, space: Space, device_count: int) -> Designer:
@@ -117,21 +123,22 @@ class Designer:
             columns += [(name, value, 0.5 if numbers else 1.0) for value in values[1:]]
         return cls(space.members, tuple(columns), device_count)
 
-    def parts(self, params: Mapping[str, Any]) -> tuple[list[Member], list[int]]:
+    def parts(self, params: Mapping[str, Any]) -> Parts:
         """The parts of a configuration, each by one of its instances, and of each instance which part it is of."""
-        parts: dict[Member, int] = {}
-        of = [parts.setdefault(member, len(parts)) for member in self.members(params)]
-        return list(parts), of
+        return self._parted(params, self._known)
+
+    def _parted(self, params: Mapping[str, Any], known: dict[Names, Parts]) -> Parts:
+        names = tuple((name, value) for name, value in params.items() if name.partition("@")[0] in STRUCTURAL)
+        if names not in known:
+            parts: dict[Member, int] = {}
+            of = [parts.setdefault(member, len(parts)) for member in self.members(params)]
+            known[names] = list(parts), of
+        return known[names]
 
     def design(self, params: Sequence[Mapping[str, Any]]) -> Design:
         """Their arrays."""
-        known: dict[tuple[Any, ...], tuple[list[Member], list[int]]] = {}
-        found = []
-        for one in params:
-            names = tuple((name, value) for name, value in one.items() if name.partition("@")[0] in STRUCTURAL)
-            if names not in known:
-                known[names] = self.parts(one)
-            found.append(known[names])
+        known: dict[Names, Parts] = {}
+        found = [self._parted(one, known) for one in params]
         width = max((len(parts) for parts, _ in found), default=1)
         count = len(params)
         copies, weight = np.zeros((count, width)), np.ones((count, width))

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotune.belief.kernel import Places
+from autotune.belief.law import PART
+from autotune.belief.slopes import SMALL, Slopes, moved
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
     from autotune.belief.evidence import Evidence
     from autotune.belief.kernel import Hypothesis
     from autotune.belief.law import Answer, Law
+    from autotune.belief.slopes import Quantity
 
 TAILS = 6.0
 DEVICE_TAILS = 4.0
-STEP = 1e-4
 LATER = 1.25
 """By which the spread of a load counts that is not the objective's."""
 SD = {"tps": 0.035, "tpot_s": 0.035, "ttft_s": 0.18, "tail": 0.20, "prefill_s": 0.07, "part": 0.06}
@@ -81,6 +83,7 @@ class Problem:
         sized = [(number, trial.full_bytes) for number, trial in enumerate(trials) if trial.full_bytes]
         self._sized = [number for number, _ in sized] if law.question.weights_bytes else []
         self._sizes = np.log([size for _, size in sized]) if self._sized else np.zeros(0)
+        self._memory = [law.at[name].start for name in ("memory", "cache")]
         self._misfits = [number for number, trial in enumerate(trials) if trial.misfit]
         self.spread = 0.0
         """What the hypothesis pays for its width, in the logarithm of the evidence."""
@@ -96,38 +99,38 @@ class Problem:
 
     def _collect(self, trials: Sequence[Evidence]) -> None:
         """Where each quantity is that stands for itself, what it was, and how exactly it is to be met."""
-        names, rows, columns, values, spreads = [], [], [], [], []
+        names: list[Quantity] = []
+        rows, values, spreads = [], [], []
         main = self.law.question.users
         loads = [(number, load) for number, trial in enumerate(trials) for load in trial.loads]
         decided = {(b.metric, b.statistic, b.users) for b in self.law.question.bounds}
         left = self.hypothesis.spread
 
-        def note(name: str, kind: str, row: int, value: float | None, wide: float, column: int = 0) -> None:
+        def note(name: Quantity, kind: str, row: int, value: float | None, wide: float) -> None:
             if value is not None and value > 0:
                 names.append(name)
                 rows.append(row)
-                columns.append(column)
                 values.append(math.log(value))
                 spreads.append(math.hypot(SD[kind] * wide, LEFT[kind] * left))
 
         for row, (number, load) in enumerate(loads):
             wide = (1.0 if load.users == main else LATER) * (ROUGH if trials[number].rough else 1.0)
             if load.users != main:
-                note("tps", "tps", row, load.tps, wide)
-            note("tpot_s", "tpot_s", row, load.tpot_s, wide)
+                note(("tps", ""), "tps", row, load.tps, wide)
+            note(("tpot_s", ""), "tpot_s", row, load.tpot_s, wide)
             if ("ttft_s", "mean", load.users) not in decided:
-                note("ttft_s", "ttft_s", row, load.ttft_s, wide)
-            note("prefill_s", "prefill_s", row, load.prefill_s, wide)
+                note(("ttft_s", "mean"), "ttft_s", row, load.ttft_s, wide)
+            note(("prefill_s", ""), "prefill_s", row, load.prefill_s, wide)
             if load.users != main or ("ttft_s", "p95", main) not in decided:
-                note("p95", "tail", row, dict(load.tails).get("p95"), wide)
+                note(("ttft_s", "p95"), "tail", row, dict(load.tails).get("p95"), wide)
             parts = self.law.designer.parts(trials[number].params)[1]
             for instance, value in load.parts:
                 if instance < len(parts):
-                    note("part", "part", row, value, 1.25 * wide, parts[instance])
+                    note((PART, parts[instance]), "part", row, value, 1.25 * wide)
         self._design = self.design.take([number for number, _ in loads])
         self._users = np.array([float(load.users) for _, load in loads])
-        self._names, self._at = np.array(names), np.array(rows, dtype=np.intp)
-        self._columns = np.array(columns, dtype=np.intp)
+        places = {name: [at for at, one in enumerate(names) if one == name] for name in dict.fromkeys(names)}
+        self._noted = {name: (np.array(at), np.array(rows)[at]) for name, at in places.items()}
         self._values, self._spreads = np.array(values), np.array(spreads)
         self.spread += float(np.log(self._spreads).sum()) if values else 0.0
         place = {(number, load.users): row for row, (number, load) in enumerate(loads)}
@@ -139,30 +142,27 @@ class Problem:
 
     def residuals(self, theta: Array) -> Array:
         """[B, parameters] → [B, R], each over its standard deviation."""
-        found = []
         answer = self.law.answer(theta, self._design, self._users)
+        return np.concatenate([*self._loaded(answer), *self._sizing(theta)], axis=1)
+
+    def _loaded(self, answer: Answer) -> Iterator[Array]:
+        """[B, R] what the loads say."""
         if len(self._values):
-            said = np.empty((len(theta), len(self._values)))
-            for name in dict.fromkeys(self._names.tolist()):
-                chosen = self._names == name
-                said[:, chosen] = np.log(np.maximum(self._of(answer, name, chosen), 1e-9))
-            found.append((said - self._values) / self._spreads)
+            said = np.empty((len(answer.tps), len(self._values)))
+            for name, (chosen, rows) in self._noted.items():
+                said[:, chosen] = np.log(np.maximum(answer.of(*name)[:, rows], 1e-9))
+            yield (said - self._values) / self._spreads
         for head, whiten, rows in zip(self.heads, self.whiten, self._head_rows, strict=True):
-            found.append((self.law.head(answer, head.number)[:, rows] - head.values) @ whiten.T)
+            yield (self.law.head(answer, head.number)[:, rows] - head.values) @ whiten.T
+
+    def _sizing(self, theta: Array) -> Iterator[Array]:
+        """[B, R] what is said of memory."""
         if self._sized:
-            found.append((np.log(self.law.sizes(theta, self.design)[:, self._sized]) - self._sizes) / SIZE_SD)
+            yield (np.log(self.law.sizes(theta, self.design)[:, self._sized]) - self._sizes) / SIZE_SD
         if self._misfits:
             full = self.law.memory(theta, self.design)[:, self._misfits]
             if full.any():
-                found.append(np.maximum(0.0, 0.01 - np.log(np.maximum(full, 1e-9))) / MISFIT_SD)
-        return np.concatenate(found, axis=1) if found else np.zeros((len(theta), 0))
-
-    def _of(self, answer: Answer, name: str, chosen: Array) -> Array:
-        rows = self._at[chosen]
-        if name == "part":
-            return answer.part_tpot_s[:, rows, self._columns[chosen]]
-        found: Array = answer.ttft(name)[:, rows] if name == "p95" else getattr(answer, name)[:, rows]
-        return found
+                yield np.maximum(0.0, 0.01 - np.log(np.maximum(full, 1e-9))) / MISFIT_SD
 
     def cost(self, theta: Array) -> Array:
         """[B, parameters] → [B], the negative logarithm of the posterior, but for a constant."""
@@ -175,8 +175,21 @@ class Problem:
 
     def linear(self, theta: Array) -> tuple[Array, Array]:
         """Residuals [R] and their derivatives [R, parameters] at one vector."""
-        both = self.residuals(np.concatenate([theta[None], theta + STEP * np.eye(len(theta))]))
-        return both[0], (both[1:] - both[0]).T / STEP
+        trace = self.law.trace(theta[None], self._design, self._users)
+        heads = [self.law.quantity(head.number) for head in self.heads]
+        slopes = Slopes(self.law, theta, self._design, trace).of([*self._noted, *heads])
+        change = np.empty((len(self._values), len(theta)))
+        for number, (chosen, rows) in enumerate(self._noted.values()):
+            change[chosen] = slopes[rows, number]
+        changes = [change / self._spreads[:, None]]
+        for number, (whiten, rows) in enumerate(zip(self.whiten, self._head_rows, strict=True), len(self._noted)):
+            changes.append(whiten @ slopes[rows, number])
+        values = [values[0] for values in self._loaded(trace.answer)]
+        for both in self._sizing(moved(theta, self._memory)):
+            values.append(both[0])
+            changes.append(np.zeros((both.shape[1], len(theta))))
+            changes[-1][:, self._memory] = (both[1:] - both[0]).T / SMALL
+        return np.concatenate(values), np.concatenate(changes)
 
 
 def fit(problem: Problem, start: Array, steps: int) -> Fit:

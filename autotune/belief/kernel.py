@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from autotune.belief.design import Array, Design
 
     Rows = NDArray[np.intp]
+    Kernel = Callable[["Places", "Places"], Array]
 
 FAR = math.sqrt(5)
 
@@ -26,6 +29,8 @@ class Places:
     build: Array
     """Layout and slots alone."""
     layout: Array
+    _known: dict[Kernel, tuple[Array, Array]] = field(default_factory=dict, repr=False, compare=False)
+    """By kernel: to which places, and how alike they are."""
 
     @classmethod
     def of(cls, design: Design) -> Places:
@@ -41,6 +46,18 @@ class Places:
     def take(self, rows: Rows) -> Places:
         """Some of them."""
         return Places(self.whole[rows], self.build[rows], self.layout[rows])
+
+    def alike(self, others: Places, kernel: Kernel) -> Array:
+        """[C, O] by a kernel; where there are but more of the others than last time, only these are new work."""
+        before, found = self._known.get(kernel, (others.whole[:0], np.zeros((len(self.whole), 0))))
+        count = len(before)
+        if not np.array_equal(before, others.whole[:count]):
+            count = 0
+        if count < len(others.whole):
+            new = kernel(self, others.take(np.arange(count, len(others.whole))))
+            found = np.concatenate([found[:, :count], new], axis=1)
+            self._known[kernel] = others.whole, found
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from autotune.belief.design import octaves
+from autotune.belief.steady import State, Terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,10 +39,13 @@ SPARE_BYTES = 1e9
 """Of a device that an instance cannot have: contexts, and what llama.cpp leaves free."""
 PULL = np.array([0.7, 0.0, 0.15])
 """How strictly a policy gives every instance its share, whatever becomes of it: round_robin, least_conn, random_two."""
-TURNS, ALIKE = 6, 1.03
+TURNS = 6
 MEMORY = ("memory", "cache", "offload", "step")
+PART = "part"
 TAILS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-_NARROW = 1e-3
+NARROW = 1e-3
+BATCHES = 3.0
+"""Octaves of busy slots over which a knob's effect on batches counts once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,13 @@ class Answer:
         found: Array = ((share * waits**6).sum(axis=2)) ** (1 / 6)
         return found
 
+    def of(self, metric: str, statistic: str | int) -> Array:
+        """[B, C] a metric; the statistic of a part's time per token is its number."""
+        if metric == PART:
+            return self.part_tpot_s[:, :, int(statistic)]
+        found: Array = self.ttft(str(statistic)) if metric == "ttft_s" else getattr(self, metric)
+        return found
+
     def statistic(self, metric: str, statistic: str, output_tokens: float) -> Array:
         """A statistic that a limit can be about."""
         if metric == "ttft_s":
@@ -91,59 +102,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Terms:
-    """What decides the steady state: [C, J], [C], or [B, C, J]; `slope` is [B, C, 1]."""
+class Trace:
+    """An answer, and the way to it."""
 
-    copies: Array
-    slots: Array
-    share: Array
-    """Of an instance in the requests, as the balancer weighs it."""
-    pull: Array
-    """How strictly its policy keeps to that."""
-    users: Array
-    factor: Array
-    prompt: Array
-    slope: Array
-    spread: Array
-
-    def uneven(self) -> NDArray[np.intp]:
-        """The configurations whose instances are not all alike, so that balancing moves their load."""
-        there, far = self.copies > 0, np.zeros(len(self.copies), dtype=bool)
-        for values in (self.factor, self.slots[None], self.share[None]):
-            most = np.where(there, values, -np.inf).max(axis=2)
-            least = np.where(there, values, np.inf).min(axis=2)
-            far |= (most > ALIKE * least).any(axis=0)
-        return np.flatnonzero(far & (self.pull > 0))
-
-    def take(self, rows: NDArray[np.intp]) -> _Terms:
-        """Some of the configurations."""
-        flat = {name: getattr(self, name)[rows] for name in ("copies", "slots", "share", "pull", "users")}
-        return _Terms(
-            **flat, **{name: getattr(self, name)[:, rows] for name in ("factor", "prompt", "slope", "spread")}
-        )
-
-    def shifted(self, population: Array, rate: Array) -> Array:
-        """Round robin sends all instances as much: the slow ones gather a crowd until they answer as much."""
-        total = (self.copies * rate).sum(axis=2, keepdims=True)
-        ratio = np.where(rate > 0, self.share * total / np.maximum(rate, 1e-12), 1.0)
-        moved = population * ratio ** self.pull[:, None]
-        found: Array = moved * self.users[:, None] / (self.copies * moved).sum(axis=2, keepdims=True)
-        return found
-
-
-@dataclass(frozen=True)
-class _State:
-    """The steady state of each part's instances, [B, C, J]."""
-
-    beyond: Array
-    """Users of its own beyond its slots."""
-    sigma: Array
-    over: Array
-    busy: Array
-    step: Array
-    token: Array
-    read: Array
-    rate: Array
+    answer: Answer
+    terms: Terms
+    state: State
+    uneven: NDArray[np.intp]
+    """The configurations for which the balancer took several turns."""
+    turns: tuple[State, ...]
+    """Of these, the states before the last."""
 
 
 class Law:
@@ -198,7 +166,7 @@ class Law:
         self.mean[self.at[name]] = value
 
     @cached_property
-    def _curve(self) -> Array:
+    def curve(self) -> Array:
         """[K, K] from independent normal numbers to δ at the knots."""
         gaps = np.abs(KNOTS[:, None] - KNOTS[None, :]) / CURVE_LENGTH * math.sqrt(3)
         covariance = CURVE_SD**2 * (1 + gaps) * np.exp(-gaps)
@@ -206,7 +174,7 @@ class Law:
         return found
 
     @cached_property
-    def _kind(self) -> Array:
+    def kind(self) -> Array:
         """[kinds - 1, D] which device is of which kind."""
         rows = [[float(kind == one) for one in self.question.kinds] for kind in self.kinds[1:]]
         return np.array(rows).reshape(len(rows), len(self.question.kinds))
@@ -226,6 +194,13 @@ class Law:
         value = answer.statistic(bound.metric, bound.statistic, self.question.output_tokens)
         return np.asarray(np.log(np.maximum(value, 1e-6) / bound.most))
 
+    def quantity(self, number: int) -> tuple[str, str]:
+        """What one of these is about: a metric with its statistic."""
+        if not number:
+            return "tps", ""
+        bound = self.question.bounds[number - 1]
+        return bound.metric, bound.statistic
+
     def memory(self, theta: Array, design: Design) -> Array:
         """[B, C] how full the fullest device is; 0 where nothing is known."""
         scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
@@ -237,6 +212,11 @@ class Law:
         found: Array = np.where(design.copies > 0, self._size(scalar, design), 0.0).max(axis=2)
         return found
 
+    def slower(self, theta: Array, design: Design) -> Array:
+        """[B, C, J] by what a part is slower that does not fit; [1, 1, 1] where nothing is known."""
+        scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
+        return self._memory(scalar, design)[1]
+
     def _size(self, scalar: dict[str, Array], design: Design) -> Array:
         """[B, C, J] bytes of an instance of each part."""
         asked = self.question
@@ -245,27 +225,32 @@ class Law:
 
     def answer(self, theta: Array, design: Design, users: Array) -> Answer:
         """[B, parameters] and C configurations under `users` [C] → what they do."""
+        return self.trace(theta, design, users).answer
+
+    def trace(self, theta: Array, design: Design, users: Array) -> Trace:
+        """The same, and how it came about."""
         of = {name: theta[:, where] for name, where in self.at.items()}
         scalar = {one.name: of[one.name][:, :, None] for one in self.parameters if one.size == 1 and not one.heavy}
         terms, memory = self._terms(of, scalar, design, users)
-        state = self._settled(of, scalar, terms, 1)
-        uneven = terms.uneven()
+        population = np.broadcast_to(users[:, None] * terms.share, terms.factor.shape).copy()
+        state = self._state(of, scalar, terms, population)
+        uneven, turns = terms.uneven(), list[State]()
         if len(uneven):
-            better = self._settled(of, scalar, terms.take(uneven), TURNS)
+            *turns, better = self._turns(of, scalar, terms.take(uneven), state.take(uneven))
             for name, values in vars(better).items():
                 getattr(state, name)[:, uneven] = values
-        return self._answer(scalar, terms, state, memory)
+        return Trace(self._answer(scalar, terms, state, memory), terms, state, uneven, tuple(turns))
 
     def _terms(
         self, of: dict[str, Array], scalar: dict[str, Array], design: Design, users: Array
-    ) -> tuple[_Terms, Array]:
+    ) -> tuple[Terms, Array]:
         """What does not depend on how the users spread, and [B, C] how full the fullest device is."""
         copies, span = design.copies[None], np.log2(design.span)[None]
         instances = design.instances[None, :, None]
         memory, off = self._memory(scalar, design)
         crowd = 1 + np.exp(scalar["host"]) * (instances - 1)
         crowd = crowd + np.exp(scalar["host2"]) * (instances - 1) ** 2 / len(self.question.kinds)
-        speed = np.exp(np.einsum("bd,cjd->bcj", of["device"] + of["kind"] @ self._kind, design.devices))
+        speed = np.exp(np.einsum("bd,cjd->bcj", of["device"] + of["kind"] @ self.kind, design.devices))
         shared = np.where(copies > 1, copies * np.exp(scalar["share"]), 1.0)
         effects = np.exp(self._effects(of, design))[:, :, None]
         prompt = (
@@ -274,7 +259,7 @@ class Law:
             * (np.maximum(copies, 1) * off * (1 + (crowd - 1) / 2) * speed)
         )
         policies = np.concatenate([of["round_robin"], of["least_conn"], of["random_two"]], axis=1)
-        return _Terms(
+        return Terms(
             copies=design.copies,
             slots=design.slots,
             share=design.weight / (design.copies * design.weight).sum(axis=1, keepdims=True),
@@ -282,27 +267,25 @@ class Law:
             users=users,
             factor=effects * off * crowd * shared * np.exp(scalar["span"] * span) * speed,
             prompt=prompt,
-            slope=(of["knob_batch"] @ design.knobs.T)[:, :, None] / 3,
-            spread=np.exp(policies[:, design.policy])[:, :, None] * (instances > 1) + _NARROW,
+            slope=(of["knob_batch"] @ design.knobs.T)[:, :, None] / BATCHES,
+            spread=np.exp(policies[:, design.policy])[:, :, None] * (instances > 1) + NARROW,
         ), memory
 
     @staticmethod
     def _prompt_effects(of: dict[str, Array], design: Design) -> Array:
         """[B, C] what slots, instances and knobs add to the logarithm of reading a prompt."""
-        shape = np.stack([(design.shape[:, 3] - 3) / 3, design.shape[:, 0] / 3])
-        found: Array = of["shape_prompt"] @ shape + of["knob_prompt"] @ design.knobs.T
+        found: Array = of["shape_prompt"] @ prompt_shape(design).T + of["knob_prompt"] @ design.knobs.T
         return found
 
-    def _settled(self, of: dict[str, Array], scalar: dict[str, Array], terms: _Terms, turns: int) -> _State:
-        """The steady state, after so many turns of the balancer."""
-        population: Array = np.broadcast_to(terms.users[:, None] * terms.share, terms.factor.shape)
-        state = self._state(of, scalar, terms, population)
-        for _ in range(turns - 1):
-            population = terms.shifted(population, state.rate)
-            state = self._state(of, scalar, terms, population)
-        return state
+    def _turns(self, of: dict[str, Array], scalar: dict[str, Array], terms: Terms, first: State) -> list[State]:
+        """The steady state after each turn of the balancer."""
+        found = [first]
+        for _ in range(TURNS - 1):
+            population = terms.shifted(found[-1].population, found[-1].rate)
+            found.append(self._state(of, scalar, terms, population))
+        return found
 
-    def _state(self, of: dict[str, Array], scalar: dict[str, Array], terms: _Terms, population: Array) -> _State:
+    def _state(self, of: dict[str, Array], scalar: dict[str, Array], terms: Terms, population: Array) -> State:
         """With so many users of its own at each instance."""
         beyond = population - terms.slots
         sigma = np.sqrt(np.maximum(population, 0.2)) * terms.spread
@@ -313,17 +296,16 @@ class Law:
         host = 1 + (total / (self.question.users * np.exp(scalar["saturation"]))) ** 2
         step, read = self._step(of, scalar, busy, terms.slope) * terms.factor * host, terms.prompt * host
         token = step + np.exp(scalar["kappa"]) * busy * read / self.question.output_tokens
-        return _State(beyond, sigma, over, busy, step, token, read, busy / token)
+        return State(population, beyond, sigma, over, busy, step, token, read, busy / token)
 
     def _effects(self, of: dict[str, Array], design: Design) -> Array:
         """[B, C] what shape, policy and knobs add to the logarithm of a step."""
-        slots, instances = (design.shape[:, 3] - 3) / 3, design.shape[:, 0] / 3
-        shape = np.stack([slots, slots**2, instances, design.shape[:, 1] / 1.5, design.shape[:, 2] / 2])
+        shape = step_shape(design).T
         found: Array = of["shape"] @ shape + of["policy"] @ design.policies.T + of["knob"] @ design.knobs.T
         return found
 
     def _step(self, of: dict[str, Array], scalar: dict[str, Array], busy: Array, slope: Array) -> Array:
-        curve = of["curve"] @ self._curve.T
+        curve = of["curve"] @ self.curve.T
         at = octaves(busy)
         found = np.empty_like(busy)
         for one in range(len(curve)):
@@ -350,7 +332,7 @@ class Law:
         full = np.where(design.copies[None] > 0, needed / room, 0.0).max(axis=2)
         return full, 1 + np.exp(scalar["offload"]) * beyond / needed
 
-    def _answer(self, scalar: dict[str, Array], terms: _Terms, state: _State, memory: Array) -> Answer:
+    def _answer(self, scalar: dict[str, Array], terms: Terms, state: State, memory: Array) -> Answer:
         tokens, copies, slots = self.question.output_tokens, terms.copies, terms.slots
         total = (copies * state.rate).sum(axis=2)
         share = copies * state.rate / total[:, :, None]
@@ -370,3 +352,14 @@ class Law:
             memory=memory,
             _tails=(state.beyond, np.exp(scalar["tail"]) * state.sigma, held / slots, read, own, share, way),
         )
+
+
+def step_shape(design: Design) -> Array:
+    """[C, 5] what of a configuration's shape counts for a step."""
+    slots, instances = (design.shape[:, 3] - 3) / 3, design.shape[:, 0] / 3
+    return np.stack([slots, slots**2, instances, design.shape[:, 1] / 1.5, design.shape[:, 2] / 2], axis=1)
+
+
+def prompt_shape(design: Design) -> Array:
+    """[C, 2] what of it counts for reading a prompt."""
+    return np.stack([(design.shape[:, 3] - 3) / 3, design.shape[:, 0] / 3], axis=1)

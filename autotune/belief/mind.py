@@ -13,6 +13,7 @@ from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.kernel import HYPOTHESES, Places, nearness
 from autotune.belief.law import Law
+from autotune.belief.slopes import linear
 from autotune.space import key
 
 if TYPE_CHECKING:
@@ -238,14 +239,10 @@ class Mind:
 
     def _linear(self, fitted: Fit, design: Design) -> tuple[Array, Array]:
         """[heads, C] what the law says, and [heads, parameters, C] how it changes."""
-        heads = self.law.heads(
-            np.concatenate([fitted.theta[None], fitted.theta + 1e-4 * np.eye(len(fitted.theta))]), design
-        )
-        return heads[:, 0], (heads[:, 1:] - heads[:, :1]) / 1e-4
+        return linear(self.law, fitted.theta, design)
 
-    def rough(self, design: Design) -> Forecast:
+    def rough(self, design: Design, where: Places) -> Forecast:
         """What is believed of these configurations, with a spread that is roughly right: for many at once."""
-        where = Places.of(design)
         return self._mixed([self._rough(view, design, where) for view in self.views], self._starts(design, where))
 
     def forecast(self, design: Design, *, together: bool = False) -> Forecast:
@@ -289,9 +286,9 @@ class Mind:
         mean = self.law.heads(view.fit.theta[None], design)[:, 0].copy()
         spread = np.full_like(mean, 0.35**2)
         spread[0] = 0.10**2
+        alike = where.alike(self._where, view.hypothesis.covariance)
         for head, inverse, solved, _ in view.solved:
-            at = self._where.take(head.trials)
-            between = view.hypothesis.covariance(where, at, head.times)
+            between = head.times**2 * alike[:, head.trials]
             mean[head.number] += between @ solved
             own = view.hypothesis.variance(head.times) - ((between @ inverse) * between).sum(axis=1)
             spread[head.number] += np.maximum(own, 0.0)
@@ -304,15 +301,17 @@ class Mind:
         """
         mean, slopes = self._linear(view.fit, design)
         mean, spread, every = mean.copy(), np.zeros_like(mean), list[Array]()
-        solved = {one[0].number: one for one in view.solved}
+        solved, alike = (
+            {one[0].number: one for one in view.solved},
+            where.alike(self._where, view.hypothesis.covariance),
+        )
         for number in range(len(mean)):
             times = view.hypothesis.ttft if number else 1.0
             open_, own = slopes[number], np.full(len(design), view.hypothesis.variance(times))
             whole = view.hypothesis.covariance(where, where, times) if number < joint else None
             if number in solved:
                 head, inverse, answer, tried = solved[number]
-                at = self._where.take(head.trials)
-                between = view.hypothesis.covariance(where, at, times)
+                between = times**2 * alike[:, head.trials]
                 mean[number] += between @ answer
                 weights = between @ inverse
                 open_ = open_ - tried @ weights.T
@@ -345,7 +344,7 @@ class Mind:
         if not failed:
             return fits
         worked = [number for number, trial in enumerate(self.trials) if trial.measured]
-        near = nearness(where, self._where)
+        near = where.alike(self._where, nearness)
         more = design.shape[:, 3][:, None] >= self._where.whole[failed, 3][None] - 1e-9
         refused = np.array([self.trials[number].refused for number in failed])
         same = (np.abs(where.layout[:, None] - self._where.layout[failed][None]).max(axis=2) < 1e-9) & more

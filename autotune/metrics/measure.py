@@ -15,6 +15,7 @@ A request that met a cold model (`load_duration_s` above COLD_S) is counted, and
 from __future__ import annotations
 
 import math
+from operator import sub
 from typing import TYPE_CHECKING
 
 from autotune.metrics.instances import instances
@@ -118,7 +119,8 @@ def _gaps(records: Iterable[RequestRecord], window: Window) -> list[float]:
     for record in records:
         times, inside = record.chunk_times, window.inside(record.chunk_times)
         if not window.cold(record):
-            gaps += (times[i] - times[i - 1] for i in range(max(1, inside.start), inside.stop))
+            first = max(1, inside.start)
+            gaps += map(sub, times[first : inside.stop], times[first - 1 :])
     return gaps
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from autotune.records import Outcome
@@ -24,7 +25,7 @@ def tpot_s(record: RequestRecord) -> float | None:
     if tokens is None or not times:
         return None
     spoken = tokens - (record.done_reason == "stop")
-    later = sum(at > times[0] for at in times)
+    later = len(times) - bisect_right(times, times[0])
     return (times[-1] - times[0]) / (spoken * later / len(times)) if spoken > 0 and later else None
 
 

@@ -43,11 +43,11 @@ def rates(records: Iterable[RequestRecord], window: Window, per_chunk: float | N
     """The output rate in each of `BINS` equal parts of the window, tokens/s; none for a window without length."""
     if window.length_s <= 0:
         return []
-    bins, per_bin = [0.0] * BINS, BINS / window.length_s
+    bins, per_bin, start, last = [0.0] * BINS, BINS / window.length_s, window.start, BINS - 1
     for record in records:
-        worth = _worth(record, per_chunk)
-        for position in window.inside(record.chunk_times):
-            bins[min(BINS - 1, int((record.chunk_times[position] - window.start) * per_bin))] += worth
+        worth, inside = _worth(record, per_chunk), window.inside(record.chunk_times)
+        for at in record.chunk_times[inside.start : inside.stop]:
+            bins[min(last, int((at - start) * per_bin))] += worth
     return [tokens * per_bin for tokens in bins]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autotune.belief import Designer, Evidence, Mind
-from autotune.belief.kernel import HYPOTHESES
+from autotune.belief.kernel import HYPOTHESES, Places
 from autotune.belief.mind import LEAST_SD
 from tests.belief.worlds import EVERY, World, asked, known, params
 from tests.belief.worlds import space as space_of
@@ -294,7 +294,7 @@ def test_a_rough_forecast_has_the_same_middle() -> None:
     world = World(8, noise=0.02)
     mind = told(world, world.trials(6))
     design = mind.design(EVERY[::6])
-    np.testing.assert_allclose(mind.rough(design).tps, mind.forecast(design).tps, atol=1e-6)
+    np.testing.assert_allclose(mind.rough(design, Places.of(design)).tps, mind.forecast(design).tps, atol=1e-6)
 
 
 def test_outputs_that_move_together_are_foretold_so() -> None:
