@@ -152,6 +152,17 @@ def test_a_log_has_a_line_for_all_that_happens() -> None:
     assert "158.2" not in said  # what moves belongs on a terminal
 
 
+def test_a_log_says_what_a_trial_is_expected_to_measure() -> None:
+    limits = {"ttft_s mean at 2 users": {"value": 0.85432, "low": 0.6, "high": 1.2}}
+    figures = {"tps": 512.34, "low": 480.0, "high": 546.0, "limits": limits}
+    event = {"what": "foretold", "number": 1, **figures, "holds": 0.93, "starts": 0.99, "trust": "the law holds"}
+    said = told(SPEC, screen(), [event])
+    assert (
+        "expected: 512.3 (480 to 546) tokens/s, ttft_s mean at 2 users 0.8543 (0.6 to 1.2) s,"
+        " 93% likely within the limits; the law holds"
+    ) in said
+
+
 def test_a_line_of_a_log_has_the_time_and_is_never_broken() -> None:
     on = screen(60)
     told(SPEC, on, STORY)

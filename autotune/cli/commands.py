@@ -70,8 +70,10 @@ def status(chosen: argparse.Namespace) -> int:
     """How a study stands."""
     from autotune import console, night, report
 
-    store = _store(chosen)
-    console.status(_screen(), report.read(store), store.folder, night.now(store))
+    store, screen = _store(chosen), _screen()
+    with screen.status("recalling what the search believed"):
+        found = report.read(store, odds=not night.running(store))  # what takes long would disturb a measurement
+    console.status(screen, found, store.folder, night.now(store))
     return 0
 
 
@@ -80,8 +82,31 @@ def report(chosen: argparse.Namespace) -> int:
     from autotune import report
 
     store = _store(chosen)
-    found, source = report.read(store), str((store.header() or {}).get("file", ""))
+    found, source = report.read(store, odds=True), str((store.header() or {}).get("file", ""))
     print(report.markdown(found, source, store.trials.provenance(0) if found.results else None), end="")
+    return 0
+
+
+def forecast(chosen: argparse.Namespace) -> int:
+    """What the search of a study believes: of what could still win, or of what is asked for."""
+    from autotune import console
+    from autotune.recall import recall
+    from autotune.report import expected
+
+    store = _store(chosen)
+    known = recall(store)
+    if known is None:
+        raise UsageError(
+            f"{store.folder}: nothing is believed: nothing was measured yet, it is no informed search, or it is of a"
+            " version that did not keep its host"
+        )
+    if not chosen.configuration:
+        screen = _screen()
+        with screen.status("recalling what the search believed"):
+            odds = known.odds()
+        console.forecast(screen, odds)
+    for text in chosen.configuration:
+        print(expected(known.believed(text)))
     return 0
 
 

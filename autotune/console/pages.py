@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.console.scene import estimate_s
-from autotune.console.tables import before_after, ranking
+from autotune.console.tables import before_after, odds, ranking
 from autotune.plan import GIB
+from autotune.report.beliefs import checked, remaining
 from autotune.report.words import configuration, flags, span
 from autotune.simulator import SIMULATED
 from autotune.space import kinds, letter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from autotune.belief import Odds
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.night import Ending
@@ -31,6 +33,7 @@ _MOST_VALUES = 12
 _MOST_LAYOUTS = 6
 _MOST_REASONS = 12
 _MOST_CAUTIONS = 8
+_MOST_CONTENDERS, _MOST_FORECAST = 5, 20
 
 
 def outlook(console: Console, ground: Ground) -> None:
@@ -125,10 +128,27 @@ def status(console: Console, found: Findings, folder: Path, night: str) -> None:
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{found.spec.study.name}: {found.spec.cluster.model}; {len(found.results)} trials; {night}")
     _tables(console, found)
+    _belief(console, found)
     if found.client:
         say(f"The client: {found.client}")
     say(found.answer)
     _onward(say, found, folder)
+
+
+def _belief(console: Console, found: Findings) -> None:
+    """What the search believed, and what could still win."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    for line in checked(found.foretold):
+        say(f"foretold: {line}")
+    if found.odds is not None:
+        console.print(odds(found.odds.contenders[:_MOST_CONTENDERS]))
+
+
+def forecast(console: Console, found: Odds) -> None:
+    """Which configurations could still win: `autotune forecast`."""
+    shown = found.contenders[:_MOST_FORECAST]
+    console.print(odds(shown))
+    console.print(remaining(found, len(shown)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _tables(console: Console, found: Findings) -> None:
