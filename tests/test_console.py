@@ -25,7 +25,7 @@ from autotune.night import Ending
 from autotune.ollama.api import ServerFacts
 from autotune.score import Score
 from autotune.space import build
-from autotune.study import standings
+from autotune.standing import standings
 from tests.conftest import TINY, gpus
 from tests.factories import BASELINE, SPEC, metrics, params, result, space
 from tests.screens import ANSI, COLOUR, Clock, screen, text, words

@@ -167,7 +167,7 @@ def test_status_says_the_five_likeliest(store: Store, run: Run) -> None:
     code, said, _ = run("status", store.folder)
     assert code == 0
     assert "What could still win" in said
-    assert "foretold: tokens/s: " in said
+    assert "belief: tokens/s: " in said
     after = said.split("What could still win")[1].split("To install")[0]
     assert after.count("NUM_PARALLEL") >= 5
 

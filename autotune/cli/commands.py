@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autotune.bench import Capacity
+    from autotune.report import Findings
     from autotune.spec import StudySpec
     from autotune.store import Store
 
@@ -66,13 +67,20 @@ def _store(chosen: argparse.Namespace) -> Store:
     return store
 
 
+def _found(store: Store) -> Findings:
+    """With what could still win, unless a night is measuring: that takes some seconds of this host."""
+    from autotune import night, report
+
+    return report.read(store, odds=not night.running(store))
+
+
 def status(chosen: argparse.Namespace) -> int:
     """How a study stands."""
-    from autotune import console, night, report
+    from autotune import console, night
 
     store, screen = _store(chosen), _screen()
     with screen.status("recalling what the search believed"):
-        found = report.read(store, odds=not night.running(store))  # what takes long would disturb a measurement
+        found = _found(store)
     console.status(screen, found, store.folder, night.now(store))
     return 0
 
@@ -82,7 +90,7 @@ def report(chosen: argparse.Namespace) -> int:
     from autotune import report
 
     store = _store(chosen)
-    found, source = report.read(store, odds=True), str((store.header() or {}).get("file", ""))
+    found, source = _found(store), str((store.header() or {}).get("file", ""))
     print(report.markdown(found, source, store.trials.provenance(0) if found.results else None), end="")
     return 0
 

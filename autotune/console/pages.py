@@ -128,20 +128,22 @@ def status(console: Console, found: Findings, folder: Path, night: str) -> None:
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{found.spec.study.name}: {found.spec.cluster.model}; {len(found.results)} trials; {night}")
     _tables(console, found)
-    _belief(console, found)
+    _belief(console, found, folder)
     if found.client:
         say(f"The client: {found.client}")
     say(found.answer)
     _onward(say, found, folder)
 
 
-def _belief(console: Console, found: Findings) -> None:
+def _belief(console: Console, found: Findings, folder: Path) -> None:
     """What the search believed, and what could still win."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for line in checked(found.foretold):
-        say(f"foretold: {line}")
+        say(f"belief: {line}")
     if found.odds is not None:
         console.print(odds(found.odds.contenders[:_MOST_CONTENDERS]))
+    if found.foretold:
+        say(f"What it believes of these and of any other configuration: autotune forecast {folder}")
 
 
 def forecast(console: Console, found: Odds) -> None:

@@ -102,7 +102,7 @@ def remaining(odds: Odds, shown: int) -> str:
     nothing = f" With a chance of {_chance(odds.nothing)} nothing holds the limits." if odds.nothing else ""
     return (
         f"All others together are the best with a chance of {_chance(rest)}, anything untried with {_chance(untried)}."
-        f"{nothing} Intervals are those of one more trial."
+        f"{nothing} This is by the trials of the search alone; intervals are those of one more trial."
     )
 
 

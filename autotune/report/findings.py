@@ -16,8 +16,8 @@ from autotune.metrics import CONFIDENCE
 from autotune.recall import recall
 from autotune.report.words import answer, configuration, objective, verdict
 from autotune.result import TOKENS_PER_S
+from autotune.standing import standings
 from autotune.stats import proportion_interval
-from autotune.study import standings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -19,7 +19,7 @@ def test_what_is_believed_is_told_in_tokens_and_seconds_with_room_for_noise() ->
     mind = world.mind()
     every = [params(8, "0 | 1"), params(2)]
     assert believed(mind, every) == []
-    mind.learn(world.trials(5))
+    mind.learn(world.trials(3))
     found, forecast = believed(mind, every), mind.forecast(mind.design(every))
     (bound,) = world.question.bounds
     assert [one.params for one in found] == every
@@ -39,7 +39,7 @@ def test_chances_to_be_the_best_are_of_all_configurations_and_add_up() -> None:
     world = World(1, noise=0.02)
     chooser = Chooser(world.mind(), EVERY)
     assert odds(chooser) is None
-    trials = world.trials(6)
+    trials = world.trials(3)
     chooser.mind.learn(trials)
     found = odds(chooser)
     assert found is not None
@@ -65,7 +65,7 @@ def test_where_all_was_measured_the_best_of_it_is_the_favourite() -> None:
 def test_a_limit_that_nothing_holds_leaves_nothing_to_win() -> None:
     world = World(0, noise=0.02, question=asked(most_s=1e-3))
     chooser = Chooser(world.mind(), EVERY)
-    chooser.mind.learn(world.trials(4))
+    chooser.mind.learn(world.trials(2))
     found = odds(chooser)
     assert found is not None
     assert found.nothing > 0.99
@@ -74,7 +74,7 @@ def test_a_limit_that_nothing_holds_leaves_nothing_to_win() -> None:
 def test_what_could_not_be_measured_does_not_win() -> None:
     world = World(3, noise=0.02)
     chooser = Chooser(world.mind(), EVERY)
-    trials = world.trials(5)
+    trials = world.trials(3)
     chooser.mind.learn(trials)
     before = odds(chooser)
     assert before is not None
@@ -90,11 +90,11 @@ def test_what_could_not_be_measured_does_not_win() -> None:
 def test_the_chances_are_what_they_say() -> None:
     """Over many clusters the favourites are the best as often as they are said to be."""
     said, right = [], []
-    for seed in range(12):
+    for seed in range(8):
         world = World(seed, noise=0.02, question=asked(most_s=None))
         every = EVERY[::5]
         chooser = Chooser(world.mind(), every)
-        chooser.mind.learn([world.trial(every[at], at) for at in (0, 11, 20, 29)])
+        chooser.mind.learn([world.trial(every[at], at) for at in (0, 11, 20)])
         found = odds(chooser)
         assert found is not None
         first, (output,) = found.contenders[0], world.truth(every)
