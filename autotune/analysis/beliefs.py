@@ -64,9 +64,9 @@ def believed_against_measured(study: Study, about: str = TOKENS_PER_S) -> go.Fig
     told = beliefs(study)
     told = told[told["figure"] == about]
     fared = next((one for one in checks(foretold(study.spec, study.events, study.results)) if one.name == about), None)
-    words = "Bars: what was foretold before each trial, with its 95 % interval."
+    words = "Bars: foretold before each trial, with the 95 % interval."
     if fared is not None:
-        words += f" {fared.inside} of {fared.n} came within it, where {EXPECTED:.0%} would be expected."
+        words += f" {fared.inside} of {fared.n} came within it; if it is right, {EXPECTED:.0%} do."
     drawn = figure(study, f"believed against measured, {about}", words)
     drawn.add_scatter(
         name="foretold",

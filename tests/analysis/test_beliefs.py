@@ -68,7 +68,7 @@ def traces(drawn: Any) -> dict[str, list[int]]:
 def test_the_figure_tells_what_came_within_its_interval(study: Study) -> None:
     drawn = believed_against_measured(study)
     assert traces(drawn) == {"foretold": [0, 1, 2], "measured, within": [0], "measured, outside": [1]}
-    assert "1 of 2 came within it, where 95% would be expected" in drawn.layout.title.subtitle.text
+    assert "1 of 2 came within it; if it is right, 95% do." in drawn.layout.title.subtitle.text
     low = drawn.data[0].y[0] - drawn.data[0].error_y.arrayminus[0]
     assert low == pytest.approx(beliefs(study)["low"].tolist()[0])
     assert "0 | 1 · 4 slots each · least_conn" in drawn.data[2].customdata[0]

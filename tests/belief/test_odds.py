@@ -13,6 +13,8 @@ from autotune.belief.odds import WIDE
 from autotune.space import key
 from tests.belief.worlds import EVERY, World, asked, params
 
+SOME = EVERY[::5]
+
 
 def test_what_is_believed_is_told_in_tokens_and_seconds_with_room_for_noise() -> None:
     world = World(0, noise=0.02)
@@ -37,13 +39,14 @@ def test_what_is_believed_is_told_in_tokens_and_seconds_with_room_for_noise() ->
 
 def test_chances_to_be_the_best_are_of_all_configurations_and_add_up() -> None:
     world = World(1, noise=0.02)
-    chooser = Chooser(world.mind(), EVERY)
+    chooser = Chooser(world.mind(), SOME)
     assert odds(chooser) is None
     trials = world.trials(3)
     chooser.mind.learn(trials)
     found = odds(chooser)
     assert found is not None
-    assert {key(one.believed.params) for one in found.contenders} == {key(one) for one in EVERY}
+    every = [*SOME, *(trial.params for trial in trials)]
+    assert {key(one.believed.params) for one in found.contenders} == {key(one) for one in every}
     assert {key(one.believed.params) for one in found.contenders if one.tried} == {key(one.params) for one in trials}
     chances = [one.chance for one in found.contenders]
     assert sum(chances) + found.nothing == pytest.approx(1)
@@ -64,7 +67,7 @@ def test_where_all_was_measured_the_best_of_it_is_the_favourite() -> None:
 
 def test_a_limit_that_nothing_holds_leaves_nothing_to_win() -> None:
     world = World(0, noise=0.02, question=asked(most_s=1e-3))
-    chooser = Chooser(world.mind(), EVERY)
+    chooser = Chooser(world.mind(), SOME)
     chooser.mind.learn(world.trials(2))
     found = odds(chooser)
     assert found is not None
@@ -73,7 +76,7 @@ def test_a_limit_that_nothing_holds_leaves_nothing_to_win() -> None:
 
 def test_what_could_not_be_measured_does_not_win() -> None:
     world = World(3, noise=0.02)
-    chooser = Chooser(world.mind(), EVERY)
+    chooser = Chooser(world.mind(), SOME)
     trials = world.trials(3)
     chooser.mind.learn(trials)
     before = odds(chooser)
@@ -92,14 +95,13 @@ def test_the_chances_are_what_they_say() -> None:
     said, right = [], []
     for seed in range(8):
         world = World(seed, noise=0.02, question=asked(most_s=None))
-        every = EVERY[::5]
-        chooser = Chooser(world.mind(), every)
-        chooser.mind.learn([world.trial(every[at], at) for at in (0, 11, 20)])
+        chooser = Chooser(world.mind(), SOME)
+        chooser.mind.learn([world.trial(SOME[at], at) for at in (0, 11, 20)])
         found = odds(chooser)
         assert found is not None
-        first, (output,) = found.contenders[0], world.truth(every)
+        first, (output,) = found.contenders[0], world.truth(SOME)
         said.append(first.chance)
-        right.append(first.believed.params == every[int(output.argmax())])
+        right.append(first.believed.params == SOME[int(output.argmax())])
     print(sum(said), sum(right))
     spread = math.sqrt(sum(chance * (1 - chance) for chance in said))
     assert abs(sum(said) - sum(right)) < 2.6 * spread
