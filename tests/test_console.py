@@ -273,6 +273,14 @@ def test_a_plan_shows_devices_space_and_time(width: int) -> None:
     assert "GPU-5a110001-0000-4000-8000-000000000001" in said.replace(" ", "").replace("GPU-", "GPU-") or width == 60
 
 
+def test_a_plan_says_how_much_of_the_space_will_fit_the_memory() -> None:
+    assert "memory as it is foreseen: all of these fit" in planned(SPEC, 140)
+    said = planned(SPEC, 140, num_parallel=(2, 4096))
+    assert "memory as it is foreseen: 50% of these fit, 0% may, 50% hardly do; none is left out for that" in said
+    kept = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"vram_free_gib": 3.5})})
+    assert "0% of these fit" in planned(kept, 140, vram_free_bytes=int(3.5 * 2**30))
+
+
 def test_a_plan_says_why_each_parameter_is_there_and_what_is_of_which_kind() -> None:
     on, mixed = screen(200), Inventory("host", tuple(replace(gpus(3).devices[n], kind="AAB"[n]) for n in range(3)))
     values: dict[str, Any] = {"num_parallel": (2, 4), "weights": ("equal", "slots"), "policies": ("least_conn",)}
