@@ -13,7 +13,6 @@ from autotune.events import read as read_events
 from autotune.faults import quarantined
 from autotune.hindsight import foretold
 from autotune.metrics import CONFIDENCE
-from autotune.recall import recall
 from autotune.report.words import answer, configuration, objective, verdict
 from autotune.result import TOKENS_PER_S
 from autotune.standing import standings
@@ -130,12 +129,16 @@ def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> 
     results = store.trials.results()
     proof = verdict_of(store, written.proof) if results else None
     found = findings(written, results, proof, selftest=store.selftest(), lost=quarantined(store))
-    known = recall(store) if odds else None
     return replace(
-        found,
-        foretold=foretold(written, read_events(store.events), results),
-        odds=None if known is None else known.odds(),
+        found, foretold=foretold(written, read_events(store.events), results), odds=_odds(store) if odds else None
     )
+
+
+def _odds(store: Store) -> Odds | None:
+    from autotune.recall import recall  # noqa: PLC0415 - Optuna, which only who asks shall load
+
+    known = recall(store)
+    return None if known is None else known.odds()
 
 
 def findings(
