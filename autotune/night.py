@@ -101,6 +101,7 @@ async def _night(
         asked = workload(spec)
         ground = await grounds.ground(spec, found, children, store.run)
         _same_ground(store, ground)
+        store.write_host(found, ground.facts)
         sampler = Sampler(store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, way(ground))
         sampler.open(results)
         events.show({"what": "ground", "ground": ground})
@@ -281,9 +282,14 @@ def _lengths(written: WrittenLengths) -> Lengths:
     return Lengths(written.kind, written.mean, written.spread)
 
 
+def running(store: Store) -> str:
+    """The process of the night that runs on a study at this moment; empty where none does."""
+    return holder(grounds.lock_of(store.folder))
+
+
 def now(store: Store) -> str:
-    """Whether a night runs on a study at this moment, for people."""
-    process = holder(grounds.lock_of(store.folder))
+    """The same for people."""
+    process = running(store)
     if not process:
         return "no night runs on it now"
     nights = by_night(read(store.events))

@@ -73,6 +73,8 @@ class TrialResult:
     records come after those of the levels."""
     slots: tuple[int, ...] = ()
     """Of each instance, in the order of the plan; results of older versions do not say."""
+    upstreams: tuple[str, ...] = ()
+    """By which metrics name the instances, in the same order; results of older versions do not say."""
 
     @property
     def slots_in_all(self) -> int:

@@ -25,6 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import SpecError, StorageError
 from autotune.files import storage, write
+from autotune.inventory import Inventory
+from autotune.ollama.api import ServerFacts
 from autotune.plan import Plan, Provenance
 from autotune.records import decode, encode
 from autotune.result import TrialResult
@@ -149,6 +151,22 @@ class Store:
             path = self.folder / "study.json"
             raise StorageError(f"{path}: damaged (selftest: {str(error).splitlines()[0]})") from error
 
+    def write_host(self, inventory: Inventory, facts: ServerFacts) -> None:
+        """Keep what the space of the study follows from. Raises `StorageError`."""
+        host = {"inventory": asdict(inventory), "facts": asdict(facts)}
+        self.write_header({**(self.header() or {}), "host": host})
+
+    def host(self) -> tuple[Inventory, ServerFacts] | None:
+        """The devices, the server and the model of the study; None where an older version kept none."""
+        found = (self.header() or {}).get("host")
+        if found is None:
+            return None
+        try:
+            return _INVENTORY.validate_python(found["inventory"]), _FACTS.validate_python(found["facts"])
+        except (KeyError, TypeError, ValidationError) as error:
+            path = self.folder / "study.json"
+            raise StorageError(f"{path}: damaged (host: {str(error).splitlines()[0]})") from error
+
     def earlier(self) -> list[TrialResult]:
         """All finished trials of a study that may not have begun. Raises `StorageError`."""
         return [] if self.header() is None else self.trials.results()
@@ -255,6 +273,8 @@ class Shelf:
 _RESULT = TypeAdapter(TrialResult)
 _PLAN = TypeAdapter(Plan)
 _SELFTEST = TypeAdapter(SelfTest)
+_INVENTORY = TypeAdapter(Inventory)
+_FACTS = TypeAdapter(ServerFacts)
 _PROVENANCE = TypeAdapter(Provenance)
 
 

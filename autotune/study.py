@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from autotune import aims
@@ -13,6 +13,7 @@ from autotune.errors import AutotuneError, BaselineFailed, ClusterError, DeviceL
 from autotune.events import read
 from autotune.faults import FAULT_PAUSE_S, MOST_FAULTS, insist, quarantine, quarantined
 from autotune.pace import PREPARING, Cost, Pace, Wait, kept_s, prepared, turn
+from autotune.standing import standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from autotune.store import Store
     from autotune.trial import Bench
 
-__all__ = ["FAULT_PAUSE_S", "MOST_FAULTS", "Clock", "Night", "Standing", "insist", "standings"]
+__all__ = ["FAULT_PAUSE_S", "MOST_FAULTS", "Clock", "Night", "insist"]
 
 LAST, MOST_TROUBLED = 10, 5
 """So many of the latest trials are looked at, and in so many of them faults of the machine end a night."""
@@ -330,47 +331,3 @@ class Night:
             self.single = True
             self.events.show({"what": "single"})
             self.sampler.limit(self.narrow())
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """One configuration with all its trials."""
-
-    params: dict[str, Any]
-    results: tuple[TrialResult, ...]
-
-    @property
-    def objective(self) -> float | None:
-        """Mean over its trials, tokens/s."""
-        values = [result.score.objective for result in self.results if result.score.objective is not None]
-        return fmean(values) if values else None
-
-    @property
-    def violation(self) -> float:
-        """Mean over its trials."""
-        return fmean(result.score.violation for result in self.results)
-
-    @property
-    def feasible(self) -> bool:
-        """Whether every one of its trials was."""
-        return all(result.score.feasible for result in self.results)
-
-
-def standings(results: Sequence[TrialResult]) -> list[Standing]:
-    """Configurations, best first: the feasible by objective, then the measured by violation, then the failed.
-
-    Trials with one fingerprint are repeats of one configuration.
-    """
-    groups: dict[str, list[TrialResult]] = {}
-    for result in results:
-        groups.setdefault(result.fingerprint, []).append(result)
-    every = [Standing(group[0].params, tuple(group)) for group in groups.values()]
-    return sorted(every, key=_rank)
-
-
-def _rank(standing: Standing) -> tuple[int, float]:
-    if all(result.dropped for result in standing.results):
-        return 2, standing.violation
-    if standing.feasible and standing.objective is not None:
-        return 0, -standing.objective
-    return (1, standing.violation) if standing.objective is not None else (3, standing.violation)

@@ -98,6 +98,7 @@ class Bench:
             layout=plan.layout,
             instances=len(plan.instances),
             slots=tuple(instance.slots or plan.num_parallel for instance in plan.instances),
+            upstreams=plan.balancer.upstreams,
             score=failed("failed"),
             levels={},
             began_at=datetime.now(UTC).isoformat(),

@@ -69,7 +69,7 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "bench", "compare", "studies", "reference", "doctor"])
+@pytest.mark.parametrize("command", ["run", "plan", "bench", "compare", "forecast", "studies", "reference", "doctor"])
 def test_every_command_has_its_help(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0

@@ -25,7 +25,7 @@ from autotune.night import Ending
 from autotune.ollama.api import ServerFacts
 from autotune.score import Score
 from autotune.space import build
-from autotune.study import standings
+from autotune.standing import standings
 from tests.conftest import TINY, gpus
 from tests.factories import BASELINE, SPEC, metrics, params, result, space
 from tests.screens import ANSI, COLOUR, Clock, screen, text, words
@@ -152,6 +152,17 @@ def test_a_log_has_a_line_for_all_that_happens() -> None:
     assert "158.2" not in said  # what moves belongs on a terminal
 
 
+def test_a_log_says_what_a_trial_is_expected_to_measure() -> None:
+    limits = {"ttft_s mean at 2 users": {"value": 0.85432, "low": 0.6, "high": 1.2}}
+    figures = {"tps": 512.34, "low": 480.0, "high": 546.0, "limits": limits}
+    event = {"what": "foretold", "number": 1, **figures, "holds": 0.93, "starts": 0.99, "trust": "the law holds"}
+    said = told(SPEC, screen(), [event])
+    assert (
+        "expected: 512.3 (480 to 546) tokens/s, ttft_s mean at 2 users 0.8543 (0.6 to 1.2) s,"
+        " 93% likely within the limits; the law holds"
+    ) in said
+
+
 def test_a_line_of_a_log_has_the_time_and_is_never_broken() -> None:
     on = screen(60)
     told(SPEC, on, STORY)
@@ -260,6 +271,14 @@ def test_a_plan_shows_devices_space_and_time(width: int) -> None:
     ):
         assert piece in said
     assert "GPU-5a110001-0000-4000-8000-000000000001" in said.replace(" ", "").replace("GPU-", "GPU-") or width == 60
+
+
+def test_a_plan_says_how_much_of_the_space_will_fit_the_memory() -> None:
+    assert "memory as it is foreseen: all of these fit" in planned(SPEC, 140)
+    said = planned(SPEC, 140, num_parallel=(2, 4096))
+    assert "memory as it is foreseen: 50% of these fit, 0% may, 50% hardly do; none is left out for that" in said
+    kept = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"vram_free_gib": 3.5})})
+    assert "0% of these fit" in planned(kept, 140, vram_free_bytes=int(3.5 * 2**30))
 
 
 def test_a_plan_says_why_each_parameter_is_there_and_what_is_of_which_kind() -> None:

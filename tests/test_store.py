@@ -24,6 +24,7 @@ from autotune.cluster.verify import Placement
 from autotune.errors import SpecError, StorageError
 from autotune.files import write
 from autotune.metrics import measure
+from autotune.ollama.api import ServerFacts
 from autotune.plan import make
 from autotune.records import Outcome, RequestRecord
 from autotune.result import Samples
@@ -31,7 +32,7 @@ from autotune.score import Score
 from autotune.store import FORMAT, Store
 from autotune.telemetry import DeviceSample
 from tests import full_disk
-from tests.conftest import gpus, study
+from tests.conftest import TINY, cores, gpus, study
 from tests.factories import BASELINE, LIMIT, SPEC, metrics, params, result
 from tests.strategies import records
 
@@ -221,6 +222,25 @@ def test_a_study_is_begun_once_and_gone_on_with_after(tmp_path: Path) -> None:
     store.write_header({**header, "ground": {"host": 1}})
     store.open(SPEC, "three")
     assert (store.header() or {})["ground"] == {"host": 1}
+
+
+def test_what_a_study_stands_on_comes_back_equal(begun: Store) -> None:
+    assert begun.host() is None  # as older versions left it
+    facts = ServerFacts("0.32.15", replace(TINY, parameters=(("temperature", "1"),)))
+    begun.write_host(cores((0, 1), (2, 3)), facts)
+    assert begun.host() == (cores((0, 1), (2, 3)), facts)
+    begun.open(SPEC, "again")
+    assert begun.host() is not None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{}, {"inventory": {"host": 1}, "facts": {}}, {"inventory": {"host": "a", "devices": []}, "facts": 1}, "x"],
+)
+def test_a_damaged_host_is_told(begun: Store, damage: object) -> None:
+    begun.write_header({**(begun.header() or {}), "host": damage})
+    with pytest.raises(StorageError, match=r"study.json: damaged \(host"):
+        begun.host()
 
 
 @pytest.mark.parametrize(

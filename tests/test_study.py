@@ -19,7 +19,8 @@ from autotune.events import read
 from autotune.sampler import Sampler
 from autotune.simulator.clock import run_virtual
 from autotune.spec import Budget
-from autotune.study import FAULT_PAUSE_S, MOST_FAULTS, Clock, Standing, standings
+from autotune.standing import Standing, standings
+from autotune.study import FAULT_PAUSE_S, MOST_FAULTS, Clock
 from tests.factories import BASELINE, params, result, space
 from tests.virtual import NARROW, RECORD, TRIAL_S, Ended, Played, Studies, by_slots
 

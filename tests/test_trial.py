@@ -18,8 +18,8 @@ from autotune.report.words import verdict
 from autotune.rival import Rival
 from autotune.score import BEHIND
 from autotune.simulator.clock import run_virtual
+from autotune.standing import standings
 from autotune.store import Shelf
-from autotune.study import standings
 from autotune.trial import Bench
 from tests.benchmark.standin import Standin
 from tests.conftest import study

@@ -7,6 +7,7 @@ trials(study)
 tps_against_ttft(study)
 """
 
+from autotune.analysis.beliefs import beliefs, believed_against_measured
 from autotune.analysis.curve import capacity_curve
 from autotune.analysis.figures import by_level, slots_by_layout, tps_against_ttft
 from autotune.analysis.files import parquet
@@ -19,6 +20,8 @@ from autotune.analysis.times import requests_over_time, timeline
 __all__ = [
     "Run",
     "Study",
+    "beliefs",
+    "believed_against_measured",
     "by_level",
     "candidates",
     "capacity_curve",

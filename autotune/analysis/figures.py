@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.analysis.reading import PROOF, SEARCH
 from autotune.analysis.results import configuration, trials
 from autotune.analysis.style import BLUE, BLUES, GREEN, GREY, GREYS, INK, ORANGE, PINK, RED, SKY, axes, figure, scale
-from autotune.study import standings
+from autotune.standing import standings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autotune.analysis.reading import Study
     from autotune.result import TrialResult
     from autotune.spec import Limit
-    from autotune.study import Standing
+    from autotune.standing import Standing
 
 Row = dict[str, Any]
 _KINDS = ((True, BLUE, "circle", "feasible"), (False, ORANGE, "x", "misses a limit"))

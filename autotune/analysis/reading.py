@@ -12,8 +12,8 @@ from autotune.confirm import BASELINE, Kind
 from autotune.errors import StorageError
 from autotune.metrics import Metrics, Window, measure
 from autotune.spec import load as load_spec
+from autotune.standing import standings
 from autotune.store import Store
-from autotune.study import standings
 
 if TYPE_CHECKING:
     from autotune.confirm import Verdict

@@ -3,13 +3,31 @@
 The way of the data: a `Question` (what is asked) and a space make a `Designer`, which turns configurations into arrays
 (`design`); trials become `Evidence`; `law` says what a cluster should do, and `slopes` how that changes with its
 parameters; `fit` finds these under each of the hypotheses of `kernel`, which say how much the law leaves over; `mind`
-holds them all, weighed by how well each foretold the trials; `choice` says what to try next and what to recommend.
+holds them all, weighed by how well each foretold the trials; `choice` says what to try next and what to recommend,
+`odds` what could still win.
 """
 
 from autotune.belief.choice import Chooser
 from autotune.belief.design import Designer
 from autotune.belief.evidence import Evidence, Loaded, evidence
 from autotune.belief.mind import Forecast, Mind
+from autotune.belief.odds import Believed, Contender, Odds, Range, believed, odds
 from autotune.belief.question import Bound, Question
 
-__all__ = ["Bound", "Chooser", "Designer", "Evidence", "Forecast", "Loaded", "Mind", "Question", "evidence"]
+__all__ = [
+    "Believed",
+    "Bound",
+    "Chooser",
+    "Contender",
+    "Designer",
+    "Evidence",
+    "Forecast",
+    "Loaded",
+    "Mind",
+    "Odds",
+    "Question",
+    "Range",
+    "believed",
+    "evidence",
+    "odds",
+]

@@ -155,6 +155,17 @@ def _loaded(users: int, metrics: Metrics, instances: Sequence[str]) -> Loaded:
 
 
 def _instances(result: TrialResult) -> list[str]:
-    """Upstreams in the order of the plan: by their port, since ports are given in that order."""
+    """Upstreams in the order of the plan.
+
+    Results of older versions do not say it. There they are in the order of their ports, which are given in that order;
+    where one answered nothing, nobody knows which.
+    """
+    if result.upstreams:
+        return list(result.upstreams)
     names = {name for metrics in (*result.levels.values(), *result.curve.values()) for name in metrics.instances}
-    return sorted(names, key=lambda name: int(name.rpartition(":")[2]) if name.rpartition(":")[2].isdigit() else 0)
+    return sorted(names, key=_port) if len(names) >= result.instances else []
+
+
+def _port(name: str) -> int:
+    port = name.rpartition(":")[2]
+    return int(port) if port.isdigit() else 0

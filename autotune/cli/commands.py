@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autotune.bench import Capacity
+    from autotune.report import Findings
     from autotune.spec import StudySpec
     from autotune.store import Store
 
@@ -66,12 +67,21 @@ def _store(chosen: argparse.Namespace) -> Store:
     return store
 
 
+def _found(store: Store) -> Findings:
+    """With what could still win, unless a night is measuring: that takes some seconds of this host."""
+    from autotune import night, report
+
+    return report.read(store, odds=not night.running(store))
+
+
 def status(chosen: argparse.Namespace) -> int:
     """How a study stands."""
-    from autotune import console, night, report
+    from autotune import console, night
 
-    store = _store(chosen)
-    console.status(_screen(), report.read(store), store.folder, night.now(store))
+    store, screen = _store(chosen), _screen()
+    with screen.status("recalling what the search believed"):
+        found = _found(store)
+    console.status(screen, found, store.folder, night.now(store))
     return 0
 
 
@@ -80,8 +90,31 @@ def report(chosen: argparse.Namespace) -> int:
     from autotune import report
 
     store = _store(chosen)
-    found, source = report.read(store), str((store.header() or {}).get("file", ""))
+    found, source = _found(store), str((store.header() or {}).get("file", ""))
     print(report.markdown(found, source, store.trials.provenance(0) if found.results else None), end="")
+    return 0
+
+
+def forecast(chosen: argparse.Namespace) -> int:
+    """What the search of a study believes: of what could still win, or of what is asked for."""
+    from autotune import console
+    from autotune.recall import recall
+    from autotune.report import expected
+
+    store = _store(chosen)
+    known = recall(store)
+    if known is None:
+        raise UsageError(
+            f"{store.folder}: nothing is believed: nothing was measured yet, it is no informed search, or it is of a"
+            " version that did not keep its host"
+        )
+    if not chosen.configuration:
+        screen = _screen()
+        with screen.status("recalling what the search believed"):
+            odds = known.odds()
+        console.forecast(screen, odds)
+    for text in chosen.configuration:
+        print(expected(known.believed(text)))
     return 0
 
 

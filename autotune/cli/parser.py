@@ -88,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     _add_study(report)
     report.set_defaults(command=commands.report)
 
+    _add_forecast(every.add_parser("forecast", help="what the search believes: what could still win, or of anything"))
+
     export = every.add_parser("export", help="systemd units, nginx site, compose file and more for the winner")
     _add_study(export)
     export.add_argument("--to", type=Path, required=True, metavar="DIRECTORY", help="a new folder, or an empty one")
@@ -113,6 +115,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, metavar="STUDY", help="a study file, or the folder of its results")
+
+
+def _add_forecast(parser: argparse.ArgumentParser) -> None:
+    _add_study(parser)
+    parser.add_argument(
+        "configuration",
+        nargs="*",
+        metavar="CONFIGURATION",
+        help="as in 'layout=0 | 1,num_parallel=8', in the space or not; what is not said is as the space has it first",
+    )
+    parser.set_defaults(command=commands.forecast)
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from autotune.confirm.order import looks, place
 from autotune.errors import StorageError
 from autotune.faults import insist
 from autotune.space import key
-from autotune.study import standings
+from autotune.standing import standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

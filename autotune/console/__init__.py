@@ -3,7 +3,7 @@
 from autotune.console.checks import checkup
 from autotune.console.live import Night
 from autotune.console.loads import Bench, contrasted
-from autotune.console.pages import morning, outlook, status
+from autotune.console.pages import forecast, morning, outlook, status
 from autotune.console.rehearsal import Nights, rehearsed
 from autotune.console.screen import Screen
 from autotune.console.steps import Steps, selftests
@@ -24,6 +24,7 @@ __all__ = [
     "configuration",
     "contrasted",
     "figures",
+    "forecast",
     "morning",
     "outlook",
     "ranking",

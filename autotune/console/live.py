@@ -16,7 +16,7 @@ from autotune.report.words import configuration, figures, proved, span, verdict
 from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.console import Console
 
@@ -153,10 +153,10 @@ class Night:
 
     def _on_foretold(self, event: dict[str, Any]) -> None:
         if not self._live:
-            between = f"{event['low']:.4g} to {event['high']:.4g}"
+            limits = "".join(f", {name} {_between(found)} s" for name, found in event["limits"].items())
             self.say(
-                f"  expected: {event['tps']:.4g} tokens/s ({between}), {event['holds']:.0%} likely within the limits; "
-                f"{event['trust']}"
+                f"  expected: {_between({**event, 'value': event['tps']})} tokens/s{limits},"
+                f" {event['holds']:.0%} likely within the limits; {event['trust']}"
             )
 
     def _on_level(self, event: dict[str, Any]) -> None:
@@ -207,3 +207,7 @@ class Night:
 
     def _on_look(self, event: dict[str, Any]) -> None:
         self.say(f"proof, after {event['blocks']} blocks: {proved(event['verdict'])}")
+
+
+def _between(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.4g} ({found['low']:.4g} to {found['high']:.4g})"

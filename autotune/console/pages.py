@@ -9,11 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.console.scene import estimate_s
-from autotune.console.tables import before_after, ranking
+from autotune.console.tables import before_after, odds, ranking
+from autotune.ollama.env import has_llama_server
 from autotune.plan import GIB
+from autotune.report.beliefs import checked, remaining
 from autotune.report.words import configuration, flags, span
 from autotune.simulator import SIMULATED
 from autotune.space import kinds, letter
+from autotune.space.forecast import FIT_MARGIN_BYTES, OLD_MARGIN_BYTES, chances
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from autotune.belief import Odds
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.night import Ending
@@ -31,6 +35,8 @@ _MOST_VALUES = 12
 _MOST_LAYOUTS = 6
 _MOST_REASONS = 12
 _MOST_CAUTIONS = 8
+_MOST_CONTENDERS, _MOST_FORECAST = 5, 20
+_MOST_FORESEEN, _SURE = 500, 0.95
 
 
 def outlook(console: Console, ground: Ground) -> None:
@@ -46,6 +52,7 @@ def outlook(console: Console, ground: Ground) -> None:
         f"Space: {space.before_symmetry:,} configurations, {space.after_symmetry:,} up to symmetry,"
         f" {'' if space.exact else 'at most '}{space.after_memory:,} that may fit the memory"
     )
+    say(_memory(ground))
     for one in space.dimensions:
         shown = one.values[: _MOST_VALUES if one.name != "layout" else _MOST_LAYOUTS]
         more = ", …" if one.count > len(shown) else ""
@@ -56,6 +63,21 @@ def outlook(console: Console, ground: Ground) -> None:
     if len(reasons) > _MOST_REASONS:
         say(f"  left out for {len(reasons) - _MOST_REASONS} more reasons of the same kind")
     say(_length(spec, space.after_memory))
+
+
+def _memory(ground: Ground) -> str:
+    """What the forecast of memory says of the configurations, or of so many that stand for them."""
+    space, known = ground.space, ground.facts
+    pool, free = space.pool(ground.spec.study.seed, _MOST_FORESEEN), space.limits.free_bytes
+    margin = free or FIT_MARGIN_BYTES if has_llama_server(known.version) else free + OLD_MARGIN_BYTES
+    found = chances(space, known.model, ground.spec.workload.num_ctx, pool, margin)
+    fit, misfit = (found >= _SURE).mean(), (found <= 1 - _SURE).mean()
+    if fit == 1:
+        return "  memory as it is foreseen: all of these fit"
+    return (
+        f"  memory as it is foreseen: {fit:.0%} of these fit, {1 - fit - misfit:.0%} may, {misfit:.0%} hardly do;"
+        " none is left out for that: the search learns what fits"
+    )
 
 
 def _devices(inventory: Inventory) -> Table:
@@ -125,10 +147,29 @@ def status(console: Console, found: Findings, folder: Path, night: str) -> None:
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{found.spec.study.name}: {found.spec.cluster.model}; {len(found.results)} trials; {night}")
     _tables(console, found)
+    _belief(console, found, folder)
     if found.client:
         say(f"The client: {found.client}")
     say(found.answer)
     _onward(say, found, folder)
+
+
+def _belief(console: Console, found: Findings, folder: Path) -> None:
+    """What the search believed, and what could still win."""
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    for line in checked(found.foretold):
+        say(f"belief: {line}")
+    if found.odds is not None:
+        console.print(odds(found.odds.contenders[:_MOST_CONTENDERS]))
+    if found.foretold:
+        say(f"What it believes of these and of any other configuration: autotune forecast {folder}")
+
+
+def forecast(console: Console, found: Odds) -> None:
+    """Which configurations could still win: `autotune forecast`."""
+    shown = found.contenders[:_MOST_FORECAST]
+    console.print(odds(shown))
+    console.print(remaining(found, len(shown)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _tables(console: Console, found: Findings) -> None:

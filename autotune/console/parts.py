@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autotune.console.spark import Point, Track
     from autotune.inventory import Device
     from autotune.result import TrialResult
-    from autotune.study import Standing
+    from autotune.standing import Standing
     from autotune.telemetry import DeviceSample
 
 NARROW = 72

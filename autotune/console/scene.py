@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.console.spark import Track
 from autotune.report.words import configuration, gain, objective, proved, span, verdict
-from autotune.study import standings
+from autotune.standing import standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autotune.plan import Plan
     from autotune.result import TrialResult
     from autotune.spec import StudySpec
-    from autotune.study import Standing
+    from autotune.standing import Standing
     from autotune.telemetry import DeviceSample
 
 Kind = Literal["feasible", "misses", "failed"]

@@ -12,11 +12,13 @@ from autotune.console.amounts import NONE, Cell, Unit, significant, time_unit
 from autotune.console.contrasts import known
 from autotune.console.details import STATISTICS, instance_rows, instance_units
 from autotune.metrics import compare
+from autotune.report.beliefs import odds_rows
 from autotune.report.words import figure, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from autotune.belief import Contender
     from autotune.console.contrasts import Contrast
     from autotune.console.details import Fact, Row
     from autotune.metrics import InstanceMetrics, Metrics
@@ -97,6 +99,18 @@ def ranking(found: Findings) -> Table:
     for one in found.ranking:
         figures = (figure(one.tps), figure(one.ttft_mean))
         table.add_row(str(one.number), *figures, Text(one.configuration), Text(one.verdict[:100]))
+    return table
+
+
+def odds(contenders: Sequence[Contender]) -> Table:
+    """What could still win, the likeliest first."""
+    head, rows = odds_rows(contenders)
+    table = Table(title="What could still win", title_justify="left")
+    for column in head[:-1]:
+        _figure(table, column)
+    table.add_column(head[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -25,7 +25,8 @@ from autotune.rehearsal.truth import Truth, truth
 from autotune.sampler import Sampler
 from autotune.simulator.clock import run_virtual
 from autotune.space import key
-from autotune.study import Clock, Night, standings
+from autotune.standing import standings
+from autotune.study import Clock, Night
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
+from autotune.events import read as read_events
 from autotune.faults import quarantined
+from autotune.hindsight import foretold
 from autotune.metrics import CONFIDENCE
 from autotune.report.words import answer, configuration, objective, verdict
 from autotune.result import TOKENS_PER_S
+from autotune.standing import standings
 from autotune.stats import proportion_interval
-from autotune.study import standings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from autotune.belief import Odds
     from autotune.confirm import Contender, Verdict
+    from autotune.hindsight import Foretold
     from autotune.metrics import Metrics
     from autotune.result import TrialResult
     from autotune.selftest import SelfTest
@@ -97,6 +101,10 @@ class Findings:
     """At each load with limits, how many requests met all of them at once; of what the answer recommends."""
     client: str = ""
     """How exact the figures are, as far as the client is concerned."""
+    foretold: tuple[Foretold, ...] = ()
+    """What the search foretold of its trials; nothing of a search that believes nothing."""
+    odds: Odds | None = None
+    """What could still win, by the same belief."""
 
     @property
     def objective(self) -> str:
@@ -112,12 +120,25 @@ class Findings:
         return self.proof.contenders[self.proof.recommended]
 
 
-def read(store: Store, spec: StudySpec | None = None) -> Findings:
-    """What the study in a folder has found so far. Raises `StorageError`."""
+def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> Findings:
+    """What the study in a folder has found so far; with `odds` also what could still win, which takes some seconds.
+
+    Raises `StorageError`.
+    """
     written = spec or store.spec()
     results = store.trials.results()
     proof = verdict_of(store, written.proof) if results else None
-    return findings(written, results, proof, selftest=store.selftest(), lost=quarantined(store))
+    found = findings(written, results, proof, selftest=store.selftest(), lost=quarantined(store))
+    return replace(
+        found, foretold=foretold(written, read_events(store.events), results), odds=_odds(store) if odds else None
+    )
+
+
+def _odds(store: Store) -> Odds | None:
+    from autotune.recall import recall  # noqa: PLC0415 - Optuna, which only who asks shall load
+
+    known = recall(store)
+    return None if known is None else known.odds()
 
 
 def findings(

@@ -6,6 +6,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE
+from autotune.report.beliefs import checked, foretold_rows, odds_rows, remaining
 from autotune.report.conditions import conditions
 from autotune.report.words import configuration, distance, figure, flags, percent
 from autotune.simulator import SIMULATED
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from autotune.confirm import Verdict
     from autotune.plan import Provenance
     from autotune.report.findings import Change, Findings
+
+MOST_CONTENDERS = 15
 
 _REPEAT = """\
 Save the study file below under its own name and run it on the same host, with the same Ollama and the same model:
@@ -36,6 +39,8 @@ def markdown(found: Findings, source: str, provenance: Provenance | None = None)
         _list("Requests within all limits", found.attained),
         _proof(found),
         _ranking(found),
+        _odds(found),
+        _beliefs(found),
         _list("Not feasible", found.infeasible),
         _list("Cautions", found.cautions),
         [f"The client: {found.client}."] if found.client else [],
@@ -106,6 +111,25 @@ def _ranking(found: Findings) -> list[str]:
         for one in found.ranking
     ]
     return [title, _table(head, rows)]
+
+
+def _odds(found: Findings) -> list[str]:
+    if found.odds is None:
+        return []
+    shown = found.odds.contenders[:MOST_CONTENDERS]
+    return ["## What could still win", _table(*odds_rows(shown)), remaining(found.odds, len(shown))]
+
+
+def _beliefs(found: Findings) -> list[str]:
+    if not found.foretold:
+        return []
+    words = "Before each trial: what it would measure, with the 95 % interval, by all trials until then."
+    return [
+        "## What the search believed",
+        words,
+        _table(*foretold_rows(found.foretold)),
+        *_lines(checked(found.foretold)),
+    ]
 
 
 def _list(title: str, lines: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from autotune.confirm import BASELINE, USUAL_GAIN, Kind
 from autotune.result import TOKENS_PER_S
 from autotune.score import LEAST_LOAD, UNDECIDED
 from autotune.space import USUAL
-from autotune.study import standings
+from autotune.standing import standings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from autotune.metrics import Metrics
     from autotune.result import TrialResult
     from autotune.spec import StudySpec
+    from autotune.standing import Standing
     from autotune.stats import Interval
-    from autotune.study import Standing
 
 
 def span(seconds: float | None) -> str:

@@ -5,7 +5,8 @@ a study file: `informed`, the search of autotune, which knows what it tunes (`au
 `gp`; `random` and `grid`. Each of them is an Optuna sampler, and does in any study over the same space.
 """
 
+from autotune.sampler.domain import ordered
 from autotune.sampler.informed import InformedSampler
-from autotune.sampler.trials import Sampler, Way
+from autotune.sampler.trials import INFORMED, Sampler, Way
 
-__all__ = ["InformedSampler", "Sampler", "Way"]
+__all__ = ["INFORMED", "InformedSampler", "Sampler", "Way", "ordered"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from autotune.belief import Chooser, Designer, Evidence, Loaded, Mind
+from autotune.belief import Chooser, Designer, Evidence, Loaded, Mind, believed, odds
 from autotune.sampler.domain import distributions, widened
 from autotune.space import key
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from autotune.belief import Forecast, Question
+    from autotune.belief import Believed, Forecast, Odds, Question
     from autotune.space import Space
 
 EVIDENCE = "evidence"
@@ -110,6 +110,16 @@ class InformedSampler(BaseSampler):
         """What is believed of some configurations after these trials; None before anything was measured."""
         self._learn(trials)
         return self._mind.forecast(self._mind.design(params)) if self._mind.views else None
+
+    def believed(self, trials: Sequence[Evidence], params: Sequence[Mapping[str, Any]]) -> list[Believed]:
+        """The same in tokens/s and seconds, with intervals that have room for noise; nothing before the first trial."""
+        self._learn(trials)
+        return believed(self._mind, params)
+
+    def odds(self, trials: Sequence[Evidence]) -> Odds | None:
+        """Which configurations could still win; None before anything was measured."""
+        self._learn(trials)
+        return odds(self._chooser)
 
     def incumbent(self, trials: Sequence[Evidence]) -> float | None:
         """Believed output of the best that was tried and likely holds the limits, tokens/s; None without one."""

@@ -7,8 +7,7 @@ each of ours, with the same number.
 from __future__ import annotations
 
 import contextlib
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -34,13 +33,11 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
-    from autotune.belief import Evidence, Forecast
+    from autotune.belief import Believed, Evidence, Forecast, Odds
     from autotune.result import TrialResult
     from autotune.space import Space
 
 INFORMED = "informed"
-WIDE = 1.96
-"""Standard deviations to the ends of a 95 % interval."""
 INSTEAD = "tpe"
 """Who searches where the informed search has no law: an open loop, a capacity."""
 
@@ -155,19 +152,27 @@ class Sampler:
         """What is believed of some configurations; None where nothing is."""
         return self._informed.forecast(self._evidence, params) if self._informed is not None else None
 
+    def believed(self, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
+        """What trials of some configurations would measure; nothing where nobody believes anything."""
+        return self._informed.believed(self._evidence, params) if self._informed is not None else []
+
+    def odds(self) -> Odds | None:
+        """Which configurations could still win; None: nobody knows."""
+        return self._informed.odds(self._evidence) if self._informed is not None else None
+
     def foretold(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What is believed of a configuration: output with its 95 % interval, the chance that it holds the limits, and
-        how far the law is trusted; None where nothing is."""
-        forecast = self.forecast([params]) if self._evidence else None
-        if forecast is None:
+        """What a trial of a configuration would measure: output and each limited figure with its 95 % interval, the
+        chance that all limits hold, and how far the law is trusted; None where nothing is believed."""
+        found = next(iter(self.believed([params])), None)
+        if found is None:
             return None
-        mean, sd = float(forecast.tps[0]), float(forecast.tps_sd[0])
         return {
-            "tps": math.exp(mean),
-            "low": math.exp(mean - WIDE * sd),
-            "high": math.exp(mean + WIDE * sd),
-            "holds": float(forecast.holds()[0]),
-            "starts": float(forecast.starts[0]),
+            "tps": found.tps.value,
+            "low": found.tps.low,
+            "high": found.tps.high,
+            "limits": {name: asdict(one) for name, one in found.limits.items()},
+            "holds": found.holds,
+            "starts": found.starts,
             "trust": self.trust,
         }
 

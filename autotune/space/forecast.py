@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from autotune.inventory import Inventory
+    from autotune.space.choices import Params, Space
     from autotune.space.memory import ModelFacts
     from autotune.space.shape import Member
     from autotune.space.sizes import Asked, Pool
@@ -186,6 +187,26 @@ def predict(
 ) -> Forecast:
     """What one instance will take, before anything was tried."""
     return prior(facts).predict(Load(num_ctx, num_parallel, kv_cache_type, num_batch, flash_attention), devices)
+
+
+def chances(
+    space: Space, facts: ModelFacts, num_ctx: int, every: Sequence[Params], margin_bytes: int = FIT_MARGIN_BYTES
+) -> Vector:
+    """How likely each of some configurations of a space is to fit, before anything was tried."""
+    asked = [
+        asked_of(
+            space.members(one),
+            num_ctx,
+            str(one["kv_cache_type"]),
+            int(one["num_batch"]) if "num_batch" in one else None,
+            str(one["flash_attention"]),
+        )
+        for one in every
+    ]
+    limits = space.limits
+    return prior(facts).fit_probabilities(
+        asked, limits.inventory, margin_bytes=margin_bytes, free_bytes=limits.free_bytes
+    )
 
 
 def prior(facts: ModelFacts) -> Memory:

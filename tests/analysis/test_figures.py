@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.analysis import (
+    believed_against_measured,
     by_level,
     load,
     requests,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from autotune.analysis import Study
 
-FIGURES = (tps_against_ttft, by_level, slots_by_layout, timeline, requests_over_time)
+FIGURES = (tps_against_ttft, by_level, slots_by_layout, believed_against_measured, timeline, requests_over_time)
 REAL = {"driver": "process"}
 
 

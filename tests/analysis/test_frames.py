@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from autotune.analysis import candidates, configuration, constraints, instances, load, requests, stages, stored, trials
+from autotune.analysis import (
+    beliefs,
+    candidates,
+    configuration,
+    constraints,
+    instances,
+    load,
+    requests,
+    stages,
+    stored,
+    trials,
+)
 from tests.analysis.studies import FAST, LEAN, Written, spec
 from tests.factories import BASELINE, params
 
@@ -17,7 +28,7 @@ if TYPE_CHECKING:
 
     from autotune.analysis import Study
 
-FRAMES = (trials, constraints, candidates, requests, instances, stages)
+FRAMES = (trials, constraints, candidates, beliefs, requests, instances, stages)
 
 
 @pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: frame.__name__)

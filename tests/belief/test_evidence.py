@@ -106,6 +106,14 @@ def test_parts_are_in_the_order_of_ports_as_numbers() -> None:
     assert found.loads[0].parts == ((0, 0.1), (1, 0.2), (2, 0.3))
 
 
+def test_an_instance_that_answered_nothing_shifts_no_other() -> None:
+    heard = of(tpots_s={"127.0.0.1:9001": 0.2, "127.0.0.1:9002": 0.3})
+    whole = replace(heard, instances=3, upstreams=("127.0.0.1:9000", "127.0.0.1:9001", "127.0.0.1:9002"))
+    assert evidence(whole, QUESTION).loads[0].parts == ((1, 0.2), (2, 0.3))
+    older = replace(heard, instances=3)  # nobody knows which of the three was silent
+    assert evidence(older, QUESTION).loads[0].parts == ()
+
+
 def test_what_ran_is_said_by_the_placements() -> None:
     one = replace(of(), placements=(placed(4, 3 << 30), placed(2, 5 << 30)))
     assert (evidence(one, QUESTION).slots, evidence(one, QUESTION).full_bytes) == (2, 5 << 30)

@@ -21,7 +21,7 @@ from autotune.belief.kernel import Hypothesis
 from autotune.belief.mind import Mind
 from autotune.belief.question import Question
 from autotune.space import key
-from autotune.study import standings
+from autotune.standing import standings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

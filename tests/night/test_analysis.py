@@ -81,7 +81,7 @@ def printed(outputs: list[Any]) -> str:
 def test_a_first_look_shows_a_study(proved: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = executed("first-look", proved.study, monkeypatch)
     assert "night: 3 trials and 8 runs of a proof on SIMULATED hardware" in printed(outputs)
-    assert len(figures(outputs)) == 5
+    assert len(figures(outputs)) == 6
     assert all("SIMULATED" in json.dumps(figure["layout"]["title"]) for figure in figures(outputs))
 
 

@@ -279,6 +279,11 @@ def test_what_it_foretells_of_a_configuration_is_what_it_believes(path: Path) ->
     assert found["tps"] == pytest.approx(float(np.exp(forecast.tps[0])))
     assert 0 < found["low"] < found["tps"] < found["high"]
     assert found["high"] / found["tps"] == pytest.approx(found["tps"] / found["low"])
+    assert QUESTION is not None
+    (bound,) = QUESTION.bounds
+    limit = found["limits"][bound.name]
+    assert limit["value"] == pytest.approx(bound.most * float(np.exp(forecast.bounds[0, 0])))
+    assert 0 < limit["low"] < limit["value"] < limit["high"]
     assert 0 <= found["holds"] <= 1
     assert 0 <= found["starts"] <= 1
     assert found["trust"] == asking.trust
@@ -317,6 +322,7 @@ def test_where_there_is_no_law_another_search_takes_its_place(tmp_path: Path) ->
         asking.open([])
         found[name] = [one.params for one in told(asking, 8)]
         assert asking.by == "tpe"
+        assert (asking.odds(), asking.believed([BASELINE]), asking.foretold(BASELINE)) == (None, [], None)
         assert (asking.ranked(), asking.promise(0.02), asking.forecast([BASELINE]), asking.trust) == (
             None,
             None,

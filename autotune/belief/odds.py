@@ -1,0 +1,128 @@
+"""What is believed, for people: figures with their intervals, and which configurations could still win."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune.belief.choice import CANDIDATES, gain
+from autotune.belief.fit import TTFT_NOISE
+from autotune.belief.kernel import Places
+from autotune.space import key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from autotune.belief.choice import Chooser
+    from autotune.belief.mind import Mind
+
+WIDE = 1.96
+"""Standard deviations to the ends of a 95 % interval."""
+WORLDS = 4000
+"""Draws of all that may be true, in each of which one configuration is the best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A figure, between the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """What a trial of a configuration would measure: its intervals have room for the noise between starts."""
+
+    params: Mapping[str, Any]
+    tps: Range
+    """Output, tokens/s."""
+    limits: dict[str, Range]
+    """Of each limit the figure that it is about, s, by its name."""
+    holds: float
+    """Chance that all limits hold."""
+    starts: float
+    """Chance that it can be measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A configuration that may be the best."""
+
+    believed: Believed
+    chance: float
+    """That of all configurations that hold the limits it has the most output."""
+    tried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """What could still win."""
+
+    contenders: tuple[Contender, ...]
+    """All that were tried, and the most promising others; the likeliest first."""
+    nothing: float
+    """Chance that no configuration holds the limits."""
+
+
+def believed(mind: Mind, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
+    """What is believed of some configurations; nothing before anything was measured."""
+    if not mind.views or not params:
+        return []
+    found, bounds = mind.forecast(mind.design(params)), mind.question.bounds
+    holds, spread = found.holds(), np.hypot(found.tps_sd, mind.noise)
+    wide = np.hypot(found.bounds_sd, TTFT_NOISE * mind.noise)
+    return [
+        Believed(
+            params=one,
+            tps=_range(found.tps[at], spread[at]),
+            limits={
+                bound.name: _range(math.log(bound.most) + found.bounds[number, at], wide[number, at])
+                for number, bound in enumerate(bounds)
+            },
+            holds=float(holds[at]),
+            starts=float(found.starts[at]),
+        )
+        for at, one in enumerate(params)
+    ]
+
+
+def odds(chooser: Chooser) -> Odds | None:
+    """Which configurations of the whole space could be the best; None before anything was measured."""
+    mind = chooser.mind
+    if not mind.views:
+        return None
+    tried = {key(trial.params): trial.params for trial in mind.trials}
+    fresh = [one for one in chooser.pool if key(one) not in tried]
+    every = [*tried.values(), *_promising(chooser, fresh)]
+    design = mind.design(every)
+    drawn = mind.draws(design, WORLDS)
+    sure = {key(trial.params) for trial in mind.trials if trial.measured}
+    starts = np.where([key(one) in sure for one in every], 1.0, mind.forecast(design).starts)
+    alive = np.random.default_rng(WORLDS).random(drawn.shape[1:]) < starts
+    output = np.where(alive & (drawn[1:] <= 0).all(axis=0), drawn[0], -np.inf)
+    winners = np.where(np.isfinite(output.max(axis=1)), output.argmax(axis=1), len(every))
+    *chances, nothing = (np.bincount(winners, minlength=len(every) + 1) / len(winners)).tolist()
+    found = [
+        Contender(one, chance, key(one.params) in tried)
+        for one, chance in zip(believed(mind, every), chances, strict=True)
+    ]
+    return Odds(tuple(sorted(found, key=lambda one: (-one.chance, -one.believed.tps.value))), nothing)
+
+
+def _promising(chooser: Chooser, fresh: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of what was not tried that which may be the best: nothing else need be drawn."""
+    if not fresh:
+        return []
+    design = chooser.mind.design(fresh)
+    rough = chooser.mind.rough(design, Places.of(design))
+    order = np.argsort(-rough.holds() * rough.starts * gain(rough, chooser.incumbent()))
+    return [fresh[at] for at in order[:CANDIDATES].tolist()]
+
+
+def _range(mean: float, sd: float) -> Range:
+    return Range(*(math.exp(mean + side * WIDE * sd) for side in (0, -1, 1)))
