@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from shlex import quote
@@ -27,7 +27,7 @@ from autotune.ollama.env import has_llama_server
 from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import GIB, LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
-from autotune.space import Space, build, called, canonical, classes, instances, kinds, own, parse_layout, simple
+from autotune.space import Space, build, called, canonical, classes, instances, key, kinds, own, parse_layout, simple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -54,9 +54,16 @@ class Ground:
     baseline: dict[str, Any]
     before: Inventory | None = None
     """The devices before some were lost; None where all are there."""
+    _made: dict[str, plans.Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Plans by `key`: a search asks for those of hundreds of configurations after every trial."""
 
     def plan(self, params: Mapping[str, Any]) -> plans.Plan:
         """The plan of one configuration. Raises `DeviceLost` where too few of its devices are left."""
+        if (name := key(params)) not in self._made:
+            self._made[name] = self._plan(params)
+        return self._made[name]
+
+    def _plan(self, params: Mapping[str, Any]) -> plans.Plan:
         if self.before is not None:
             text = str(params["layout"])
             layout = moved(parse_layout(text, self.before), self.before, self.inventory)
