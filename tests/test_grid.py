@@ -13,7 +13,8 @@ from autotune.rehearsal.nights import night
 from autotune.simulator.clock import run_virtual
 from autotune.space import key
 from autotune.store import Store
-from tests.benchmarks.grid import Belief, Compared, Spent, compared, finished, foretold, page, rows, whole
+from tests.benchmarks.compared import Belief, Compared, Foretold, Spent, compared, foretold, rows
+from tests.benchmarks.grid import finished, page, whole
 from tests.factories import params, result
 from tests.rehearsal.studies import small
 
@@ -81,6 +82,27 @@ def test_an_interval_is_wider_by_the_noise_of_what_it_is_held_against() -> None:
     assert said.covers(107.0, noise=0.03)
 
 
+def test_what_was_dropped_says_nothing_of_a_belief() -> None:
+    said = Belief(100.0, 90.0, 111.0, 0.9)
+    told = [Foretold(1, FAST, said, 104.0, dropped=False), Foretold(2, LATE, said, 20.0, dropped=True)]
+    agreed = found(repeat(100.0, 1.0), foretold=(*told, Foretold(3, BROKEN, said, None, dropped=False))).before()
+    assert agreed is not None
+    assert (agreed.count, agreed.inside, agreed.noisy) == (1, 1, 1)
+    assert agreed.median == agreed.p90 == pytest.approx(math.log(1.04))
+
+
+def test_the_last_belief_is_held_against_what_was_tried_and_what_was_not() -> None:
+    sure, wrong = Belief(100.0, 95.0, 105.3, 1.0), Belief(80.0, 75.0, 85.0, 0.1)
+    told = {key(FAST): sure, key(SLOW): wrong}
+    every = rows([repeat(100.0, 1.0)], LABEL, [key(FAST)], told)
+    last = Compared("made up", 1, every, {}, (), (), 1.0).last()
+    assert {name: (agreed.count, agreed.inside, right) for name, (agreed, right) in last.items()} == {
+        "all": (2, 1, 1),
+        "tried": (1, 1, 1),
+        "untried": (1, 0, 0),
+    }
+
+
 def test_dropped_trials_are_told_apart_in_what_was_spent() -> None:
     spent = Spent.of("search", [result(0, seconds=30.0), result(1, seconds=8.0, dropped="cannot beat")])
     assert (spent.trials, spent.dropped, spent.full_s, spent.dropped_s) == (2, 1, 30.0, 8.0)
@@ -102,7 +124,8 @@ def slept(spec: StudySpec, folder: Path) -> Store:
 def test_a_night_is_held_against_every_configuration_of_its_space(tmp_path: Path) -> None:
     spec = small(
         workload={"warmup_s": 2, "window_s": 5, "window_max_s": 5, "drain_s": 5},
-        budget={"trials": 4},
+        search={"num_parallel": [1, 4], "policy": ["least_conn"]},
+        budget={"trials": 3},
         proof={"pairs_max": 4},
     )
     ground = run_virtual(host(spec)).ground
@@ -117,11 +140,12 @@ def test_a_night_is_held_against_every_configuration_of_its_space(tmp_path: Path
     assert len(said.rows) == len(names)
     assert all(row.belief is not None for row in said.rows)
     assert said.place(said.choices["best believed"])[1] < 0.1
-    assert [told.number for told in said.foretold] == [1, 2, 3]
-    assert [spent.trials for spent in said.spent] == [4, 8, 9]
+    assert [told.number for told in said.foretold] == [1, 2]
+    assert [spent.trials for spent in said.spent] == [3, 8, 4]
     text = page(said)
-    assert "9 configurations, each measured once" in text
-    assert "of 3 measured in full" in text or "dropped" in text
+    assert "4 configurations, each measured once" in text
+    assert "rank" in text
+    assert said.last()["all"][0].count == len(names)
     assert said.content()["places"]["baseline"] == said.place(said.choices["baseline"])
 
 
