@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from autotune.events import Events
+from autotune.ground import baseline, space
+from autotune.ollama.api import ServerFacts
 from autotune.rehearsal.host import host
 from autotune.rehearsal.nights import night
 from autotune.simulator.clock import run_virtual
 from autotune.space import key
+from autotune.spec import load
 from autotune.store import Store
 from tests.benchmarks.compared import Belief, Compared, Foretold, Spent, compared, foretold, rows
 from tests.benchmarks.grid import finished, page, whole
+from tests.conftest import TINY, cores
 from tests.factories import params, result
 from tests.rehearsal.studies import small
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from autotune.result import TrialResult
     from autotune.spec import StudySpec
 
@@ -48,7 +51,9 @@ def test_the_best_of_a_grid_holds_the_limits_in_the_mean_of_its_repeats() -> Non
     assert [row.params for row in close.rows] == [FAST, SLOW, LATE, BROKEN]
     assert [row.holds for row in close.rows] == [True, True, False, False]
     assert close.rows[0].tps == pytest.approx(105)
-    assert close.place(SLOW) == (2, pytest.approx(1 - 50 / 105))
+    rank, below = close.place(SLOW)
+    assert rank == 2
+    assert below == pytest.approx(1 - 50 / 105)
     held = found(repeat(100.0, 2.2), repeat(110.0, 1.7))
     assert held.rows[0].params == LATE
 
@@ -147,6 +152,13 @@ def test_a_night_is_held_against_every_configuration_of_its_space(tmp_path: Path
     assert "rank" in text
     assert said.last()["all"][0].count == len(names)
     assert said.content()["places"]["baseline"] == said.place(said.choices["baseline"])
+
+
+def test_the_study_for_two_cores_has_a_space_that_can_be_measured_whole() -> None:
+    spec = load(Path(__file__).parent / "benchmarks" / "cpu.toml")
+    room = space(spec, cores((0,), (1,)), ServerFacts("0.32.15", TINY))
+    assert room.size == 32
+    assert baseline(spec, cores((0,), (1,))) in room.configurations()
 
 
 def test_each_repeat_asks_other_questions_in_another_order() -> None:
