@@ -65,6 +65,11 @@ def test_noise_is_what_repeats_of_one_configuration_differ_by() -> None:
     assert noisy.alike() == 1
 
 
+def test_one_that_made_nothing_has_no_logarithm() -> None:
+    (row,) = rows([[result(0, SLOW, 0.0)], [result(0, SLOW, 50.0)]], LABEL)
+    assert (row.every, row.tps) == ((50.0,), 50.0)
+
+
 def test_what_cannot_be_told_from_the_best_is_counted() -> None:
     assert found(repeat(170.0, 1.0), repeat(210.0, 1.0)).alike() == 2  # 190 tokens/s, and 200
     assert found(repeat(189.0, 1.0), repeat(191.0, 1.0)).alike() == 1

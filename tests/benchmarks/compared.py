@@ -78,7 +78,7 @@ class Row:
 
     params: dict[str, Any]
     every: tuple[float, ...]
-    """Tokens/s of each repeat in which it could be measured."""
+    """Tokens/s of each repeat in which it could be measured, and made any."""
     ttft_s: float | None
     """In the mean."""
     over: float
@@ -231,7 +231,7 @@ def _row(results: Sequence[TrialResult], label: str, tried: bool, belief: Belief
     waits = [load.ttft_s.mean for load in loads if load.ttft_s.mean is not None]
     return Row(
         params=results[0].params,
-        every=tuple(load.output_tps for load in loads),
+        every=tuple(load.output_tps for load in loads if load.output_tps),
         ttft_s=fmean(waits) if waits else None,
         over=max(map(fmean, constraints), default=0.0),
         tried=tried,
