@@ -39,11 +39,11 @@ LARGE = space(
 """320 configurations."""
 
 
-def sampler(path: Path, where: Space = SPACE, seed: int = 1, baseline: Mapping[str, Any] = BASELINE) -> Sampler:
+def sampler(path: Path | None, where: Space = SPACE, seed: int = 1, baseline: Mapping[str, Any] = BASELINE) -> Sampler:
     return Sampler(path, "test", seed, where, baseline)
 
 
-def opened(path: Path, results: Sequence[TrialResult] = (), **more: Any) -> Sampler:
+def opened(path: Path | None, results: Sequence[TrialResult] = (), **more: Any) -> Sampler:
     asking = sampler(path, **more)
     asking.open(results)
     return asking
@@ -331,3 +331,11 @@ def test_a_database_that_is_a_folder_is_a_storage_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(StorageError):
         opened(path)
+
+
+def test_what_was_found_can_be_taken_up_without_a_file() -> None:
+    results = [by_slots(0, BASELINE), by_slots(1, params(4))]
+    asking = opened(None, results)
+    assert asking.untried == SPACE.size - 1  # the baseline is outside
+    results = told(asking, 1, before=results)
+    assert results[2].params not in (BASELINE, params(4))

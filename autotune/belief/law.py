@@ -207,7 +207,7 @@ class Law:
         return self._memory(scalar, design)[0]
 
     def sizes(self, theta: Array, design: Design) -> Array:
-        """[B, C] bytes of the largest instance; 0 where nothing is known."""
+        """[B, C] bytes of the largest instance, as Ollama tells them; 0 where nothing is known."""
         scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
         found: Array = np.where(design.copies > 0, self._size(scalar, design), 0.0).max(axis=2)
         return found
@@ -319,7 +319,7 @@ class Law:
         asked = self.question
         if not asked.weights_bytes or not min(asked.memory_bytes):
             return np.zeros((len(scalar["step"]), len(design))), np.ones((1, 1, 1))
-        each = self._size(scalar, design)
+        each = self._size(scalar, design) + asked.context_bytes
         if asked.on_cpu:
             needed = np.broadcast_to((design.copies * each).sum(axis=2, keepdims=True), each.shape)
             room = np.full(design.slots.shape, max(asked.memory_bytes))

@@ -54,7 +54,9 @@ class Question:
     on_cpu: bool = False
     """Devices are groups of cores, which share the host's memory."""
     weights_bytes: float = 0.0
-    """Of an instance without any slot: weights, buffers, context; 0 where nothing is known."""
+    """Of an instance without any slot, as Ollama tells it: weights and buffers; 0 where nothing is known."""
+    context_bytes: float = 0.0
+    """What an instance takes beside that: the driver's own, on a GPU."""
     slot_bytes: float = 0.0
     """Of the key-value cache of one slot at f16."""
     slot_doubt: float = 0.1
@@ -72,11 +74,13 @@ class Question:
         bounds = [(limit, spec.level(limit.at).users) for limit in spec.objective.limits]
         if level.users is None or spec.objective.metric == "capacity" or None in (users for _, users in bounds):
             return None
-        base = slot = doubt = 0.0
+        on_cpu = all(device.make == "cpu" for device in inventory.devices)
+        base = slot = doubt = context = 0.0
         if facts is not None:
             one, many = (predict(facts, spec.workload.num_ctx, slots, "f16") for slots in (1, MANY))
             slot = (many.bytes - one.bytes) / (MANY - 1)
-            base, doubt = one.bytes - slot, many.sd_bytes / many.bytes
+            base, doubt = one.bytes - one.context_bytes - slot, many.sd_bytes / many.bytes
+            context = 0.0 if on_cpu else one.context_bytes
         return cls(
             users=level.users,
             output_tokens=float(predicted.mean),
@@ -84,8 +88,9 @@ class Question:
             bounds=tuple(Bound(limit.metric, limit.statistic, users or 0, limit.max) for limit, users in bounds),
             kinds=tuple(device.kind for device in inventory.devices),
             memory_bytes=tuple(float(device.memory_bytes) for device in inventory.devices),
-            on_cpu=all(device.make == "cpu" for device in inventory.devices),
+            on_cpu=on_cpu,
             weights_bytes=base,
+            context_bytes=context,
             slot_bytes=slot,
             slot_doubt=max(LEAST_DOUBT, 2 * doubt),
         )

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import RandomSampler
-from optuna.storages import RDBStorage
+from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import NullPool, event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -210,7 +210,7 @@ class Sampler:
 
     def _create(self) -> optuna.Study:
         if self._path is None:
-            self._storage: Any = None
+            self._storage: Any = InMemoryStorage()
         else:
             # in a URL `?` and `%` would not be characters of a path
             self._storage = RDBStorage(f"sqlite:///{quote(str(self._path))}", engine_kwargs={"poolclass": NullPool})

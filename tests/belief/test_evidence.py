@@ -14,6 +14,7 @@ from autotune.belief import Bound, Evidence, Loaded, Question, evidence
 from autotune.cluster.verify import Placement
 from autotune.metrics import InstanceMetrics
 from autotune.score import judge
+from autotune.space.forecast import predict
 from tests.conftest import TINY, cores, gpus, study
 from tests.factories import SPEC, metrics, params, result, summary
 
@@ -186,6 +187,14 @@ def test_there_is_no_question_where_there_is_no_law() -> None:
         asked(objective={"metric": "capacity", "limits": [{"metric": "ttft_s", "statistic": "p95", "max": 2.0}]})
         is None
     )
+
+
+def test_only_on_a_gpu_the_driver_takes_memory_of_its_own() -> None:
+    on_gpus, on_cores = (Question.of(SPEC, devices, TINY) for devices in (gpus(), cores((0, 1), (2, 3))))
+    assert on_gpus is not None
+    assert on_cores is not None
+    assert on_gpus.context_bytes > 0 == on_cores.context_bytes
+    assert on_gpus.weights_bytes == on_cores.weights_bytes < predict(TINY, 1024, 1, "f16").bytes - on_gpus.context_bytes
 
 
 def test_without_facts_of_the_model_nothing_is_known_of_memory() -> None:

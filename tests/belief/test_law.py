@@ -266,6 +266,13 @@ def test_memory_is_shared_by_copies_and_split_over_devices() -> None:
     assert found[2] == pytest.approx(found[0] / 2)
 
 
+def test_what_ollama_tells_of_an_instance_is_without_the_driver_s_own() -> None:
+    law = law_of(replace(TIGHT, context_bytes=1e9))
+    one, design = law.mean[None], law.designer.design([params(4), params(4, "0x2 | 1x2 | 2x2 | 3x2")])
+    assert law.sizes(one, design)[0].tolist() == pytest.approx([10e9, 10e9])
+    assert law.memory(one, design)[0].tolist() == pytest.approx([11e9 / 15e9, 22e9 / 15e9])
+
+
 def test_a_quantised_cache_takes_less() -> None:
     plain, small = answer(params(16), params(16, kv_cache_type="q8_0"), law=law_of(TIGHT)).memory[0]
     assert small < plain
