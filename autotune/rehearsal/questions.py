@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import defaultdict
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Self
 
@@ -37,7 +36,7 @@ class Questions:
         self._model = model
         self._num_ctx = num_ctx
         self._thinks = "thinking" in model.capabilities and think is not False
-        self._known = _known(workload, num_ctx)
+        self._known: dict[int, tuple[int, int, int]] = {}
 
     def of(self, chance: str) -> Callable[[int, int], Question]:
         """The questions of one load; `chance` is the seed of answers that end by themselves."""
@@ -92,12 +91,6 @@ class Counter:
     async def pulse(self) -> tuple[Pulse, ...]:
         """No process carries them."""
         return ()
-
-
-@lru_cache(maxsize=16)
-def _known(workload: Workload, num_ctx: int) -> dict[int, tuple[int, int, int]]:  # noqa: ARG001 - what it is about
-    """The lengths that were drawn so far: the same ones in every trial of every night."""
-    return {}
 
 
 def _tokens(prompt: Prompt, num_ctx: int) -> int:

@@ -11,7 +11,7 @@ from autotune import confirm, night
 from autotune.events import read
 from autotune.sampler import Sampler
 from autotune.space import key
-from autotune.study import standings
+from autotune.standing import standings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
