@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, median
@@ -13,6 +14,8 @@ from autotune.errors import AutotuneError, BaselineFailed, ClusterError, DeviceL
 from autotune.events import read
 from autotune.faults import FAULT_PAUSE_S, MOST_FAULTS, insist, quarantine, quarantined
 from autotune.pace import PREPARING, Cost, Pace, Wait, kept_s, prepared, turn
+from autotune.spec import GOALS
+from autotune.stats import spread_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -346,6 +349,17 @@ class Standing:
         return fmean(values) if values else None
 
     @property
+    def point(self) -> tuple[float, ...] | None:
+        """Where it lies among several goals, as logarithms of which more is better: mean over its trials."""
+        scores = [result.score for result in self.results if result.score.goals and not result.dropped]
+        known = [values for score in scores if (values := score.values) is not None and all(values)]
+        if not known:
+            return None
+        signs = [1, *(1 if GOALS[name].larger else -1 for name in scores[0].goals)]
+        means = [fmean(map(math.log, column)) for column in zip(*known, strict=True)]
+        return tuple(sign * mean for sign, mean in zip(signs, means, strict=True))
+
+    @property
     def violation(self) -> float:
         """Mean over its trials."""
         return fmean(result.score.violation for result in self.results)
@@ -366,6 +380,12 @@ def standings(results: Sequence[TrialResult]) -> list[Standing]:
         groups.setdefault(result.fingerprint, []).append(result)
     every = [Standing(group[0].params, tuple(group)) for group in groups.values()]
     return sorted(every, key=_rank)
+
+
+def on_front(every: Sequence[Standing]) -> list[Standing]:
+    """Those on the front where several goals count, in the order that shows most of it; else none."""
+    known = [(one, point) for one in every if one.feasible and (point := one.point) is not None]
+    return [known[at][0] for at in spread_out([point for _, point in known])]
 
 
 def _rank(standing: Standing) -> tuple[int, float]:

@@ -45,6 +45,8 @@ class DeviceSample:
     """Share of the last moments (up to a second) in which some kernel ran: 0 to 1."""
     throttle_reasons: tuple[str, ...]
     throttled: bool
+    energy_j: float | None = None
+    """Since its driver was loaded; samples of older versions do not say."""
 
 
 def snapshot(inventory: Inventory) -> tuple[DeviceSample, ...]:
@@ -66,6 +68,7 @@ def snapshot(inventory: Inventory) -> tuple[DeviceSample, ...]:
 def _sample(lib: Any, device: Device) -> DeviceSample:
     with nvml.handle(lib, device) as card:
         power_mw = nvml.ask(lib, lib.nvmlDeviceGetPowerUsage, card)
+        energy_mj = nvml.ask(lib, lib.nvmlDeviceGetTotalEnergyConsumption, card)
         rates = nvml.ask(lib, lib.nvmlDeviceGetUtilizationRates, card)
         reasons = _reasons(lib, card)
         return DeviceSample(
@@ -77,6 +80,7 @@ def _sample(lib: Any, device: Device) -> DeviceSample:
             utilisation=None if rates is None else rates.gpu / 100,
             throttle_reasons=reasons,
             throttled=not THROTTLING.isdisjoint(reasons),
+            energy_j=None if energy_mj is None else energy_mj / 1000,
         )
 
 

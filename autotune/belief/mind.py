@@ -13,6 +13,7 @@ from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.kernel import HYPOTHESES, Places, nearness
 from autotune.belief.law import Law
+from autotune.belief.question import JOULES
 from autotune.space import key
 
 if TYPE_CHECKING:
@@ -44,14 +45,17 @@ class Forecast:
     tps: Array
     tps_sd: Array
     bounds: Array
-    """[limits, C] log of value over limit."""
+    """[bounds, C] log of value over limit."""
     bounds_sd: Array
     starts: Array
     """[C] chance that it can be measured."""
+    limits: int | None = None
+    """How many of the bounds are limits; the others are only goals. None: all."""
 
     def holds(self, slack: float = 0.0) -> Array:
         """[C] chance that all limits hold."""
-        found: Array = ndtr((math.log1p(slack) - self.bounds) / self.bounds_sd).prod(axis=0)
+        bounds, sd = self.bounds[: self.limits], self.bounds_sd[: self.limits]
+        found: Array = ndtr((math.log1p(slack) - bounds) / sd).prod(axis=0)
         return found
 
 
@@ -163,6 +167,11 @@ class Mind:
             self.law.centre("slot", math.log(main.tpot_s) - 3.0)
         if main.prefill_s:
             self.law.centre("prompt", math.log(self.question.input_tokens / main.prefill_s))
+        for bound in self.question.bounds:
+            if bound.metric == JOULES:
+                known = [(dict(trial.bounds).get(bound.name), trial.at(bound.users)) for trial in self.trials]
+                power = [math.log(joules * load.tps) for joules, load in known if joules and load is not None]
+                self.law.power = math.fsum(power) / len(power) if power else 0.0
 
     def _heads(self) -> list[Head]:
         """What was measured of output and limits."""
@@ -243,7 +252,7 @@ class Mind:
         mean = (w * every).sum(axis=0)
         spread = (w * (np.stack(spreads) + (every - mean) ** 2)).sum(axis=0)
         sd = np.sqrt(np.maximum(spread, LEAST_SD**2))
-        return Forecast(mean[0], sd[0], mean[1:], sd[1:], self._starts(design, where))
+        return Forecast(mean[0], sd[0], mean[1:], sd[1:], self._starts(design, where), self.question.limits)
 
     def draws(self, design: Design, count: int) -> Array:
         """[1 + limits, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""

@@ -18,8 +18,9 @@ are measured (`conditions`), not assumed.
 from autotune.confirm.cautions import cautions
 from autotune.confirm.conditions import Drift, Heat, noise
 from autotune.confirm.contender import Contender, contenders
-from autotune.confirm.contest import BASELINE, USUAL_GAIN, Kind, Verdict
-from autotune.confirm.order import looks, place
+from autotune.confirm.contest import USUAL_GAIN, Kind, Verdict
+from autotune.confirm.front import Front
+from autotune.confirm.order import BASELINE, looks, place
 from autotune.confirm.proof import Proof, begun, chosen, expected_s, finalists, verdict
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "USUAL_GAIN",
     "Contender",
     "Drift",
+    "Front",
     "Heat",
     "Kind",
     "Proof",

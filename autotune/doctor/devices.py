@@ -31,6 +31,7 @@ def of_study(spec: StudySpec) -> tuple[list[Check], Inventory | None]:
     """The devices that a study names: it needs all of them, for itself."""
     try:
         found = grounds.inventory(spec)
+        grounds.check_energy(spec, found)
         busy = holders(found)
     except nvml.NoDriver as error:
         return [Check("devices", "missing", error.message, f'{DRIVER}, or set cluster.devices = "cpu"')], None

@@ -1,6 +1,7 @@
 """What is said of a study: a value that holds it all, its sentences, and its pages."""
 
 from autotune.report.findings import Change, Figures, Findings, Place, findings, read
+from autotune.report.front import Point, Reached
 from autotune.report.markdown import markdown
 
-__all__ = ["Change", "Figures", "Findings", "Place", "findings", "markdown", "read"]
+__all__ = ["Change", "Figures", "Findings", "Place", "Point", "Reached", "findings", "markdown", "read"]

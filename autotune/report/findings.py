@@ -11,6 +11,7 @@ from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
 from autotune.faults import quarantined
 from autotune.metrics import CONFIDENCE
+from autotune.report.front import Point, points
 from autotune.report.words import answer, configuration, objective, verdict
 from autotune.result import TOKENS_PER_S
 from autotune.stats import proportion_interval
@@ -93,6 +94,8 @@ class Findings:
     infeasible: tuple[str, ...]
     """What could not be measured, and why; and how many miss the limits."""
     cautions: tuple[str, ...]
+    front: tuple[Point, ...] = ()
+    """Where several goals count: who is on the front."""
     attained: tuple[str, ...] = ()
     """At each load with limits, how many requests met all of them at once; of what the answer recommends."""
     client: str = ""
@@ -110,6 +113,13 @@ class Findings:
         if self.proof is None or self.proof.kind is not Kind.WINNER:
             return None
         return self.proof.contenders[self.proof.recommended]
+
+    @property
+    def points(self) -> tuple[Contender, ...]:
+        """Where several goals count, what the proof has on the front: any of them may be chosen."""
+        if self.proof is None or self.proof.kind is not Kind.FRONT:
+            return ()
+        return tuple(self.proof.contenders[at] for at in self.proof.front.points)
 
 
 def read(store: Store, spec: StudySpec | None = None) -> Findings:
@@ -142,6 +152,7 @@ def findings(
         configurations=len(standings(results)),
         infeasible=_infeasible(results),
         cautions=(*(f"left out since it failed: {said}" for said in (lost or {}).values()), *_cautions(results, proof)),
+        front=points(results, proof) if results else (),
         attained=_attained(results, proof),
         client=_client(spec, results, selftest) if selftest else "",
     )

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from autotune.belief import Chooser, Evidence, Loaded
-from autotune.belief.choice import REPEATS, improvement
+from autotune.belief.choice import REPEATS
+from autotune.belief.front import improvement
 from autotune.space import key
 from tests.belief.worlds import EVERY, USERS, World, asked, known, params
 
