@@ -49,12 +49,13 @@ class Forecast:
     bounds_sd: Array
     starts: Array
     """[C] chance that it can be measured."""
-    limits: int | None = None
-    """How many of the bounds are limits; the others are only goals. None: all."""
+    goals: int = 0
+    """So many of the bounds, the last ones, are no limits."""
 
     def holds(self, slack: float = 0.0) -> Array:
         """[C] chance that all limits hold."""
-        bounds, sd = self.bounds[: self.limits], self.bounds_sd[: self.limits]
+        limits = slice(len(self.bounds) - self.goals)
+        bounds, sd = self.bounds[limits], self.bounds_sd[limits]
         found: Array = ndtr((math.log1p(slack) - bounds) / sd).prod(axis=0)
         return found
 
@@ -252,7 +253,8 @@ class Mind:
         mean = (w * every).sum(axis=0)
         spread = (w * (np.stack(spreads) + (every - mean) ** 2)).sum(axis=0)
         sd = np.sqrt(np.maximum(spread, LEAST_SD**2))
-        return Forecast(mean[0], sd[0], mean[1:], sd[1:], self._starts(design, where), self.question.limits)
+        goals = len(self.question.bounds) - self.question.limits
+        return Forecast(mean[0], sd[0], mean[1:], sd[1:], self._starts(design, where), goals)
 
     def draws(self, design: Design, count: int) -> Array:
         """[1 + limits, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""

@@ -114,9 +114,8 @@ class Sampler:
         ours = [self._frozen(result) for result in results]
         with _storage(self._path):
             self._study = self._create()
-            if self._study.directions != self._directions or [*map(_content, self._study.trials)] != [
-                *map(_content, ours)
-            ]:
+            same = self._study.directions == self._directions
+            if not same or [*map(_content, self._study.trials)] != [*map(_content, ours)]:
                 optuna.delete_study(study_name=self._name, storage=self._storage)
                 self._study = self._create()
                 self._study.add_trials(ours)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field
 
 from autotune.spec.values import Statistic, Unique, like
 
@@ -41,6 +41,7 @@ GOALS = {
 """All there are, by name."""
 
 _ALLOWED = f"{OUTPUT}, {', '.join(f'{time}_<statistic>_s' for time in _TIMES)} ({', '.join(_STATISTICS)}), {PER_JOULE}"
+_NAMES = {*GOALS, *OTHERWISE, CAPACITY}
 _PATTERN = f"tps|{OUTPUT}|{PER_JOULE}|({'|'.join(_TIMES)})_({'|'.join(_STATISTICS)})_s"
 
 
@@ -50,11 +51,11 @@ def metric(value: object) -> str | tuple[str, ...]:
         return str(value)
     if not isinstance(value, list | tuple):
         raise ValueError(f'allowed are "{OUTPUT}", "{CAPACITY}", or a list of goals: {_ALLOWED}')  # noqa: TRY004 - pydantic reports ValueErrors
-    names = [OTHERWISE.get(one, one) if isinstance(one, str) else one for one in value]
+    if strange := [one for one in value if not isinstance(one, str) or one not in _NAMES]:
+        raise ValueError(f"{strange[0]!r} is no goal; allowed are {_ALLOWED}")
+    names = [OTHERWISE.get(one, one) for one in value]
     if CAPACITY in names:
         raise ValueError(f'a capacity is no goal beside others: metric = "{CAPACITY}"; allowed here are {_ALLOWED}')
-    if strange := [one for one in names if one not in GOALS]:
-        raise ValueError(f"{strange[0]!r} is no goal; allowed are {_ALLOWED}")
     if len(set(names)) < len(names):
         raise ValueError(f"the same goal twice; allowed are {FEWEST} or {MOST} of {_ALLOWED}")
     if not FEWEST <= len(names) <= MOST:
@@ -70,5 +71,5 @@ Several = Annotated[
 """As an editor is told of it."""
 Metric = Annotated[
     str | tuple[str, ...],
-    PlainValidator(metric, json_schema_input_type=Literal["output_tps", "capacity"] | Several),
+    BeforeValidator(metric, json_schema_input_type=Literal["output_tps", "capacity"] | Several),
 ]
