@@ -111,6 +111,8 @@ def _headed(whole: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
     """Each table below its heading; one that stands in several places once."""
     for name, field in whole["properties"].items():
         table = _table(field) or field
+        if "description" in field and table != field:
+            table = {**table, "description": f"{table['description']} {field['description']}"}
         yield f"## `[{name}]`", table
         inner = {key: found for key, field in table["properties"].items() if (found := _table(field))}
         for key, found in inner.items():

@@ -231,8 +231,7 @@ class Limit(Section):
 
 
 class Objective(Section):
-    """What is made as large as possible, and what must hold. Before the first table `objective = ["tps", "ttft_p95_s"]`
-    is short for its `metric`."""
+    """What is made as large as possible, and what must hold."""
 
     metric: Metric = OUTPUT
     """`output_tps`: tokens of answers a second, of the whole cluster, at one load. `capacity`: the largest load, users

@@ -33,6 +33,7 @@ class StudySpec(Section):
     baseline: Baseline = Baseline()
     workload: Workload
     objective: Annotated[Objective, short("metric", list, "a list of goals", Several | Objective)] = Objective()
+    """Before the first table, `objective = ["tps", "ttft_p95_s"]` stands for its `metric` alone."""
     budget: Budget
     proof: Proof = Proof()
 
