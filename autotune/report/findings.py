@@ -160,10 +160,22 @@ def findings(
 
 def _attained(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, ...]:
     """Over all runs of the recommended configuration; without a proof of the best of the search."""
+    if proof is not None and proof.kind is Kind.FRONT:
+        each = [(one := proof.contenders[at], _of_runs(one.measured)) for at in _chosen(proof)]
+        return tuple(f"{configuration(one.params)}: {line}" for one, lines in each for line in lines)
     if proof is not None and proof.kind is not Kind.UNPROVED:
-        runs = [run for run in proof.contenders[proof.recommended].runs if run.measured]
+        runs = list(proof.contenders[proof.recommended].measured)
     else:
         runs = list(standings(results)[0].results) if results else []
+    return _of_runs(runs)
+
+
+def _chosen(proof: Verdict) -> tuple[int, ...]:
+    """What the answer recommends."""
+    return proof.front.points if proof.kind is Kind.FRONT else (proof.recommended,)
+
+
+def _of_runs(runs: Sequence[TrialResult]) -> tuple[str, ...]:
     return tuple(_of_all(label, runs) for label in (runs[0].attainments if runs else ()))
 
 
@@ -191,6 +203,7 @@ def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str
     if proof is not None and proof.kind is not Kind.UNPROVED:
         other = proof.recommended if proof.recommended != BASELINE else proof.nearest
         name = "The winner" if proof.recommended != BASELINE else "The best candidate"
+        name = "The one with the most tokens/s" if proof.goals else name
         before, after = proof.contenders[BASELINE].runs, proof.contenders[other].runs
         title = f"{name} against the baseline, mean of {proof.blocks} runs each"
     else:
@@ -247,7 +260,7 @@ def _cautions(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[st
     """Doubts about what the answer rests on: of the proof, or else of the baseline and the best of the search."""
     if proof is not None:
         runs = [run for contender in proof.contenders for run in contender.runs]
-        told = [*cautions(proof), *_slots(proof.contenders[proof.recommended])]
+        told = [*cautions(proof), *(line for at in _chosen(proof) for line in _slots(proof.contenders[at]))]
         told += [*_unlike(results, proof), *_newer(results, proof)]
     else:
         runs, told = [*results[:1], *(standings(results)[0].results if results else ())], []
@@ -284,7 +297,8 @@ def _unlike(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
 def _newer(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
     """A search that went on after its proof may have found something better."""
     known, best = [one.params for one in proof.contenders], standings(results)[0]
-    tps = proof.contenders[proof.recommended].next_tps
+    most = proof.front.points[0] if proof.kind is Kind.FRONT else proof.recommended
+    tps = proof.contenders[most].next_tps
     if best.params in known or not best.feasible or tps is None or (best.objective or 0.0) <= tps.high:
         return []
     more = objective(best.objective, best.results[-1])

@@ -115,7 +115,7 @@ def test_an_ordinary_study_of_optuna_can_be_searched_for_a_front() -> None:
     )
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
-        chosen = {
+        chosen: dict[str, Any] = {
             name: trial.suggest_int(name, 2, 8, log=True)
             if name == "num_parallel"
             else trial.suggest_categorical(name, values)
