@@ -29,9 +29,8 @@ def front(study: Study, goal: str = "") -> go.Figure:
     there = [one.name for one in study.spec.objective.goals]
     name = goal or next(iter(there), "")
     if name not in there:
-        raise UsageError(
-            f"{study.name}: {f'no goal {name!r}; ' if name else ''}there are {', '.join(there) or 'no goals'}"
-        )
+        said = f"{name!r} is no goal beside the output; there are" if name else "there is no goal beside the output"
+        raise UsageError(" ".join([f"{study.name}: {said}", *there]))
     side = "right" if GOALS[name].larger else "left"
     drawn = figure(study, f"{OUTPUT} against {name}, {study.level}", f"Up and to the {side} is better.")
     every = standings(study.results)
@@ -91,9 +90,7 @@ def _proved(drawn: go.Figure, study: Study, name: str) -> Sequence[float]:
             y=[output.mean for _, _, output in rows],
             mode="markers+text",
             name=words,
-            text=[
-                f"{told}{' (baseline)' if at == BASELINE else ''}" for told, (at, _, _) in zip(names, rows, strict=True)
-            ],
+            text=names,
             textposition="top center",
             marker={"color": colour, "size": 9, "symbol": "diamond"},
             hovertemplate="%{text}<br>%{y:.1f} tokens/s<br>%{x:.4g}<extra></extra>",

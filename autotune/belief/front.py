@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FAR = 1e6
 """What is infinity here: no logarithm comes near."""
+SLICE = 250
+"""So many configurations at a time: what is needed of them stays near the processor."""
 MARGIN = 0.1
 """So far below the worst lies the low corner: in parts of the way to the best, and at least."""
 
@@ -66,6 +68,10 @@ class Open:
 
     def expected(self, mean: Array, sd: Array) -> Array:
         """[C] the same in expectation, of what is normal; [G, C] each."""
+        slices = [slice(at, at + SLICE) for at in range(0, mean.shape[1], SLICE)]
+        return np.concatenate([self._expected(mean[:, some], sd[:, some]) for some in slices] or [np.zeros(0)])
+
+    def _expected(self, mean: Array, sd: Array) -> Array:
         parts = np.ones((len(self.low), mean.shape[1]))
         for goal, (centre, wide) in enumerate(zip(mean, sd, strict=True)):
             edges, at = np.unique(np.stack([self.low[:, goal], self.high[:, goal]]), return_inverse=True)

@@ -168,11 +168,15 @@ class Mind:
             self.law.centre("slot", math.log(main.tpot_s) - 3.0)
         if main.prefill_s:
             self.law.centre("prompt", math.log(self.question.input_tokens / main.prefill_s))
-        for bound in self.question.bounds:
-            if bound.metric == JOULES:
-                known = [(dict(trial.bounds).get(bound.name), trial.at(bound.users)) for trial in self.trials]
-                power = [math.log(joules * load.tps) for joules, load in known if joules and load is not None]
-                self.law.power = math.fsum(power) / len(power) if power else 0.0
+        self.law.power = self._power()
+
+    def _power(self) -> float:
+        """Logarithm of the mean power of what was tried, W; 0 where nobody asks."""
+        names = [bound.name for bound in self.question.bounds if bound.metric == JOULES]
+        pairs = [(dict(trial.bounds), trial.at(self.question.users)) for trial in self.trials]
+        known = [(bounds.get(name), load) for bounds, load in pairs for name in names]
+        power = [math.log(joules * load.tps) for joules, load in known if joules and load is not None]
+        return math.fsum(power) / len(power) if power else 0.0
 
     def _heads(self) -> list[Head]:
         """What was measured of output and limits."""
