@@ -29,7 +29,6 @@ from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import GIB, LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
 from autotune.space import Space, build, called, canonical, classes, instances, kinds, own, parse_layout, simple
-from autotune.spec import PER_JOULE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -334,18 +333,6 @@ def check_host(spec: StudySpec, found: Inventory) -> None:
         raise DeviceBusy("\n".join(map(_held, busy)))
 
 
-def check_energy(spec: StudySpec, found: Inventory) -> None:
-    """Whether the devices tell what a goal is made of. Raises `SpecError`, and `ClusterError` where NVML fails."""
-    if PER_JOULE not in (goal.name for goal in spec.objective.goals):
-        return
-    samples = {one.device: one for one in telemetry.snapshot(found)}
-    silent = [one for one in found.devices if one.index not in samples or samples[one.index].energy_j is None]
-    if silent:
-        why = "a played host uses none" if found.simulated else "only NVIDIA GPUs do, from Volta on"
-        names = ", ".join(f"{one.index} ({one.name})" for one in silent)
-        raise SpecError(f'objective.metric: "{PER_JOULE}": no energy is told by device {names}: {why}')
-
-
 def _held(holder: Holder) -> str:
     free = f": free it with `{holder.free_with}`" if holder.free_with else ""
     return f"{holder.device.name} {holder.device.id} is in use: {held_by(holder)}{free}"
@@ -383,7 +370,7 @@ def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
 
 async def ground(spec: StudySpec, found: Inventory, children: Children, run: Path) -> Ground:
     """Find out what the study stands on. Raises `SpecError`, `ModelMissing`, `PortTaken`, …"""
-    check_energy(spec, found)
+    telemetry.check(spec, found)
     first = baseline(spec, found)
     layouts(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
     check_ports(plans.ports(spec, 1))

@@ -14,7 +14,7 @@ from autotune.errors import AutotuneError, BaselineFailed, ClusterError, DeviceL
 from autotune.events import read
 from autotune.faults import FAULT_PAUSE_S, MOST_FAULTS, insist, quarantine, quarantined
 from autotune.pace import PREPARING, Cost, Pace, Wait, kept_s, prepared, turn
-from autotune.spec import GOALS
+from autotune.spec import GOALS, OUTPUT
 from autotune.stats import spread_out
 
 if TYPE_CHECKING:
@@ -349,15 +349,18 @@ class Standing:
         return fmean(values) if values else None
 
     @property
-    def point(self) -> tuple[float, ...] | None:
-        """Where it lies among several goals, as logarithms of which more is better: mean over its trials."""
+    def goals(self) -> dict[str, float]:
+        """Where several count: the mean of each, over the trials that know all of them; empty where none does."""
         scores = [result.score for result in self.results if result.score.goals and not result.dropped]
-        known = [values for score in scores if (values := score.values) is not None and all(values)]
-        if not known:
-            return None
-        signs = [1, *(1 if GOALS[name].larger else -1 for name in scores[0].goals)]
-        means = [fmean(map(math.log, column)) for column in zip(*known, strict=True)]
-        return tuple(sign * mean for sign, mean in zip(signs, means, strict=True))
+        known = [values for score in scores if (values := score.values) is not None]
+        means = map(fmean, zip(*known, strict=True))
+        return dict(zip((OUTPUT, *scores[0].goals), means, strict=True)) if known else {}
+
+    @property
+    def point(self) -> tuple[float, ...]:
+        """The same as logarithms, so turned that more is better."""
+        goals = self.goals if all(self.goals.values()) else {}
+        return tuple((1 if GOALS[name].larger else -1) * math.log(value) for name, value in goals.items())
 
     @property
     def violation(self) -> float:
@@ -384,7 +387,7 @@ def standings(results: Sequence[TrialResult]) -> list[Standing]:
 
 def on_front(every: Sequence[Standing]) -> list[Standing]:
     """Those on the front where several goals count, in the order that shows most of it; else none."""
-    known = [(one, point) for one in every if one.feasible and (point := one.point) is not None]
+    known = [(one, point) for one in every if one.feasible and (point := one.point)]
     return [known[at][0] for at in spread_out([point for _, point in known])]
 
 

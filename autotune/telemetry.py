@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import SpecError
 from autotune.inventory import nvml
+from autotune.spec import PER_JOULE
 
 if TYPE_CHECKING:
     from autotune.inventory import Device, Inventory
+    from autotune.spec import StudySpec
 
 REASONS = {
     0x001: "idle",
@@ -63,6 +66,17 @@ def snapshot(inventory: Inventory) -> tuple[DeviceSample, ...]:
             return tuple(_sample(lib, device) for device in devices)
     except nvml.NoDriver:
         return ()
+
+
+def check(spec: StudySpec, inventory: Inventory) -> None:
+    """Whether the GPUs tell what a goal is made of. Raises `SpecError`, and `ClusterError` where NVML fails."""
+    if PER_JOULE not in (goal.name for goal in spec.objective.goals):
+        return
+    telling = {one.device for one in snapshot(inventory) if one.energy_j is not None}
+    silent = [f"{one.index} ({one.name})" for one in inventory.devices if one.index not in telling]
+    if silent:
+        why = "a played host uses none" if inventory.simulated else "only NVIDIA GPUs do, from Volta on"
+        raise SpecError(f'objective.metric: "{PER_JOULE}": no energy is told by device {", ".join(silent)}: {why}')
 
 
 def _sample(lib: Any, device: Device) -> DeviceSample:

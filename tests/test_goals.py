@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from autotune import aims, ground
+from autotune import aims, telemetry
 from autotune.doctor import devices
 from autotune.errors import SpecError
 from autotune.inventory import Inventory
@@ -187,15 +187,15 @@ def test_the_energy_of_a_load_is_that_of_all_gpus(
 
 def test_tokens_per_joule_need_gpus_that_tell_their_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpecError, match=r'"tokens_per_joule".*device 0 \(Small GPU\), 1 .*a played host uses none'):
-        ground.check_energy(ENERGY, gpus())
+        telemetry.check(ENERGY, gpus())
     real = Inventory("host", gpus().devices)
     told = [10.0, 20.0]
     monkeypatch.setattr("autotune.telemetry.snapshot", lambda _: tuple(sample(at, one) for at, one in enumerate(told)))
-    ground.check_energy(ENERGY, real)
+    telemetry.check(ENERGY, real)
     monkeypatch.setattr("autotune.telemetry.snapshot", lambda _: (sample(0, 1.0), sample(1, None)))
     with pytest.raises(SpecError, match=r"device 1 \(Small GPU\): only NVIDIA GPUs do"):
-        ground.check_energy(ENERGY, real)
-    ground.check_energy(BOTH, real)
+        telemetry.check(ENERGY, real)
+    telemetry.check(BOTH, real)
 
 
 def test_the_doctor_says_so_too() -> None:

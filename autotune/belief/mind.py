@@ -261,7 +261,7 @@ class Mind:
         return Forecast(mean[0], sd[0], mean[1:], sd[1:], self._starts(design, where), goals)
 
     def draws(self, design: Design, count: int) -> Array:
-        """[1 + limits, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""
+        """[1 + bounds, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""
         rng, where = np.random.default_rng(count), Places.of(design)
         weights = np.array([view.weight for view in self.views])
         shares = rng.multinomial(count, weights / weights.sum())

@@ -42,7 +42,8 @@ def finalists(
     luckiest. Else the feasible by what was measured; of several goals the front first, as it is in `ranked`, too.
     """
     standing = standings(results)
-    standing = [*(front := on_front(standing)), *(one for one in standing if one not in front)]
+    front = on_front(standing)
+    standing = [*front, *(one for one in standing if one not in front)]
     if ranked is not None:
         known = {key(one.params): one for one in standing if all(result.measured for result in one.results)}
         standing = [known[key(params)] for params in ranked if key(params) in known]

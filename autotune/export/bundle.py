@@ -192,12 +192,13 @@ def _place(folder: Path, files: Mapping[str, str]) -> None:
 
 def _winner(store: Store, found: Findings, _: int) -> tuple[Shelf, tuple[TrialResult, ...]]:
     chosen, proof = found.chosen, found.proof
+    front = "; ".join(f"--trial {one.trial}: {one.configuration}" for one in found.front if one.on)
     if found.points:
-        told = "; ".join(f"--trial {one.trial}: {one.configuration}" for one in found.front if one.on)
-        raise UsageError(f"{store.folder} has a front, and no single winner: choose one of its points. {told}")
+        raise UsageError(f"{store.folder} has a front, and no single winner: choose one of its points. {front}")
     if chosen is None or proof is None:
         kept = proof is not None and proof.kind is not Kind.UNPROVED
-        advice = "there is nothing to install" if kept else "--trial N exports a trial that you choose"
+        choice = "--trial N exports a trial that you choose" + (f" ({front})" if front else "")
+        advice = "there is nothing to install" if kept else choice
         raise NothingFeasible(f"{store.folder} has no proved winner; {advice}. {found.answer}")
     return store.proof(proof.number), chosen.measured
 

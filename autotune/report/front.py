@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, Kind
@@ -95,29 +94,22 @@ def _place(proof: Verdict, at: int) -> str:
         return f"beaten by {_named(proof.contenders[above[0]].params, baseline=above[0] == BASELINE)}"
     if not proof.feasible(at):
         return "it is not certain that it meets the limits"
-    return "not told apart from the baseline"
+    return "not shown to be better than the baseline"
 
 
 def _searched(one: Standing, first: TrialResult) -> Point:
-    means = dict(zip((OUTPUT, *one.results[-1].score.goals), _values(one), strict=True))
-    base = dict(zip(means, first.score.values or [None] * len(means), strict=True))
+    base = {OUTPUT: first.score.objective, **first.score.goals}
     own = one.results[-1].fingerprint == first.fingerprint
     return Point(
         trial=one.results[-1].number,
         configuration=_named(one.params, baseline=own),
         reached=tuple(
-            Reached(goal, value, None, None if own or not base[goal] else value / (base[goal] or 1.0) - 1, None)
-            for goal, value in means.items()
+            Reached(goal, value, None, value / before - 1 if (before := base.get(goal)) and not own else None, None)
+            for goal, value in one.goals.items()
         ),
         place="on the front",
         on=True,
     )
-
-
-def _values(one: Standing) -> tuple[float, ...]:
-    """Mean over its trials that know all goals."""
-    known = [values for result in one.results if not result.dropped and (values := result.score.values) is not None]
-    return tuple(map(fmean, zip(*known, strict=True)))
 
 
 def _named(params: Mapping[str, Any], *, baseline: bool) -> str:

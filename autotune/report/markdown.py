@@ -103,7 +103,7 @@ def _front(found: Findings) -> list[str]:
         )
         for one in found.front
     ]
-    words = "Nothing beats a point of the front in every goal. `autotune export STUDY --trial N` takes one of them."
+    words = "Nothing that was measured beats a point of the front. `autotune export STUDY --trial N` takes one of them."
     return ["## The front", words, _table(head, rows)]
 
 

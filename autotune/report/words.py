@@ -155,13 +155,12 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
         return f"No configuration met the limits. The nearest: {nearest}: {verdict(best.results[-1])}."
     if sum(standing.feasible for standing in standings(results)) == 1 and results[0] in best.results:
         return f"Keep what you have, {configuration(best.params)}: nothing else met the limits."
-    if len(front := on_front(standings(results))) > 1:
-        why = f": {unproved}" if unproved else ""
-        return f"The front of the search has {len(front)} configurations. This is not yet a proof{why}."
     twice = len(best.results)
     times = "one measurement" if twice == 1 else f"the mean of {twice} measurements"
     begun = f": its proof has {proof.blocks} of the {proof.rules.pairs} blocks that it needs" if proof else ""
     why = f": {unproved}" if unproved else ""
+    if len(front := on_front(standings(results))) > 1:
+        return f"The front of the search has {len(front)} configurations. This is not yet a proof{begun or why}."
     return (
         f"Best: {configuration(best.params)}: {objective(best.objective, best.results[-1])}{gain(best, results)}. "
         f"This is {times}, not yet a proof{begun or why}."

@@ -248,7 +248,8 @@ class Objective(Section):
     """The part of the requests that must succeed, at every level."""
     precision: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
     """A window ends when half the 95 % interval of the output rate is this part of it, and the limits are decided; or
-    after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not."""
+    after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not. A goal that is a
+    time has to have enough requests, and no more: how exactly it is known is for the proof to say."""
     end_early: Yes = True
     """A window ends as soon as a limit is surely missed, or more requests come than can be answered; and in the search
     the whole trial, from its warm-up on, as soon as it surely cannot beat the best so far. Without it every window
