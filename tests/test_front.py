@@ -13,6 +13,7 @@ from rich.console import Console
 from autotune import console, export, report
 from autotune.confirm import Kind, Verdict, chosen, contenders, finalists, place
 from autotune.confirm.shares import levels
+from autotune.console.scene import Scene
 from autotune.errors import NothingFeasible, UsageError
 from autotune.export.bundle import bundle
 from autotune.ground import Ground
@@ -216,6 +217,12 @@ def test_the_front_is_a_table_on_the_screen_and_on_the_page(tmp_path: Path) -> N
     assert "The front" in screen.getvalue()
     assert "autotune export" in screen.getvalue()
     assert "--trial N" in screen.getvalue()
+
+
+def test_the_live_view_counts_who_is_on_the_front() -> None:
+    assert Scene(SPEC, search(), 0.0).headline() == (
+        "3 on the front so far, the fastest 300.0 tokens/s (+200% against the baseline)"
+    )
 
 
 def test_one_answer_has_no_front() -> None:
