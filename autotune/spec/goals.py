@@ -53,7 +53,7 @@ def metric(value: object) -> str | tuple[str, ...]:
         raise ValueError(f'allowed are "{OUTPUT}", "{CAPACITY}", or a list of goals: {_ALLOWED}')  # noqa: TRY004 - pydantic reports ValueErrors
     if strange := [one for one in value if not isinstance(one, str) or one not in _NAMES]:
         raise ValueError(f"{strange[0]!r} is no goal; allowed are {_ALLOWED}")
-    names: list[str] = [OTHERWISE.get(one, one) for one in value]
+    names = [str(OTHERWISE.get(one, one)) for one in value]
     if CAPACITY in names:
         raise ValueError(f'a capacity is no goal beside others: metric = "{CAPACITY}"; allowed here are {_ALLOWED}')
     if len(set(names)) < len(names):
