@@ -92,7 +92,7 @@ def test_tokens_per_joule_are_to_be_many() -> None:
 @pytest.mark.parametrize("by", ["informed", "tpe"])
 def test_a_night_that_was_interrupted_goes_on_as_it_would_have(tmp_path: Path, by: str) -> None:
     results = told(asking(tmp_path / "one.db", by), 7, law)
-    again = asking(None, by, results[:6])
+    again = asking(tmp_path / "two.db", by, results[:6])
     assert told(again, 1, law, before=results[:6])[-1].params == results[6].params
     before = stored(tmp_path / "one.db").trials
     asking(tmp_path / "one.db", by, results)  # nothing is made anew: the moments are those of then
