@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autotune.plan import Plan
     from autotune.result import TrialResult
     from autotune.spec import Limit, StudySpec
+    from autotune.stats import Statistic
 
 SHORT = 1 / 3
 """The window of a load beside the study's own, in parts of theirs."""
@@ -32,6 +33,12 @@ def limits(spec: StudySpec, level: Level) -> list[Limit]:
     if spec.objective.metric == "capacity":
         return list(spec.objective.limits)
     return [limit for limit in spec.objective.limits if spec.level(limit.at) == level]
+
+
+def _statistics(spec: StudySpec, level: Level) -> list[Statistic]:
+    """Those of a level's requests that a limit, or a goal, is about."""
+    goals = spec.objective.goals if level == spec.level(None) else ()
+    return [*(one.statistic for one in limits(spec, level)), *(goal.statistic for goal in goals if not goal.larger)]
 
 
 def ttft_limit_s(spec: StudySpec, level: Level) -> float | None:
@@ -75,7 +82,7 @@ def phases(spec: StudySpec, level: Level) -> Phases:
         window_s=spec.workload.window_s,
         window_max_s=spec.workload.window_max_s,
         drain_s=spec.workload.drain_s,
-        min_requests=max((enough(limit.statistic) for limit in limits(spec, level)), default=0),
+        min_requests=max(map(enough, _statistics(spec, level)), default=0),
     )
 
 
@@ -91,7 +98,8 @@ def precision(spec: StudySpec, level: Level) -> float | None:
 def rival(spec: StudySpec, best: TrialResult, tps: float | None = None) -> Rival:
     """What a candidate has to beat where this is the best so far; `tps` where more is known than one trial says.
 
-    Of one that misses the limits only the times count: any that meets them would be better.
+    Of one that misses the limits only the times count: any that meets them would be better. So it is with several
+    goals: what makes less may be better in another.
     """
     label = spec.level(None).label
     metrics, look, window = best.levels[label], best.looks.get(label), best.windows.get(label)
@@ -100,7 +108,7 @@ def rival(spec: StudySpec, best: TrialResult, tps: float | None = None) -> Rival
         warm_s = look.after_s - (window[1] - window[0])
     known = metrics.output_tps if tps is None else tps
     return Rival(
-        known if best.score.feasible else 0.0,
+        known if best.score.feasible and not spec.objective.goals else 0.0,
         tokens_per_piece=metrics.tokens_per_chunk or 1.0,
         answer_tokens=metrics.output_tokens,
         warm_s=warm_s,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import aiohttp
 
 from autotune import plan as plans
+from autotune import telemetry
 from autotune.cluster import host
 from autotune.cluster.cluster import Cluster
 from autotune.cluster.nginx import Nginx
@@ -376,6 +377,7 @@ def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
 
 async def ground(spec: StudySpec, found: Inventory, children: Children, run: Path) -> Ground:
     """Find out what the study stands on. Raises `SpecError`, `ModelMissing`, `PortTaken`, …"""
+    telemetry.check(spec, found)
     first = baseline(spec, found)
     layouts(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
     check_ports(plans.ports(spec, 1))

@@ -147,7 +147,7 @@ async def _night(
 def way(ground: Ground) -> Way:
     """How a study is searched."""
     question = Question.of(ground.spec, ground.inventory, ground.facts.model)
-    return Way(ground.spec.search.sampler, question, ground.rule_of_thumb())
+    return Way(ground.spec.search.sampler, question, ground.rule_of_thumb(), ground.spec.objective.goals)
 
 
 def budget(spec: StudySpec) -> Budget:

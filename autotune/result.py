@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,18 @@ class Samples:
 
     before: tuple[DeviceSample, ...]
     after: tuple[DeviceSample, ...]
+
+    @property
+    def joules(self) -> float | None:
+        """What all of them took meanwhile; None where one does not say."""
+        before = {one.device: one.energy_j for one in self.before}
+        spent = [_spent(before.get(one.device), one.energy_j) for one in self.after]
+        known = [joules for joules in spent if joules is not None]
+        return math.fsum(known) if known and len(known) == len(spent) else None
+
+
+def _spent(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Look
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from autotune.metrics import Metrics
-    from autotune.spec import Limit, Objective, StudySpec
+    from autotune.spec import Goal, Limit, Objective, StudySpec
 
 UNDECIDED = 0.001
 """Violation of a limit whose statistic has too few requests: never feasible, and not far from it either."""
@@ -37,6 +37,16 @@ class Score:
     constraints: dict[str, float]
     """Relative violation of each limit: 0.5 is half too much, −0.5 is half of what is allowed."""
     cautions: tuple[str, ...] = ()
+    goals: dict[str, float | None] = field(default_factory=dict)
+    """What counts beside the objective, by the names of the study file and in their units; None where nobody knows it,
+    as of a percentile of too few requests. Empty where there is one answer."""
+
+    @property
+    def values(self) -> tuple[float, ...] | None:
+        """The objective, then the other goals; None where one is not known."""
+        every = (self.objective, *self.goals.values())
+        known = tuple(value for value in every if value is not None)
+        return known if len(known) == len(every) else None
 
     @property
     def violation(self) -> float:
@@ -49,8 +59,15 @@ class Score:
         return self.objective is not None and self.violation == 0
 
 
-def judge(spec: StudySpec, levels: Mapping[str, Metrics], looks: Mapping[str, Look] | None = None) -> Score:
+def judge(
+    spec: StudySpec,
+    levels: Mapping[str, Metrics],
+    looks: Mapping[str, Look] | None = None,
+    per_joule: float | None = None,
+) -> Score:
     """The score of a trial from its metrics at each level, and the last look at each window, by level label.
+
+    `per_joule` is how many tokens its load at the objective's level made of a joule.
 
     One that was dropped is judged by what it has: levels that were not loaded say nothing, nor does a limit that was
     not decided by then, and where it was behind the best it is infeasible by that.
@@ -79,7 +96,25 @@ def judge(spec: StudySpec, levels: Mapping[str, Metrics], looks: Mapping[str, Lo
             constraints[f"overload at {label}"] = 0.0 if look.overload is None else min(FAILED, look.overload.over)
         if look.beaten:
             constraints[BEHIND] = max(1 - (look.part or 0.0), UNDECIDED)
-    return Score(levels[spec.level(None).label].output_tps, constraints, tuple(cautions))
+    at = spec.level(None).label
+    goals = {goal.name: _reached(goal, levels[at], per_joule) for goal in spec.objective.goals}
+    if not out:
+        cautions += [_unknown(goal, at, levels[at]) for goal in spec.objective.goals if goals[goal.name] is None]
+    return Score(levels[at].output_tps, constraints, tuple(cautions), goals)
+
+
+def _reached(goal: Goal, metrics: Metrics, per_joule: float | None) -> float | None:
+    """What a load makes of a goal; None where too little was seen to say."""
+    if goal.larger:
+        return per_joule
+    waiting = goal.metric == "ttft_s" and metrics.ttft_waiting_s
+    known: float | None = getattr(metrics, goal.metric).known(goal.statistic)
+    return None if waiting else known
+
+
+def _unknown(goal: Goal, at: str, metrics: Metrics) -> str:
+    name = f"{goal.name} at {at}"
+    return f"{name}: the GPUs told no energy" if goal.larger else _undecided(name, goal, metrics)
 
 
 def _decided(limit: Limit, metrics: Metrics, look: Look) -> float:
@@ -119,7 +154,7 @@ def _violation(limit: Limit, metrics: Metrics) -> float:
     return value / limit.max - 1 if decided else max(value / limit.max - 1, UNDECIDED)
 
 
-def _undecided(name: str, limit: Limit, metrics: Metrics) -> str:
+def _undecided(name: str, limit: Limit | Goal, metrics: Metrics) -> str:
     found, needed = getattr(metrics, limit.metric).n, enough(limit.statistic)
     if found < needed:
         return f"{name}: {found} requests are too few to say ({needed} are needed): lengthen window_max_s"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+from autotune.spec import GOALS, OUTPUT
+from autotune.stats import spread_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +28,20 @@ class Standing:
         """Mean over its trials, tokens/s."""
         values = [result.score.objective for result in self.results if result.score.objective is not None]
         return fmean(values) if values else None
+
+    @property
+    def goals(self) -> dict[str, float]:
+        """Where several count: the mean of each, over the trials that know all of them; empty where none does."""
+        scores = [result.score for result in self.results if result.score.goals and not result.dropped]
+        known = [values for score in scores if (values := score.values) is not None]
+        means = map(fmean, zip(*known, strict=True))
+        return dict(zip((OUTPUT, *scores[0].goals), means, strict=True)) if known else {}
+
+    @property
+    def point(self) -> tuple[float, ...]:
+        """The same as logarithms, so turned that more is better."""
+        goals = self.goals if all(self.goals.values()) else {}
+        return tuple((1 if GOALS[name].larger else -1) * math.log(value) for name, value in goals.items())
 
     @property
     def violation(self) -> float:
@@ -46,6 +64,12 @@ def standings(results: Sequence[TrialResult]) -> list[Standing]:
         groups.setdefault(result.fingerprint, []).append(result)
     every = [Standing(group[0].params, tuple(group)) for group in groups.values()]
     return sorted(every, key=_rank)
+
+
+def on_front(every: Sequence[Standing]) -> list[Standing]:
+    """Those on the front where several goals count, in the order that shows most of it; else none."""
+    known = [(one, point) for one in every if one.feasible and (point := one.point)]
+    return [known[at][0] for at in spread_out([point for _, point in known])]
 
 
 def _rank(standing: Standing) -> tuple[int, float]:

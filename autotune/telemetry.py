@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import SpecError
 from autotune.inventory import nvml
+from autotune.spec import PER_JOULE
 
 if TYPE_CHECKING:
     from autotune.inventory import Device, Inventory
+    from autotune.spec import StudySpec
 
 REASONS = {
     0x001: "idle",
@@ -45,6 +48,8 @@ class DeviceSample:
     """Share of the last moments (up to a second) in which some kernel ran: 0 to 1."""
     throttle_reasons: tuple[str, ...]
     throttled: bool
+    energy_j: float | None = None
+    """Since its driver was loaded; samples of older versions do not say."""
 
 
 def snapshot(inventory: Inventory) -> tuple[DeviceSample, ...]:
@@ -63,9 +68,21 @@ def snapshot(inventory: Inventory) -> tuple[DeviceSample, ...]:
         return ()
 
 
+def check(spec: StudySpec, inventory: Inventory) -> None:
+    """Whether the GPUs tell what a goal is made of. Raises `SpecError`, and `ClusterError` where NVML fails."""
+    if PER_JOULE not in (goal.name for goal in spec.objective.goals):
+        return
+    telling = {one.device for one in snapshot(inventory) if one.energy_j is not None}
+    silent = [f"{one.index} ({one.name})" for one in inventory.devices if one.index not in telling]
+    if silent:
+        why = "a played host uses none" if inventory.simulated else "only NVIDIA GPUs do, from Volta on"
+        raise SpecError(f'objective.metric: "{PER_JOULE}": no energy is told by device {", ".join(silent)}: {why}')
+
+
 def _sample(lib: Any, device: Device) -> DeviceSample:
     with nvml.handle(lib, device) as card:
         power_mw = nvml.ask(lib, lib.nvmlDeviceGetPowerUsage, card)
+        energy_mj = nvml.ask(lib, lib.nvmlDeviceGetTotalEnergyConsumption, card)
         rates = nvml.ask(lib, lib.nvmlDeviceGetUtilizationRates, card)
         reasons = _reasons(lib, card)
         return DeviceSample(
@@ -77,6 +94,7 @@ def _sample(lib: Any, device: Device) -> DeviceSample:
             utilisation=None if rates is None else rates.gpu / 100,
             throttle_reasons=reasons,
             throttled=not THROTTLING.isdisjoint(reasons),
+            energy_j=None if energy_mj is None else energy_mj / 1000,
         )
 
 

@@ -18,7 +18,7 @@ from autotune.doubts import doubts, heat, why_dropped
 from autotune.errors import ClientSaturated, NoAnswer, TrialFailure
 from autotune.health import ADVICE, examine
 from autotune.ladder import decided
-from autotune.metrics import measure
+from autotune.metrics import measure, tokens
 from autotune.result import Samples, TrialResult
 from autotune.score import failed, judge, judge_capacity
 from autotune.selftest import cores
@@ -171,7 +171,8 @@ class Bench:
         labels = [level.label for level in self.spec.workload.levels]
         found.sort(key=lambda one: labels.index(one.label))
         looks = {one.label: one.look for one in found}
-        score = judge(self.spec, {one.label: one.metrics for one in found}, looks)
+        per_joule = next((one.per_joule for one in found if one.label == self.spec.level(None).label), None)
+        score = judge(self.spec, {one.label: one.metrics for one in found}, looks, per_joule)
         return found, replace(blank, score=score, dropped=dropped)
 
     async def _beside(self, plan: Plan, number: int) -> list[_Measured]:
@@ -216,9 +217,9 @@ class Bench:
         where nothing but failures came, unless other loads were answered (not `alone`).
         """
         while True:
-            before = telemetry.snapshot(self.inventory)
             async with self.client(plan, self.processes) as client:
                 await self._calibrate(client)
+                before = telemetry.snapshot(self.inventory)
                 here = await self._load(client, plan, level, number)
             self.cluster.check()
             loaded = here.scaled(self.spec.cluster.time_scale)
@@ -242,6 +243,7 @@ class Bench:
             gave_up=loaded.gave_up,
             window=(loaded.window_start, loaded.window_end),
             samples=samples,
+            per_joule=tokens(loaded.records) / joules if (joules := samples.joules) else None,
             doubts=(*self._doubts(level, loaded, metrics, health), *heat(samples.after)),
         )
 
@@ -358,6 +360,8 @@ class _Measured:
     gave_up: bool
     window: tuple[float, float]
     samples: Samples
+    per_joule: float | None
+    """Tokens of the whole load, over what the GPUs took meanwhile; None where they do not say."""
     doubts: tuple[str, ...]
 
 

@@ -47,6 +47,7 @@ def test_a_sample_has_every_figure(stub: Stub) -> None:
         utilisation=0.97,
         throttle_reasons=("sw_power_cap",),
         throttled=False,
+        energy_j=7500.0,
     )
     assert (idle.device, idle.utilisation, idle.throttle_reasons, idle.throttled) == (0, 0.0, ("idle",), False)
 

@@ -20,6 +20,7 @@ from autotune.score import BEHIND
 from autotune.simulator.clock import run_virtual
 from autotune.standing import standings
 from autotune.store import Shelf
+from autotune.telemetry import DeviceSample
 from autotune.trial import Bench
 from tests.benchmark.standin import Standin
 from tests.conftest import study
@@ -109,6 +110,23 @@ def test_the_objectives_level_comes_first_and_is_kept_in_its_place(trial: Trial)
     for at, (label, figures) in enumerate(found.levels.items()):
         begin, end = found.windows[label]
         assert measure(trial.records(at), window_start=begin, window_end=end) == figures
+
+
+def test_tokens_per_joule_are_those_of_the_whole_load_at_the_objectives_level(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr("autotune.trial.telemetry.snapshot", lambda _: (metered(float(next(meter))),))
+    found = trial(spec_of((4, 6), at=6, metric=["tps", "tokens_per_joule"]))
+    assert trial.loads == ["6 users", "4 users"]
+    every = sum(one.eval_count or len(one.chunk_times) for one in trial.records(1))
+    assert found.score.goals == {"tokens_per_joule": pytest.approx(every / 1000, rel=0.02)}
+    assert every > found.levels["6 users"].output_tps * found.levels["6 users"].window_s
+    assert found.score.values is not None
+
+
+def metered(energy_j: float) -> DeviceSample:
+    return DeviceSample(0, 50, 1500, 0, 300.0, 1.0, (), throttled=False, energy_j=energy_j)
 
 
 def test_one_that_is_half_as_fast_is_dropped_in_the_warm_up_of_its_first_load(trial: Trial) -> None:

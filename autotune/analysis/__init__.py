@@ -11,6 +11,7 @@ from autotune.analysis.beliefs import beliefs, believed_against_measured
 from autotune.analysis.curve import capacity_curve
 from autotune.analysis.figures import by_level, slots_by_layout, tps_against_ttft
 from autotune.analysis.files import parquet
+from autotune.analysis.front import front
 from autotune.analysis.loads import instances, requests
 from autotune.analysis.reading import Run, Study, load, recomputed, stored
 from autotune.analysis.results import candidates, configuration, constraints, parameters, trials
@@ -27,6 +28,7 @@ __all__ = [
     "capacity_curve",
     "configuration",
     "constraints",
+    "front",
     "instances",
     "load",
     "parameters",

@@ -115,7 +115,8 @@ def _place(value: float, axis: Mapping[str, Any]) -> float:
 def _marks(study: Study) -> list[tuple[str, Mapping[str, Any]]]:
     """What is marked: words and configuration."""
     found = "best of the search, not proved" if standings(study.results)[0].feasible else "nearest to the limits"
-    best = [("winner" if study.proved else found, study.best)] if study.best != study.baseline.params else []
+    proved = "on the front" if study.spec.objective.goals else "winner"
+    best = [(proved if study.proved else found, study.best)] if study.best != study.baseline.params else []
     return [("baseline", study.baseline.params), *best]
 
 

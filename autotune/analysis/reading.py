@@ -92,7 +92,10 @@ class Study:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Parameters of what the proof recommends; without a proof that has said anything, of the search's best."""
+        """Parameters of what the proof recommends, of a front those of the most tokens/s; without a proof that has said
+        anything, of the search's best."""
+        if self.verdict is not None and self.verdict.kind is Kind.FRONT:
+            return self.verdict.contenders[self.verdict.front.points[0]].params
         if self.verdict is not None and self.verdict.kind is not Kind.UNPROVED:
             return self.verdict.contenders[self.verdict.recommended].params
         return standings(self.results)[0].params
@@ -100,7 +103,7 @@ class Study:
     @property
     def proved(self) -> bool:
         """Whether the best was proved to be better than the baseline."""
-        return self.verdict is not None and self.verdict.kind is Kind.WINNER
+        return self.verdict is not None and self.verdict.kind in {Kind.WINNER, Kind.FRONT}
 
     @property
     def baseline(self) -> TrialResult:

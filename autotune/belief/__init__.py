@@ -4,7 +4,7 @@ The way of the data: a `Question` (what is asked) and a space make a `Designer`,
 (`design`); trials become `Evidence`; `law` says what a cluster should do, and `slopes` how that changes with its
 parameters; `fit` finds these under each of the hypotheses of `kernel`, which say how much the law leaves over; `mind`
 holds them all, weighed by how well each foretold the trials; `choice` says what to try next and what to recommend,
-`odds` what could still win.
+`odds` what could still win, and `front` what is best where several goals count.
 """
 
 from autotune.belief.choice import Chooser
@@ -12,9 +12,10 @@ from autotune.belief.design import Designer
 from autotune.belief.evidence import Evidence, Loaded, evidence
 from autotune.belief.mind import Forecast, Mind
 from autotune.belief.odds import Believed, Contender, Odds, Range, believed, odds
-from autotune.belief.question import Bound, Question
+from autotune.belief.question import JOULES, Bound, Question
 
 __all__ = [
+    "JOULES",
     "Believed",
     "Bound",
     "Chooser",

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from autotune.belief.front import Open, corner, covered, improvement
 from autotune.belief.kernel import Places
 from autotune.space import key
+from autotune.stats import front, spread_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,19 +35,17 @@ NEAR = 0.005
 """So much less output, in parts, is none."""
 
 
-def improvement(mean: Array, sd: Array, best: float) -> Array:
-    """Expected improvement over `best` of what is normal."""
-    z = (mean - best) / sd
-    found: Array = sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi))
-    return found
-
-
 def gain(forecast: Forecast, best: float) -> Array:
     """Expected improvement over the best; while nothing holds the limits, what output there is over the least."""
     if np.isfinite(best):
         return improvement(forecast.tps, forecast.tps_sd, best)
     found: Array = forecast.tps - forecast.tps.min() + 0.05
     return found
+
+
+def _means(forecast: Forecast) -> Array:
+    """[1 + bounds, C] of output and bounds."""
+    return np.concatenate([forecast.tps[None], forecast.bounds])
 
 
 def lesson(forecast: Forecast, noise: float) -> Array:
@@ -127,17 +127,21 @@ class Chooser:
             return self.recommended() or (free or self.pool)[0]
         now = self._now()
         design, rough = now.design, now.rough
-        best = self.incumbent()
+        gained = self._gained(rough)
         open_ = np.array([name not in barred for name in self._keys])
-        score = np.where(open_, rough.holds() * rough.starts * gain(rough, best), -1.0)
+        score = np.where(open_, rough.holds() * rough.starts * gained(rough), -1.0)
         chosen = np.argsort(-score)[:CANDIDATES]
         also = [self._place[name] for name in tried if name in self._place and name not in barred]
         rows = np.unique(np.concatenate([chosen[score[chosen] >= 0], np.array(also, dtype=np.intp)]))
         fine = self.mind.forecast(design.take(rows), together=True)
-        value = fine.starts * (fine.holds() * gain(fine, best) + lesson(fine, self.mind.noise))
+        value = fine.starts * (fine.holds() * gained(fine) + self._taught(fine))
         if cost is not None:
             value = value / np.array([cost(self.pool[row]) for row in rows.tolist()])
         return self.pool[int(rows[int(np.argmax(value))])]
+
+    def _taught(self, forecast: Forecast) -> Array | float:
+        """What a trial is worth for what it says of others; of several goals nothing is known to say so."""
+        return 0.0 if self.mind.question.goals else lesson(forecast, self.mind.noise)
 
     def incumbent(self) -> float:
         """Believed logarithm of the best output among what was tried and likely holds; -inf without one."""
@@ -148,6 +152,48 @@ class Chooser:
         good = measured & (forecast.holds() >= LIKELY)
         return float(forecast.tps[good].max()) if good.any() else -np.inf
 
+    # several goals
+
+    def _wanted(self, of: Array) -> Array:
+        """[goals, …] what counts, of [1 + bounds, …]: larger is better."""
+        found: Array = np.stack([of[0], *(-of[1 + place] for place in self.mind.question.goals)])
+        return found
+
+    def _known(self) -> Array | None:
+        """[N, goals] what is believed of all that was tried and likely holds; None where nothing does."""
+        belief = self._tried()
+        if belief is None:
+            return None
+        forecast, measured = belief
+        good = measured & (forecast.holds() >= LIKELY)
+        return self._wanted(_means(forecast)).T[good] if good.any() else None
+
+    def _gained(self, rough: Forecast) -> Callable[[Forecast], Array]:
+        """How much is expected of a configuration, by what is believed of it. `rough` is a forecast of the whole pool.
+
+        With several goals what it adds to the volume that the front of those known covers, which reaches as low as the
+        worst of them, and as the ends that the front may yet have.
+        """
+        best, known = self.incumbent(), self._known() if self.mind.question.goals else None
+        if known is None:
+            return lambda forecast: gain(forecast, best)
+        likely = rough.holds() * rough.starts >= LIKELY
+        wanted = self._wanted(_means(rough))[:, likely]
+        ends = [wanted[:, place] for place in wanted.argmax(axis=1)] if likely.any() else []
+        return self._expected(known, corner(np.array([*known, *ends])))
+
+    def _expected(self, known: Array, low: Array) -> Callable[[Forecast], Array]:
+        beyond = Open.over(known[front([*map(tuple, known.tolist())])], low)
+        rows = [0, *(1 + place for place in self.mind.question.goals)]
+        return lambda of: beyond.expected(self._wanted(_means(of)), np.stack([of.tps_sd, *of.bounds_sd])[rows])
+
+    def _showing(self, places: Sequence[int], forecast: Forecast) -> list[int]:
+        """The same trials: first those on the front, in the order that shows most of it, each configuration once."""
+        once = list({key(self.mind.trials[at].params): at for at in reversed(places)}.values())[::-1]
+        points = [tuple(point) for point in self._wanted(_means(forecast)).T[once].tolist()]
+        shown = [once[at] for at in spread_out(points)]
+        return [*shown, *(at for at in once if at not in shown)]
+
     def _tried(self) -> tuple[Forecast, NDArray[np.bool_]] | None:
         trials = self.mind.trials
         if not self.mind.views:
@@ -157,7 +203,8 @@ class Chooser:
     def ranked(self) -> list[Mapping[str, Any]]:
         """Of what was tried all that likely holds the limits, the highest believed output first, each once.
 
-        Of those that are as good as the best, as far as anyone knows, the simplest come first.
+        Of those that are as good as the best, as far as anyone knows, the simplest come first. With several goals the
+        front comes first, in the order that shows most of it: its ends, then what lies in the widest gaps.
         Where nothing likely does, what was measured to do: better than nothing.
         """
         belief = self._tried()
@@ -167,7 +214,9 @@ class Chooser:
         good = measured & (forecast.holds(SLACK) >= SURE)
         order = np.argsort(-forecast.tps)
         places = [at for at in order.tolist() if good[at]]
-        if places:
+        if places and self.mind.question.goals:
+            places = self._showing(places, forecast)
+        elif places:
             top = places[0]
             near = forecast.tps[top] - max(NEAR, forecast.tps_sd[top] / 2)
             equal = [at for at in places if forecast.tps[at] >= near]
@@ -193,12 +242,16 @@ class Chooser:
             for at, trial in enumerate(self.mind.trials)
             if not trial.rough
             and (load := trial.at(asked.users)) is not None
-            and all(dict(trial.bounds).get(bound.name, np.inf) <= bound.most for bound in asked.bounds)
+            and all(dict(trial.bounds).get(bound.name, np.inf) <= bound.most for bound in asked.bounds if bound.limit)
         ]
         return [at for _, at in sorted(met, reverse=True)]
 
     def promise(self, tolerance: float) -> float | None:
-        """The chance that anything untried beats the best of what was tried by more than a tolerance."""
+        """The chance that anything untried beats the best of what was tried by more than a tolerance.
+
+        With several goals: that something is better in a goal, by more than that, than each that is as good in the
+        others.
+        """
         best = self.incumbent()
         if not np.isfinite(best):
             return None
@@ -209,10 +262,17 @@ class Chooser:
         now = self._now()
         design, rough = now.design, now.rough
         bar = best + np.log1p(tolerance)
-        score = np.where(fresh, rough.holds() * rough.starts * ndtr((rough.tps - bar) / rough.tps_sd), -1.0)
+        known = self._known() if self.mind.question.goals else None
+        if known is None:
+            beating = ndtr((rough.tps - bar) / rough.tps_sd)
+        else:
+            known = known + np.log1p(tolerance)
+            beating = self._expected(known, corner(known))(rough)
+        score = np.where(fresh, rough.holds() * rough.starts * beating, -1.0)
         rows = np.argsort(-score)[:CANDIDATES]
         rows = rows[score[rows] >= 0]
         fine = self.mind.draws(design.take(rows), DRAWS)
         alive = np.random.default_rng(DRAWS).random(fine.shape[1:]) < rough.starts[rows]
-        better = (fine[0] > bar) & (fine[1:] <= 0).all(axis=0) & alive
+        more = fine[0] > bar if known is None else ~covered(self._wanted(fine), known)
+        better = more & (fine[1 : 1 + self.mind.question.limits] <= 0).all(axis=0) & alive
         return float(better.any(axis=1).mean())

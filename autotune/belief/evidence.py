@@ -7,10 +7,13 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from autotune.belief.question import JOULES
+from autotune.spec import PER_JOULE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from autotune.belief.question import Question
+    from autotune.belief.question import Bound, Question
     from autotune.metrics import Metrics
     from autotune.result import TrialResult
     from autotune.stats import Statistic
@@ -114,11 +117,7 @@ def evidence(result: TrialResult, question: Question) -> Evidence:
     of = {users: metrics for label, metrics in every.items() if (users := _users(label)) and metrics.output_tps}
     known = [one.num_parallel for one in result.placements if one.num_parallel]
     sizes = [one.size_bytes for one in result.placements if one.size_bytes]
-    values = {
-        bound.name: of[bound.users].statistic(bound.metric, cast("Statistic", bound.statistic))
-        for bound in question.bounds
-        if bound.users in of
-    }
+    values = {b.name: _value(b, result, of[b.users]) for b in question.bounds if b.users in of}
     return Evidence(
         params=result.params,
         loads=tuple(_loaded(users, metrics, ports) for users, metrics in of.items()),
@@ -128,6 +127,13 @@ def evidence(result: TrialResult, question: Question) -> Evidence:
         seconds=result.seconds,
         rough=bool(result.dropped),
     )
+
+
+def _value(bound: Bound, result: TrialResult, metrics: Metrics) -> float | None:
+    if bound.metric != JOULES:
+        return metrics.statistic(bound.metric, cast("Statistic", bound.statistic))
+    per_joule = result.score.goals.get(PER_JOULE)
+    return 1 / per_joule if per_joule else None
 
 
 def _users(label: str) -> int | None:

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from autotune.belief.design import octaves
+from autotune.belief.question import JOULES
 from autotune.belief.steady import State, Terms
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Law:
         self.designer = designer
         knobs, devices = len(designer.knobs), len(question.kinds)
         self.kinds = tuple(dict.fromkeys(question.kinds))
+        self.power = 0.0
+        """Logarithm of W: no law says it, so that it is the mean of what was seen."""
         cpu = question.on_cpu
         self.parameters = (
             Parameter("step", math.log(0.018), 0.9),
@@ -191,6 +194,8 @@ class Law:
         if not number:
             return np.asarray(np.log(answer.tps))
         bound = self.question.bounds[number - 1]
+        if bound.metric == JOULES:
+            return np.asarray(self.power - np.log(answer.tps))
         value = answer.statistic(bound.metric, bound.statistic, self.question.output_tokens)
         return np.asarray(np.log(np.maximum(value, 1e-6) / bound.most))
 

@@ -13,6 +13,7 @@ from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.kernel import HYPOTHESES, Places, nearness
 from autotune.belief.law import Law
+from autotune.belief.question import JOULES
 from autotune.belief.slopes import linear
 from autotune.space import key
 
@@ -47,16 +48,20 @@ class Forecast:
     tps: Array
     tps_sd: Array
     bounds: Array
-    """[limits, C] log of value over limit."""
+    """[bounds, C] log of value over limit."""
     bounds_sd: Array
     starts: Array
     """[C] chance that it can be measured."""
     together: Array | None = None
     """[C, C] covariance of their outputs, where that was asked for."""
+    goals: int = 0
+    """So many of the bounds, the last ones, are no limits."""
 
     def holds(self, slack: float = 0.0) -> Array:
         """[C] chance that all limits hold."""
-        found: Array = ndtr((math.log1p(slack) - self.bounds) / self.bounds_sd).prod(axis=0)
+        limits = slice(len(self.bounds) - self.goals)
+        bounds, sd = self.bounds[limits], self.bounds_sd[limits]
+        found: Array = ndtr((math.log1p(slack) - bounds) / sd).prod(axis=0)
         return found
 
 
@@ -177,6 +182,15 @@ class Mind:
             self.law.centre("slot", math.log(main.tpot_s) - 3.0)
         if main.prefill_s:
             self.law.centre("prompt", math.log(self.question.input_tokens / main.prefill_s))
+        self.law.power = self._power()
+
+    def _power(self) -> float:
+        """Logarithm of the mean power of what was tried, W; 0 where nobody asks."""
+        names = [bound.name for bound in self.question.bounds if bound.metric == JOULES]
+        pairs = [(dict(trial.bounds), trial.at(self.question.users)) for trial in self.trials]
+        known = [(bounds.get(name), load) for bounds, load in pairs for name in names]
+        power = [math.log(joules * load.tps) for joules, load in known if joules and load is not None]
+        return math.fsum(power) / len(power) if power else 0.0
 
     def _heads(self) -> list[Head]:
         """What was measured of output and limits."""
@@ -264,10 +278,11 @@ class Mind:
         mean = (weights * every).sum(axis=0)
         spread = (weights * (np.stack([spread for _, spread in said]) + (every - mean) ** 2)).sum(axis=0)
         sd = np.sqrt(np.maximum(spread, LEAST_SD**2))
-        return Forecast(mean[0], sd[0], mean[1:], sd[1:], starts)
+        goals = len(self.question.bounds) - self.question.limits
+        return Forecast(mean[0], sd[0], mean[1:], sd[1:], starts, goals=goals)
 
     def draws(self, design: Design, count: int) -> Array:
-        """[1 + limits, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""
+        """[1 + bounds, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""
         rng, where = np.random.default_rng(count), Places.of(design)
         heads = 1 + len(self.question.bounds)
         said = [self._full(view, design, where, joint=heads) for view in self.views]

@@ -73,7 +73,7 @@ def believed(mind: Mind, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
     """What is believed of some configurations; nothing before anything was measured."""
     if not mind.views or not params:
         return []
-    found, bounds = mind.forecast(mind.design(params)), mind.question.bounds
+    found, bounds = mind.forecast(mind.design(params)), mind.question.bounds[: mind.question.limits]
     holds, spread = found.holds(), np.hypot(found.tps_sd, mind.noise)
     wide = np.hypot(found.bounds_sd, TTFT_NOISE * mind.noise)
     return [
@@ -104,7 +104,7 @@ def odds(chooser: Chooser) -> Odds | None:
     sure = {key(trial.params) for trial in mind.trials if trial.measured}
     starts = np.where([key(one) in sure for one in every], 1.0, mind.forecast(design).starts)
     alive = np.random.default_rng(WORLDS).random(drawn.shape[1:]) < starts
-    output = np.where(alive & (drawn[1:] <= 0).all(axis=0), drawn[0], -np.inf)
+    output = np.where(alive & (drawn[1 : 1 + mind.question.limits] <= 0).all(axis=0), drawn[0], -np.inf)
     winners = np.where(np.isfinite(output.max(axis=1)), output.argmax(axis=1), len(every))
     *chances, nothing = (np.bincount(winners, minlength=len(every) + 1) / len(winners)).tolist()
     found = [

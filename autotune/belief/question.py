@@ -16,19 +16,23 @@ if TYPE_CHECKING:
 MANY = 17
 """Slots at which a model's cache outweighs what does not grow with them."""
 LEAST_DOUBT = 0.05
+JOULES = "joules_per_token"
+"""What a belief has in place of tokens per joule: all but the output is to be small."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A limit: `statistic` of `metric`, with so many users, is at most `most`."""
+    """A limit: `statistic` of `metric`, with so many users, is at most `most`. Or a goal, which is to be small."""
 
     metric: str
-    """ttft_s, tpot_s or e2e_s."""
+    """ttft_s, tpot_s or e2e_s; of a goal also `JOULES`."""
     statistic: str
     """mean, or a percentile as in p95."""
     users: int
     most: float
     """Seconds."""
+    limit: bool = True
+    """Whether it is one; for what is only a goal `most` is but the unit."""
 
     @property
     def name(self) -> str:
@@ -47,6 +51,9 @@ class Question:
     input_tokens: float
     """Mean of a prompt, tokens."""
     bounds: tuple[Bound, ...] = ()
+    """Limits, then what is only a goal."""
+    goals: tuple[int, ...] = ()
+    """What is to be small while the output is to be large: places among the bounds. Empty where the output is all."""
     kinds: tuple[str, ...] = ("",)
     """Of each device, by its index."""
     memory_bytes: tuple[float, ...] = (0.0,)
@@ -63,6 +70,11 @@ class Question:
     """Standard deviation of its logarithm."""
 
     @property
+    def limits(self) -> int:
+        """How many of the bounds are limits."""
+        return sum(bound.limit for bound in self.bounds)
+
+    @property
     def levels(self) -> tuple[int, ...]:
         """Users at which something counts, the objective's first."""
         return tuple(dict.fromkeys((self.users, *(bound.users for bound in self.bounds))))
@@ -74,6 +86,10 @@ class Question:
         bounds = [(limit, spec.level(limit.at).users) for limit in spec.objective.limits]
         if level.users is None or spec.objective.metric == "capacity" or None in (users for _, users in bounds):
             return None
+        limits = [Bound(limit.metric, limit.statistic, users or 0, limit.max) for limit, users in bounds]
+        goals = [Bound(g.metric or JOULES, g.statistic, level.users, 1.0, limit=False) for g in spec.objective.goals]
+        names = [bound.name for bound in limits]
+        every = [*limits, *(goal for goal in goals if goal.name not in names)]
         on_cpu = all(device.make == "cpu" for device in inventory.devices)
         base = slot = doubt = context = 0.0
         if facts is not None:
@@ -85,7 +101,8 @@ class Question:
             users=level.users,
             output_tokens=float(predicted.mean),
             input_tokens=float(asked.mean) if asked is not None else spec.workload.num_ctx / 4,
-            bounds=tuple(Bound(limit.metric, limit.statistic, users or 0, limit.max) for limit, users in bounds),
+            bounds=tuple(every),
+            goals=tuple([bound.name for bound in every].index(goal.name) for goal in goals),
             kinds=tuple(device.kind for device in inventory.devices),
             memory_bytes=tuple(float(device.memory_bytes) for device in inventory.devices),
             on_cpu=on_cpu,

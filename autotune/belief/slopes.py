@@ -16,6 +16,7 @@ from scipy.special import expit, ndtr, ndtri
 
 from autotune.belief.design import octaves
 from autotune.belief.law import BATCHES, KNOTS, NARROW, PART, TAILS, prompt_shape, step_shape
+from autotune.belief.question import JOULES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +100,7 @@ class Slopes:
         """[C, P] of one that may be made of others."""
         first, *more = (found[:, plain.index(one)] for one in _plain(*asked))
         if not more:
-            return first
+            return -first if asked[0] == JOULES else first
         answer, statistic = self.trace.answer, str(asked[1])
         ttft, rest = answer.ttft(statistic)[0], self.law.question.output_tokens * answer.tpot_s[0]
         part = (ttft / (ttft + rest))[:, None]
@@ -310,6 +311,8 @@ def _plain(metric: str, statistic: str | int) -> list[Quantity]:
     """What a quantity is made of."""
     if metric == "e2e_s":
         return [("ttft_s", statistic), ("tpot_s", "")]
+    if metric == JOULES:
+        return [("tps", "")]
     return [(metric, statistic if metric in {"ttft_s", PART} else "")]
 
 

@@ -93,7 +93,12 @@ def parser() -> argparse.ArgumentParser:
     export = every.add_parser("export", help="systemd units, nginx site, compose file and more for the winner")
     _add_study(export)
     export.add_argument("--to", type=Path, required=True, metavar="DIRECTORY", help="a new folder, or an empty one")
-    export.add_argument("--trial", type=int, metavar="N", help="this trial of the search in place of a proved winner")
+    export.add_argument(
+        "--trial",
+        type=int,
+        metavar="N",
+        help="this trial of the search: a point of the front, or in place of a proved winner",
+    )
     export.add_argument(
         "--listen", default="127.0.0.1", metavar="ADDRESS", help="where nginx listens (default %(default)s)"
     )

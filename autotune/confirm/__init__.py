@@ -10,6 +10,9 @@ limit is the relative violation of each run. All statements of a proof hold toge
 says how its error is shared out over them and over the looks, at each of which the proof could end. What is being
 compared with what may be chosen after the fact.
 
+Where several goals count there is no winner but a front: who meets the limits, is surely beaten by nobody, and surely
+better than the baseline in some goal. Each goal has the statements that tokens/s have alone, so that all hold together.
+
 What is taken for equal has been shown to be equal, up to the smallest difference that counts: `proof.least_gain`, or
 what a proof of full length finds nine times of ten in the noise of this host, if that is more. Noise, drift and heat
 are measured (`conditions`), not assumed.
@@ -18,8 +21,9 @@ are measured (`conditions`), not assumed.
 from autotune.confirm.cautions import cautions
 from autotune.confirm.conditions import Drift, Heat, noise
 from autotune.confirm.contender import Contender, contenders
-from autotune.confirm.contest import BASELINE, USUAL_GAIN, Kind, Verdict
-from autotune.confirm.order import looks, place
+from autotune.confirm.contest import USUAL_GAIN, Kind, Verdict
+from autotune.confirm.front import Front
+from autotune.confirm.order import BASELINE, looks, place
 from autotune.confirm.proof import Proof, begun, chosen, expected_s, finalists, verdict
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "USUAL_GAIN",
     "Contender",
     "Drift",
+    "Front",
     "Heat",
     "Kind",
     "Proof",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.confirm.contest import BASELINE, Kind
+from autotune.confirm.contest import Kind
+from autotune.confirm.order import BASELINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from autotune.score import UNDECIDED
+from autotune.spec import GOALS, OUTPUT
 from autotune.stats import Interval, mean_interval, next_interval
 
 if TYPE_CHECKING:
@@ -53,10 +54,23 @@ class Contender:
         """Output TPS at the objective's level, block by block, tokens/s; None where it could not be measured."""
         return tuple(run.score.objective for run in self.runs)
 
+    def values(self, goal: str) -> tuple[float | None, ...]:
+        """Of a goal, block by block, in its unit; None where nobody knows."""
+        return self.tps if goal == OUTPUT else tuple(run.score.goals.get(goal) for run in self.runs)
+
+    def worth(self, goal: str) -> tuple[float | None, ...]:
+        """The same, so turned that more is better."""
+        values = self.values(goal)
+        return values if GOALS[goal].larger else tuple(1 / value if value else None for value in values)
+
+    def mean(self, goal: str) -> Interval | None:
+        """Its mean over fresh starts; None with fewer than two."""
+        return _interval(mean_interval, self.values(goal))
+
     @property
     def mean_tps(self) -> Interval | None:
         """Its mean over fresh starts, tokens/s; None with fewer than two."""
-        return _interval(mean_interval, self.tps)
+        return self.mean(OUTPUT)
 
     @property
     def speed(self) -> float:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 from autotune.confirm.conditions import Drift, Heat, drift, heat, noise, shift
 from autotune.confirm.contender import USUAL
-from autotune.confirm.order import looks
+from autotune.confirm.front import Front
+from autotune.confirm.order import BASELINE, looks
 from autotune.confirm.shares import Levels, levels
+from autotune.spec import OUTPUT
 from autotune.stats import Interval, block_spread, blocks_needed, contrast, difference_found
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autotune.confirm.contender import Contender
     from autotune.spec import Proof
     from autotune.stats import Spread
 
-BASELINE = 0
-"""Its place among the candidates."""
 MISSED = 0.1
 """How often a true difference may be missed that a proof is said to find."""
 MOST_ALIKE = 0.05
@@ -36,6 +38,8 @@ class Kind(StrEnum):
 
     WINNER = "winner"
     """A candidate is better than the baseline."""
+    FRONT = "front"
+    """Of several goals: some candidate is better than the baseline in one of them, and beaten by nobody."""
     KEEP = "keep"
     """None is, by as much as would be worth a change."""
     UNCLEAR = "unclear"
@@ -58,11 +62,22 @@ class Verdict:
         """Complete ones."""
         return len(self.contenders[BASELINE].runs)
 
+    @cached_property
+    def goals(self) -> tuple[str, ...]:
+        """What counts, where that is more than the output; else nothing."""
+        named = next((run.score.goals for one in self.contenders for run in one.measured), {})
+        return (OUTPUT, *named) if named else ()
+
+    @cached_property
+    def front(self) -> Front:
+        """What it says of several goals."""
+        return Front(self)
+
     # what the statements may err, and what they rest on
 
     def _levels(self, blocks: int) -> Levels:
         limits = max((len(run.score.constraints) for one in self.contenders for run in one.measured), default=1)
-        return levels(self.rules, blocks, len(self.contenders), limits)
+        return levels(self.rules, blocks, len(self.contenders), limits, max(len(self.goals), 1))
 
     @cached_property
     def level(self) -> Levels:
@@ -72,10 +87,14 @@ class Verdict:
     @cached_property
     def noise(self) -> Spread | None:
         """How far runs of one candidate scatter within blocks, in parts; of all that were measured in every block."""
-        whole = [one.tps for one in self.contenders if one.runs and all(one.tps)]
+        return self.spread([one.tps for one in self.contenders])
+
+    def spread(self, series: Sequence[Sequence[float | None]]) -> Spread | None:
+        """The same of any figure, from its values by candidate and block."""
+        whole = [values for values in series if values and all(values)]
         if self.blocks < 2 or len(whole) < 2:
             return None
-        return block_spread([[math.log(tps or 0.0) for tps in block] for block in zip(*whole, strict=True)], USUAL)
+        return block_spread([[math.log(value or 0.0) for value in block] for block in zip(*whole, strict=True)], USUAL)
 
     @cached_property
     def repeats(self) -> Spread | None:
@@ -88,11 +107,15 @@ class Verdict:
 
         A proof of the full length finds it nine times of ten. A smaller one is taken for none, unless it is certain.
         """
-        if self.noise is None:
+        return self.least(self.noise)
+
+    def least(self, noise: Spread | None) -> float:
+        """The same of any figure with this noise."""
+        if noise is None:
             return self.rules.least_gain
         found = difference_found(
             looks(self.rules)[-1],
-            self.noise.sd,
+            noise.sd,
             len(self.contenders),
             error=self._levels(looks(self.rules)[-1]).better,
             missed=MISSED,
@@ -102,7 +125,11 @@ class Verdict:
     @property
     def margin(self) -> float:
         """By how much less a winner may make and still be taken for as fast as another: what counts, within reason."""
-        return max(self.rules.least_gain, min(self.counts, MOST_ALIKE))
+        return self.within(self.counts)
+
+    def within(self, counts: float) -> float:
+        """The same where so much counts."""
+        return max(self.rules.least_gain, min(counts, MOST_ALIKE))
 
     def needed(self, gain: float = USUAL_GAIN) -> int | None:
         """How many blocks find a true gain over the baseline nine times of ten in this noise; None: not known."""
@@ -148,13 +175,17 @@ class Verdict:
     @cached_property
     def _ratios(self) -> dict[tuple[int, int], Interval]:
         """log(TPS of one / TPS of another), from the blocks in which both were measured; at least two."""
-        found = {}
+        return self.ratios([one.tps for one in self.contenders])
+
+    def ratios(self, series: Sequence[Sequence[float | None]]) -> dict[tuple[int, int], Interval]:
+        """The same of any figure, from its values by candidate and block."""
+        found, noise = {}, self.spread(series)
         for one, other in permutations(range(len(self.contenders)), 2):
-            pairs = zip(self.contenders[one].tps, self.contenders[other].tps, strict=True)
+            pairs = zip(series[one], series[other], strict=True)
             logs = [math.log(first / second) for first, second in pairs if first and second]
             if len(logs) > 1:
                 below, above = self._sides(one, other)
-                pooled = self.noise if len(logs) == self.blocks else None
+                pooled = noise if len(logs) == self.blocks else None
                 found[one, other] = contrast(logs, pooled, below=below, above=above)
         return found
 
@@ -248,8 +279,8 @@ class Verdict:
 
     @cached_property
     def winners(self) -> tuple[int, ...]:
-        """Those better than the baseline, the most tokens/s first."""
-        if self.blocks < self.rules.pairs:
+        """Those better than the baseline, the most tokens/s first; of several goals there is no winner."""
+        if self.goals or self.blocks < self.rules.pairs:
             return ()
         return tuple(
             sorted((one for one in self.others if self._worth(one)), key=lambda one: -self.contenders[one].speed)
@@ -279,10 +310,17 @@ class Verdict:
         """How the proof ends, if it ends here."""
         if self.blocks < self.rules.pairs:
             return Kind.UNPROVED
+        if self.goals:
+            return self._kind_of_front()
         if self.winners:
             return Kind.WINNER
         kept = all(self._settled(one, BASELINE) and not self._seems(one) for one in self.others)
         return Kind.KEEP if self.feasible(BASELINE) and kept else Kind.UNCLEAR
+
+    def _kind_of_front(self) -> Kind:
+        if any(one != BASELINE for one in self.front.points):
+            return Kind.FRONT
+        return Kind.KEEP if self.feasible(BASELINE) and self.front.beaten else Kind.UNCLEAR
 
     @property
     def recommended(self) -> int:
@@ -294,6 +332,8 @@ class Verdict:
         """Whether more blocks could show nothing that would be worth choosing over what is recommended."""
         if self.blocks < self.rules.pairs:
             return False
+        if self.goals:
+            return self.front.decided
         if self.kind is Kind.UNCLEAR:
             return all(self.misses(one) for one in range(len(self.contenders)))
         rest = (one for one in self.others if one != self.recommended)

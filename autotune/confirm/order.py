@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from autotune.spec import Proof
 
+BASELINE = 0
+"""Its place among the candidates."""
+
 
 def looks(rules: Proof) -> tuple[int, ...]:
     """After how many blocks a proof is looked at, and may end.

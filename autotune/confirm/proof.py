@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from autotune import pace
 from autotune.clock import TimeUp
 from autotune.confirm.contender import contenders
-from autotune.confirm.contest import BASELINE, Verdict
-from autotune.confirm.order import looks, place
+from autotune.confirm.contest import Verdict
+from autotune.confirm.order import BASELINE, looks, place
 from autotune.errors import StorageError
 from autotune.faults import insist
 from autotune.space import key
-from autotune.standing import standings
+from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,9 +39,11 @@ def finalists(
     """The configurations of a search besides the baseline that likely hold the limits, best first.
 
     By belief, where the search has one and `ranked` is what was tried in its order: the best single measurement is the
-    luckiest. Else the feasible by what was measured.
+    luckiest. Else the feasible by what was measured; of several goals the front first, as it is in `ranked`, too.
     """
     standing = standings(results)
+    front = on_front(standing)
+    standing = [*front, *(one for one in standing if one not in front)]
     if ranked is not None:
         known = {key(one.params): one for one in standing if all(result.measured for result in one.results)}
         standing = [known[key(params)] for params in ranked if key(params) in known]

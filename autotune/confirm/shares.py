@@ -34,23 +34,25 @@ class Levels:
     """How far a candidate is from a limit, to one side; or how much further the baseline is."""
 
 
-def levels(rules: Proof, blocks: int, candidates: int, limits: int) -> Levels:
+def levels(rules: Proof, blocks: int, candidates: int, limits: int, goals: int = 1) -> Levels:
     """Of a proof of so many candidates, the baseline among them, with so many limits each, after so many blocks.
+
+    Where several goals count, each of them has its own statements on how candidates differ.
 
     A proof that ends between two looks, because time is up, has the look that was to come brought forward.
     """
     planned = looks(rules)
     look = next((at for at, size in enumerate(planned) if size >= blocks), len(planned) - 1)
-    return _levels(planned, 1 - rules.confidence, candidates, limits)[look]
+    return _levels(planned, 1 - rules.confidence, candidates, limits, goals)[look]
 
 
 @lru_cache(maxsize=64)
-def _levels(planned: tuple[int, ...], error: float, candidates: int, limits: int) -> tuple[Levels, ...]:
+def _levels(planned: tuple[int, ...], error: float, candidates: int, limits: int, goals: int) -> tuple[Levels, ...]:
     others = candidates - 1
     kinds = (
-        (BETTER, others),
-        (NO_BETTER, others),
-        (APART, others * (others - 1)),
+        (BETTER, goals * others),
+        (NO_BETTER, goals * others),
+        (APART, goals * others * (others - 1)),
         (LIMITS, limits * (2 * candidates + others)),
     )
     parts = sum(part for part, statements in kinds if statements)

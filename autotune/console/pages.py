@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autotune.console.scene import estimate_s
-from autotune.console.tables import before_after, odds, ranking
+from autotune.console.tables import before_after, front, odds, ranking
 from autotune.ollama.env import has_llama_server
 from autotune.plan import GIB
 from autotune.report.beliefs import checked, remaining
@@ -179,6 +179,8 @@ def _tables(console: Console, found: Findings) -> None:
         say(SIMULATED)
     if found.ranking:
         console.print(ranking(found))
+    if found.front:
+        console.print(front(found))
     if found.changes:
         console.print(before_after(found))
     for line in found.infeasible:
@@ -193,6 +195,8 @@ def _onward(say: Callable[[str], None], found: Findings, folder: Path) -> None:
     """What to do with it."""
     if found.chosen is not None:
         say(f"To install it: autotune export {folder} --to DIRECTORY")
+    if found.points:
+        say(f"To install one of the front: autotune export {folder} --trial N --to DIRECTORY")
     if found.results:
         say(f"All of it, and how to repeat it: autotune report {folder}")
     say(f"Results are in {folder}; look at them with: optuna-dashboard sqlite:///{folder}/optuna.db")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autotune.console.spark import Track
 from autotune.report.words import configuration, gain, objective, proved, span, verdict
-from autotune.standing import standings
+from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -301,7 +301,9 @@ class Scene:
         best = self.standings[0]
         if not best.feasible:
             return "nothing feasible so far"
-        return f"best so far {objective(best.objective, best.results[-1])}{gain(best, self.results)}"
+        told = f"{objective(best.objective, best.results[-1])}{gain(best, self.results)}"
+        front = len(on_front(self.standings))
+        return f"{front} on the front so far, the fastest {told}" if front else f"best so far {told}"
 
     def best(self) -> str:
         """The same with its configuration."""

@@ -13,7 +13,7 @@ from autotune.console.contrasts import known
 from autotune.console.details import STATISTICS, instance_rows, instance_units
 from autotune.metrics import compare
 from autotune.report.beliefs import odds_rows
-from autotune.report.words import figure, percent
+from autotune.report.words import changed, figure, percent, reached
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -99,6 +99,21 @@ def ranking(found: Findings) -> Table:
     for one in found.ranking:
         figures = (figure(one.tps), figure(one.ttft_mean))
         table.add_row(str(one.number), *figures, Text(one.configuration), Text(one.verdict[:100]))
+    return table
+
+
+def front(found: Findings) -> Table:
+    """Where several goals count: who is on the front, and who was beaten."""
+    table = Table(title="The front", title_justify="left")
+    _figure(table, "trial")
+    table.add_column("configuration", overflow="fold")
+    for one in found.front[0].reached:
+        table.add_column(one.goal, justify="right", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    for point in found.front:
+        cells = (Text("\n".join(filter(None, (reached(one), changed(one))))) for one in point.reached)
+        number = "–" if point.trial is None else str(point.trial)
+        table.add_row(number, Text(point.configuration), *cells, Text(point.place), style="" if point.on else "dim")
     return table
 
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from autotune import ground as grounds
+from autotune import telemetry
 from autotune.doctor.check import Check, State
 from autotune.errors import AutotuneError, ClusterError, SpecError
 from autotune.inventory import Inventory, discover, holders, nvml
@@ -31,6 +32,7 @@ def of_study(spec: StudySpec) -> tuple[list[Check], Inventory | None]:
     """The devices that a study names: it needs all of them, for itself."""
     try:
         found = grounds.inventory(spec)
+        telemetry.check(spec, found)
         busy = holders(found)
     except nvml.NoDriver as error:
         return [Check("devices", "missing", error.message, f'{DRIVER}, or set cluster.devices = "cpu"')], None

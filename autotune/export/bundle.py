@@ -24,6 +24,7 @@ from autotune.simulator import SIMULATED
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from autotune.confirm import Contender
     from autotune.plan import InstancePlan, Plan, Provenance
     from autotune.report import Findings
     from autotune.result import TrialResult
@@ -65,9 +66,14 @@ class Bundle:
 
     @property
     def proved(self) -> bool:
-        """Whether it is the winner of a proof."""
-        chosen = self.found.chosen
-        return chosen is not None and chosen.runs[0].fingerprint == self.plan.fingerprint
+        """Whether it is the winner of a proof, or a point of its front."""
+        return self.contender is not None
+
+    @property
+    def contender(self) -> Contender | None:
+        """What the proof had of it; None where it is neither."""
+        proved = self.found.points if self.found.chosen is None else (self.found.chosen,)
+        return next((one for one in proved if one.runs[0].fingerprint == self.plan.fingerprint), None)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -78,6 +84,8 @@ class Bundle:
             marks.append(f"{SIMULATED}: nothing here was measured on real hardware")
         if not self.proved:
             marks.append(f"Not proved, but chosen by hand from the trials of the search: {verdict(self.runs[0])}")
+        elif self.found.chosen is None:
+            marks.append("Chosen by hand from the front that was proved: nothing there is better in every goal")
         return tuple(marks)
 
     @cached_property
@@ -112,7 +120,8 @@ class Bundle:
             "params": self.runs[0].params,
             "fingerprint": self.plan.fingerprint,
             "expected": self.expected(),
-            "figures": [asdict(change) for change in self.found.changes] if self.proved else [],
+            "figures": [asdict(change) for change in self.found.changes] if self.found.chosen and self.proved else [],
+            "goals": self.goals(),
             "trials": [asdict(run) for run in self.runs],
             "plan": asdict(self.plan),
             "provenance": asdict(self.provenance),
@@ -122,8 +131,7 @@ class Bundle:
 
     def expected(self) -> dict[str, Any]:
         """The objective of a fresh start at its load: its mean, and where it lands 19 times of 20."""
-        chosen = self.found.chosen
-        again = chosen.next_tps if chosen is not None and self.proved else None
+        again = self.contender.next_tps if self.contender is not None else None
         mean = again.mean if again else self.runs[0].score.objective
         low, high = (again.low, again.high) if again else (None, None)
         run = self.runs[0]
@@ -131,12 +139,18 @@ class Bundle:
         load = self.spec.level(None).label if run.unit == TOKENS_PER_S else "the limits"
         return {"load": load, "unit": run.unit, what: mean, "low": low, "high": high}
 
+    def goals(self) -> list[dict[str, Any]]:
+        """What it makes of each goal, where there are several."""
+        number = self.runs[0].fingerprint
+        trials = [result.number for result in self.found.results if result.fingerprint == number]
+        return [asdict(made) for one in self.found.front if one.trial in trials for made in one.reached]
+
 
 def bundle(store: Store, *, trial: int | None = None, listen: str = LOOPBACK, user: str | None = None) -> Bundle:
     """The winner of a study, or the configuration of one trial.
 
-    Raises `NothingFeasible` where there is no winner, `UsageError` for a trial that cannot be exported or an address
-    that is none, `StorageError` for a study that cannot be read.
+    Raises `NothingFeasible` where there is no winner, `UsageError` where there is a front to choose from, for a trial
+    that cannot be exported or an address that is none, `StorageError` for a study that cannot be read.
     """
     found, address = report.read(store), _address(listen)
     if not found.results:
@@ -178,9 +192,13 @@ def _place(folder: Path, files: Mapping[str, str]) -> None:
 
 def _winner(store: Store, found: Findings, _: int) -> tuple[Shelf, tuple[TrialResult, ...]]:
     chosen, proof = found.chosen, found.proof
+    front = "; ".join(f"--trial {one.trial}: {one.configuration}" for one in found.front if one.on)
+    if found.points:
+        raise UsageError(f"{store.folder} has a front, and no single winner: choose one of its points. {front}")
     if chosen is None or proof is None:
         kept = proof is not None and proof.kind is not Kind.UNPROVED
-        advice = "there is nothing to install" if kept else "--trial N exports a trial that you choose"
+        choice = "--trial N exports a trial that you choose" + (f" ({front})" if front else "")
+        advice = "there is nothing to install" if kept else choice
         raise NothingFeasible(f"{store.folder} has no proved winner; {advice}. {found.answer}")
     return store.proof(proof.number), chosen.measured
 
@@ -192,6 +210,9 @@ def _trial(store: Store, found: Findings, number: int) -> tuple[Shelf, tuple[Tri
     result = found.results[number]
     if not result.measured:
         raise UsageError(f"--trial {number}: it could not be measured: {result.message}")
+    proved = next((one for one in found.points if one.runs[0].fingerprint == result.fingerprint), None)
+    if proved is not None and found.proof is not None:
+        return store.proof(found.proof.number), proved.measured
     return store.trials, (result,)
 
 

@@ -15,7 +15,7 @@ from autotune.metrics.instances import slow
 from autotune.metrics.measure import COMPLETE, measure
 from autotune.metrics.requests import pace, queue_s, rest_s, tpot_s, ttft_s
 from autotune.metrics.summary import CONFIDENCE, Range, Summary
-from autotune.metrics.tokens import tokens_per_chunk
+from autotune.metrics.tokens import tokens, tokens_per_chunk
 from autotune.metrics.values import InstanceMetrics, Metrics
 from autotune.metrics.window import COLD_S, Window
 
@@ -38,6 +38,7 @@ __all__ = [
     "queue_s",
     "rest_s",
     "slow",
+    "tokens",
     "tokens_per_chunk",
     "tpot_s",
     "ttft_s",

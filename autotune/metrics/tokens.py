@@ -31,6 +31,12 @@ def output_tps(records: Iterable[RequestRecord], window: Window, per_chunk: floa
     return window.per_second(math.fsum(inside))
 
 
+def tokens(records: Sequence[RequestRecord]) -> float:
+    """All that arrived, whenever that was."""
+    per_chunk = tokens_per_chunk(records)
+    return math.fsum(len(record.chunk_times) * _worth(record, per_chunk) for record in records)
+
+
 def _worth(record: RequestRecord, per_chunk: float | None) -> float:
     """Tokens that each piece of its text stands for."""
     if record.eval_count is not None and record.chunk_times:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -25,6 +26,7 @@ from autotune.rehearsal.truth import Truth, truth
 from autotune.sampler import Sampler
 from autotune.simulator.clock import run_virtual
 from autotune.space import key
+from autotune.spec import OUTPUT
 from autotune.standing import standings
 from autotune.study import Clock, Night
 
@@ -115,8 +117,9 @@ def _check(spec: StudySpec, nights: int, processes: int) -> None:
             raise UsageError(f"{name} = {value}: allowed is a whole number above 0")
     if spec.cluster.driver != "simulated":
         raise UsageError('cluster.driver = "process": name the host to play')
-    if spec.objective.metric != "output_tps":
-        raise UsageError(f'objective.metric = "{spec.objective.metric}": only nights for "output_tps" can be rehearsed')
+    if spec.objective.metric != OUTPUT:
+        asked = json.dumps(spec.objective.metric)
+        raise UsageError(f'objective.metric = {asked}: only nights for "{OUTPUT}" alone can be rehearsed')
 
 
 def _learn(

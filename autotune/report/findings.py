@@ -13,6 +13,7 @@ from autotune.events import read as read_events
 from autotune.faults import quarantined
 from autotune.hindsight import foretold
 from autotune.metrics import CONFIDENCE
+from autotune.report.front import Point, points
 from autotune.report.words import answer, configuration, objective, verdict
 from autotune.result import TOKENS_PER_S
 from autotune.standing import standings
@@ -97,6 +98,8 @@ class Findings:
     infeasible: tuple[str, ...]
     """What could not be measured, and why; and how many miss the limits."""
     cautions: tuple[str, ...]
+    front: tuple[Point, ...] = ()
+    """Where several goals count: who is on the front."""
     attained: tuple[str, ...] = ()
     """At each load with limits, how many requests met all of them at once; of what the answer recommends."""
     client: str = ""
@@ -119,6 +122,13 @@ class Findings:
             return None
         return self.proof.contenders[self.proof.recommended]
 
+    @property
+    def points(self) -> tuple[Contender, ...]:
+        """Where several goals count, what the proof has on the front: any of them may be chosen."""
+        if self.proof is None or self.proof.kind is not Kind.FRONT:
+            return ()
+        return tuple(self.proof.contenders[at] for at in self.proof.front.points)
+
 
 def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> Findings:
     """What the study in a folder has found so far; with `odds` also what could still win, which takes some seconds.
@@ -129,8 +139,11 @@ def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> 
     results = store.trials.results()
     proof = verdict_of(store, written.proof) if results else None
     found = findings(written, results, proof, selftest=store.selftest(), lost=quarantined(store))
+    goals = written.objective.goals  # of which no single one wins
     return replace(
-        found, foretold=foretold(written, read_events(store.events), results), odds=_odds(store) if odds else None
+        found,
+        foretold=foretold(written, read_events(store.events), results),
+        odds=_odds(store) if odds and not goals else None,
     )
 
 
@@ -163,6 +176,7 @@ def findings(
         configurations=len(standings(results)),
         infeasible=_infeasible(results),
         cautions=(*(f"left out since it failed: {said}" for said in (lost or {}).values()), *_cautions(results, proof)),
+        front=points(results, proof) if results else (),
         attained=_attained(results, proof),
         client=_client(spec, results, selftest) if selftest else "",
     )
@@ -170,10 +184,22 @@ def findings(
 
 def _attained(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, ...]:
     """Over all runs of the recommended configuration; without a proof of the best of the search."""
+    if proof is not None and proof.kind is Kind.FRONT:
+        each = [(one := proof.contenders[at], _of_runs(one.measured)) for at in _chosen(proof)]
+        return tuple(f"{configuration(one.params)}: {line}" for one, lines in each for line in lines)
     if proof is not None and proof.kind is not Kind.UNPROVED:
-        runs = [run for run in proof.contenders[proof.recommended].runs if run.measured]
+        runs = list(proof.contenders[proof.recommended].measured)
     else:
         runs = list(standings(results)[0].results) if results else []
+    return _of_runs(runs)
+
+
+def _chosen(proof: Verdict) -> tuple[int, ...]:
+    """What the answer recommends."""
+    return proof.front.points if proof.kind is Kind.FRONT else (proof.recommended,)
+
+
+def _of_runs(runs: Sequence[TrialResult]) -> tuple[str, ...]:
     return tuple(_of_all(label, runs) for label in (runs[0].attainments if runs else ()))
 
 
@@ -201,6 +227,7 @@ def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str
     if proof is not None and proof.kind is not Kind.UNPROVED:
         other = proof.recommended if proof.recommended != BASELINE else proof.nearest
         name = "The winner" if proof.recommended != BASELINE else "The best candidate"
+        name = "The one with the most tokens/s" if proof.goals else name
         before, after = proof.contenders[BASELINE].runs, proof.contenders[other].runs
         title = f"{name} against the baseline, mean of {proof.blocks} runs each"
     else:
@@ -257,7 +284,7 @@ def _cautions(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[st
     """Doubts about what the answer rests on: of the proof, or else of the baseline and the best of the search."""
     if proof is not None:
         runs = [run for contender in proof.contenders for run in contender.runs]
-        told = [*cautions(proof), *_slots(proof.contenders[proof.recommended])]
+        told = [*cautions(proof), *(line for at in _chosen(proof) for line in _slots(proof.contenders[at]))]
         told += [*_unlike(results, proof), *_newer(results, proof)]
     else:
         runs, told = [*results[:1], *(standings(results)[0].results if results else ())], []
@@ -294,7 +321,8 @@ def _unlike(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
 def _newer(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
     """A search that went on after its proof may have found something better."""
     known, best = [one.params for one in proof.contenders], standings(results)[0]
-    tps = proof.contenders[proof.recommended].next_tps
+    most = proof.front.points[0] if proof.kind is Kind.FRONT else proof.recommended
+    tps = proof.contenders[most].next_tps
     if best.params in known or not best.feasible or tps is None or (best.objective or 0.0) <= tps.high:
         return []
     more = objective(best.objective, best.results[-1])

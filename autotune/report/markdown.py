@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.confirm import BASELINE
 from autotune.report.beliefs import checked, foretold_rows, odds_rows, remaining
 from autotune.report.conditions import conditions
-from autotune.report.words import configuration, distance, figure, flags, percent
+from autotune.report.words import changed, configuration, distance, figure, flags, percent, reached
 from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def markdown(found: Findings, source: str, provenance: Provenance | None = None)
         [found.answer],
         _before_after(found),
         _list("Requests within all limits", found.attained),
+        _front(found),
         _proof(found),
         _ranking(found),
         _odds(found),
@@ -90,6 +91,25 @@ def _proof(found: Findings) -> list[str]:
     unit = proof.contenders[0].runs[0].unit
     head = ("candidate", f"{unit}, run by run", "mean", "against the baseline", "worst block", "limits")
     return ["## Proof", words, _table(head, rows), *_lines(conditions(proof))]
+
+
+def _front(found: Findings) -> list[str]:
+    """Where several goals count: each with its interval, and against the baseline."""
+    if not found.front:
+        return []
+    goals = [one.goal for one in found.front[0].reached]
+    head = ("trial", "configuration", *(name for goal in goals for name in (goal, "against the baseline")), "where")
+    rows = [
+        (
+            "–" if one.trial is None else str(one.trial),
+            one.configuration,
+            *(cell for made in one.reached for cell in (reached(made), changed(made) or "–")),
+            one.place,
+        )
+        for one in found.front
+    ]
+    words = "Nothing that was measured beats a point of the front. `autotune export STUDY --trial N` takes one of them."
+    return ["## The front", words, _table(head, rows)]
 
 
 def _limits(proof: Verdict, number: int) -> str:

@@ -8,13 +8,14 @@ from autotune.confirm import BASELINE, USUAL_GAIN, Kind
 from autotune.result import TOKENS_PER_S
 from autotune.score import LEAST_LOAD, UNDECIDED
 from autotune.space import USUAL
-from autotune.standing import standings
+from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from autotune.confirm import Verdict
     from autotune.metrics import Metrics
+    from autotune.report.front import Reached
     from autotune.result import TrialResult
     from autotune.spec import StudySpec
     from autotune.standing import Standing
@@ -96,6 +97,21 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def reached(made: Reached) -> str:
+    """What a configuration makes of a goal, with its interval where it has one."""
+    if made.value is None:
+        return "–"
+    return f"{made.value:.4g}" + (f" ({made.between[0]:.4g} to {made.between[1]:.4g})" if made.between else "")
+
+
+def changed(made: Reached) -> str:
+    """The same against the baseline; empty where there is nothing to say."""
+    if made.change is None:
+        return ""
+    ends = made.change_between
+    return f"{made.change:+.1%}" + (f" ({ends[0]:+.1%} to {ends[1]:+.1%})" if ends else "")
+
+
 def percent(value: float | None) -> str:
     """A change; empty where there is none to speak of."""
     return "" if value is None else f"{value:+.0%}"
@@ -143,6 +159,8 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
     times = "one measurement" if twice == 1 else f"the mean of {twice} measurements"
     begun = f": its proof has {proof.blocks} of the {proof.rules.pairs} blocks that it needs" if proof else ""
     why = f": {unproved}" if unproved else ""
+    if len(front := on_front(standings(results))) > 1:
+        return f"The front of the search has {len(front)} configurations. This is not yet a proof{begun or why}."
     return (
         f"Best: {configuration(best.params)}: {objective(best.objective, best.results[-1])}{gain(best, results)}. "
         f"This is {times}, not yet a proof{begun or why}."
@@ -153,6 +171,8 @@ def proved(proof: Verdict) -> str:
     """What a proof says."""
     if proof.kind is Kind.WINNER:
         return f"{_winner(proof)}{_alike(proof)}"
+    if proof.goals:
+        return _front(proof)
     keep, best = configuration(proof.contenders[BASELINE].params), proof.nearest
     if not proof.feasible(best):
         near = f"no candidate met the limits again{_failures(proof)}"
@@ -165,6 +185,29 @@ def proved(proof: Verdict) -> str:
     doubt = _doubt(proof)
     said = f"No clear winner after {proof.blocks} blocks: {near}{doubt}."
     return f"{said}{'' if doubt else _length(proof)} Until that is settled keep {keep}."
+
+
+def _front(proof: Verdict) -> str:
+    """What a proof says of several goals."""
+    keep, points = configuration(proof.contenders[BASELINE].params), proof.front.points
+    goals = " and ".join([", ".join(proof.goals[:-1]), proof.goals[-1]])
+    if proof.kind is Kind.FRONT:
+        each = "; ".join(_point(proof, at) for at in points)
+        one = "One configuration is" if len(points) == 1 else f"{len(points)} configurations are"
+        return (
+            f"{one} on the front of {goals}, beaten by none: {each}. Proved in {proof.blocks} blocks; the choice among"
+            " them is yours."
+        )
+    if proof.kind is Kind.KEEP:
+        return f"Keep what you have, {keep}: nothing is better in any of {goals} ({proof.blocks} blocks)."
+    said = f"After {proof.blocks} blocks nothing is certain to be better in any of {goals}{_doubt(proof)}."
+    return f"{said} Until that is settled keep {keep}."
+
+
+def _point(proof: Verdict, at: int) -> str:
+    told = [f"{goal} {found.mean:.4g}" for goal in proof.goals if (found := proof.front.mean(goal, at)) is not None]
+    own = " (the baseline)" if at == BASELINE else ""
+    return f"{configuration(proof.contenders[at].params)}{own}: {', '.join(told)}"
 
 
 def _length(proof: Verdict) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from autotune.belief import Chooser, Designer, Evidence, Loaded, Mind, believed, odds
+from autotune.belief import JOULES, Chooser, Designer, Evidence, Loaded, Mind, believed, odds
 from autotune.sampler.domain import distributions, widened
 from autotune.space import key
 
@@ -34,11 +34,12 @@ TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 class InformedSampler(BaseSampler):
     """Chooses by what physics and the trials so far say of each configuration; see `autotune.belief`.
 
-    For any study over a space, with one objective, output in tokens/s, to be made as large as possible. A trial's user
-    attribute `evidence` says what was measured beside it; without one its value and its constraints, each of them named
-    as `Bound.name` names it and relative to the limit (0.1 is a tenth too much), have to do. A trial without a value is
-    one that could not be measured. A trial is asked only for the parameters that its configuration has: where that
-    depends on others, suggest what `trial.relative_params` names, and nothing more.
+    For any study over a space, with one objective, output in tokens/s, to be made as large as possible; or with
+    several, that one first, then the goals of the question in their order. A trial's user attribute `evidence` says
+    what was measured beside it; without one its values and its constraints, each of them named as `Bound.name` names
+    it and relative to the limit (0.1 is a tenth too much), have to do. A trial without a value is one that could not
+    be measured. A trial is asked only for the parameters that its configuration has: where that depends on others,
+    suggest what `trial.relative_params` names, and nothing more.
     """
 
     def __init__(
@@ -145,11 +146,14 @@ def of_trial(trial: FrozenTrial, question: Question) -> Evidence:
     """What an Optuna trial says."""
     if EVIDENCE in trial.user_attrs:
         return Evidence.from_json(trial.params, json.loads(trial.user_attrs[EVIDENCE]))
-    value, dropped = trial.value, trial.state == TrialState.PRUNED
-    if value is None or value <= 0:
+    values, dropped = trial.values or [0.0], trial.state == TrialState.PRUNED
+    if values[0] <= 0:
         return Evidence(trial.params, failed=True)
     constraints = trial.constraints or {}
     bounds = {
         bound.name: (1 + constraints[bound.name]) * bound.most for bound in question.bounds if bound.name in constraints
     }
-    return Evidence(trial.params, (Loaded(question.users, value),), tuple(bounds.items()), rough=dropped)
+    for place, value in zip(question.goals, values[1:], strict=False):
+        goal = question.bounds[place]
+        bounds[goal.name] = 1 / value if goal.metric == JOULES else value
+    return Evidence(trial.params, (Loaded(question.users, values[0]),), tuple(bounds.items()), rough=dropped)

@@ -15,6 +15,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage, RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import NullPool, event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from autotune.belief import Believed, Evidence, Forecast, Odds
     from autotune.result import TrialResult
     from autotune.space import Space
+    from autotune.spec import Goal
 
 INFORMED = "informed"
 INSTEAD = "tpe"
@@ -52,6 +54,8 @@ class Way:
     """What the informed search is about; None where it has no law for it."""
     first: Mapping[str, Any] | None = None
     """Proposed before all others, if the space has it."""
+    goals: tuple[Goal, ...] = ()
+    """What counts beside the output."""
 
     @property
     def who(self) -> str:
@@ -81,6 +85,8 @@ class Sampler:
         self._first = key(way.first) if way.first is not None else ""
         self._tried: set[str] = set()
         self._question = way.question
+        larger = [True, *(goal.larger for goal in way.goals)]
+        self._directions = [StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE for more in larger]
         self._evidence: list[Evidence] = []
         self.by = way.who
         self._rival = rival(self.by, seed) if self.by != INFORMED else None
@@ -105,7 +111,8 @@ class Sampler:
         ours = [self._frozen(result) for result in results]
         with _storage(self._path):
             self._study = self._create()
-            if [*map(_content, self._study.trials)] != [*map(_content, ours)]:
+            same = self._study.directions == self._directions
+            if not same or [*map(_content, self._study.trials)] != [*map(_content, ours)]:
                 optuna.delete_study(study_name=self._name, storage=self._storage)
                 self._study = self._create()
                 self._study.add_trials(ours)
@@ -191,17 +198,17 @@ class Sampler:
         """Report what came of it. Raises `StorageError`.
 
         A configuration that could not be measured is told as pruned with a violated constraint: of a failed trial TPE
-        would learn nothing. So is one that was dropped, with what was measured by then.
+        would learn nothing. So is one that was dropped, with what was measured by then; and, of several goals, one of
+        which some goal is not known. What was measured of those Optuna has no place for.
         """
         with _storage(self._path):
             for name, value in result.score.constraints.items():
                 trial.set_constraint(name, value)
             for name, value in self._attributes(result).items():
                 trial.set_user_attr(name, value)
-            if result.dropped and result.score.objective is not None:
-                trial.report(result.score.objective, 0)  # of a pruned trial Optuna takes the last report for its value
-            told = None if result.dropped else result.score.objective
-            self._study.tell(trial, told, state=_state(result))
+            for step, value in self._reports(result).items():
+                trial.report(value, step)  # of a pruned trial Optuna takes the last report for its value
+            self._study.tell(trial, _told(result), state=_state(result))
         self._tried.add(key(result.params))
         self._evidence.append(self._said(result))
 
@@ -218,7 +225,7 @@ class Sampler:
         return optuna.create_study(
             storage=self._storage,
             study_name=self._name,
-            direction="maximize",
+            directions=self._directions,
             sampler=RandomSampler(self._seed),  # `propose` has chosen before `begin` asks
             load_if_exists=True,
         )
@@ -232,13 +239,18 @@ class Sampler:
         params = {name: value for name, value in result.params.items() if name in self._domain}
         return create_trial(
             state=_state(result),
-            value=result.score.objective,
+            values=_told(result) or tuple(self._reports(result).values()) or None,
             params=params,
             distributions={name: self._domain[name] for name in params},
             constraints=result.score.constraints,
-            intermediate_values={0: result.score.objective} if result.dropped and result.score.objective else None,
+            intermediate_values=self._reports(result),
             user_attrs=self._attributes(result),
         )
+
+    def _reports(self, result: TrialResult) -> dict[int, float]:
+        """What a dropped trial had reached by then; where there are several goals Optuna takes none."""
+        reached = result.score.objective if result.dropped and len(self._directions) == 1 else None
+        return {} if reached is None else {0: reached}
 
     def _attributes(self, result: TrialResult) -> dict[str, Any]:
         """What optuna-dashboard shows beside the parameters, and what the informed search learns from."""
@@ -260,7 +272,12 @@ def _content(trial: FrozenTrial) -> tuple[Any, ...]:
 
 
 def _state(result: TrialResult) -> TrialState:
-    return TrialState.COMPLETE if result.measured and not result.dropped else TrialState.PRUNED
+    return TrialState.PRUNED if _told(result) is None else TrialState.COMPLETE
+
+
+def _told(result: TrialResult) -> tuple[float, ...] | None:
+    """Its values; None for one that is told as pruned."""
+    return None if not result.measured or result.dropped else result.score.values
 
 
 @contextlib.contextmanager

@@ -107,9 +107,12 @@ def page() -> str:
     return HEAD + "".join(_section(heading, table) for heading, table in _headed(schema()))
 
 
-def _headed(whole: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _headed(whole: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each table below its heading; one that stands in several places once."""
-    for name, table in whole["properties"].items():
+    for name, field in whole["properties"].items():
+        table = _table(field) or field
+        if "description" in field and table != field:
+            table = {**table, "description": f"{table['description']} {field['description']}"}
         yield f"## `[{name}]`", table
         inner = {key: found for key, field in table["properties"].items() if (found := _table(field))}
         for key, found in inner.items():

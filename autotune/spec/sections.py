@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from autotune.spec.goals import GOALS, OUTPUT, Goal, Metric
 from autotune.spec.values import (
     LIST,
     TEXT,
@@ -232,9 +233,13 @@ class Limit(Section):
 class Objective(Section):
     """What is made as large as possible, and what must hold."""
 
-    metric: Literal["output_tps", "capacity"] = "output_tps"
+    metric: Metric = OUTPUT
     """`output_tps`: tokens of answers a second, of the whole cluster, at one load. `capacity`: the largest load, users
-    or requests/s, at which all limits hold; the one level of the workload is where its search begins."""
+    or requests/s, at which all limits hold; the one level of the workload is where its search begins. A list of two or
+    three goals, `output_tps` (or `tps`) among them, asks for more than one answer: the configurations of which none is
+    better than another in every goal. Goals are `ttft_p95_s`, `tpot_mean_s`, `e2e_p99_s` and their like, with `mean`,
+    `p50`, `p90`, `p95` or `p99`, to be as small as can be; and `tokens_per_joule`, of a whole load, where the GPUs tell
+    their energy. With several goals nothing is dropped for being slow, only for missing a limit."""
     at: At | None = None
     """The level: its users, its rate, or its label; without it the last one."""
     limits: tuple[Limit, ...] = ()
@@ -243,13 +248,19 @@ class Objective(Section):
     """The part of the requests that must succeed, at every level."""
     precision: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
     """A window ends when half the 95 % interval of the output rate is this part of it, and the limits are decided; or
-    after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not."""
+    after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not. A goal that is a
+    time has to have enough requests, and no more: how exactly it is known is for the proof to say."""
     end_early: Yes = True
     """A window ends as soon as a limit is surely missed, or more requests come than can be answered; and in the search
     the whole trial, from its warm-up on, as soon as it surely cannot beat the best so far. Without it every window
     lasts, as for a table of how bad things are."""
     capacity_max: Count = 1024
     """No load beyond this is tried for a `capacity`."""
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """What counts beside the output; nothing where there is one answer."""
+        return () if isinstance(self.metric, str) else tuple(GOALS[name] for name in self.metric if name != OUTPUT)
 
 
 class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key in ("trials", "hours", "until")]}):
@@ -266,7 +277,8 @@ class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key i
     fewest blocks need more and half the night is enough for them. 0: nothing is kept."""
     early: Yes = True
     """The search ends when it is unlikely (below 5 %) that anything untried is better by more than `tolerance`; its
-    time is the proof's. Only where `search.sampler` can say so."""
+    time is the proof's. Only where `search.sampler` can say so. With several goals: better in some goal than each that
+    is as good in the others."""
     tolerance: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.02
     """What would be better by less is not worth the time: part of the best objective so far."""
 
@@ -281,7 +293,8 @@ class Proof(Section):
     """How the winner is proved: the best of the search and the baseline run again in alternating blocks."""
 
     finalists: Annotated[int, Field(ge=0, le=6, strict=True)] = 2
-    """The most configurations that run against the baseline; 0: no proof."""
+    """The most configurations that run against the baseline; 0: no proof. Of several goals these are points of the
+    front, its ends first, then what lies in its widest gaps: more than two show more of it, and take longer."""
     pairs: Annotated[int, Field(ge=4, strict=True)] = 4
     """Blocks, in each of which every candidate runs once, before anything is decided."""
     pairs_max: Count = 24
@@ -289,7 +302,7 @@ class Proof(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)] = 0.95
     """How sure all statements of a proof together are to hold."""
     least_gain: NotNegative = 0.02
-    """A smaller gain in tokens/s, in parts of the baseline's, is not worth a change."""
+    """A smaller gain in tokens/s, or in another goal, in parts of the baseline's, is not worth a change."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import model_validator
 
+from autotune.spec.goals import Several
 from autotune.spec.sections import (
     Baseline,
     Budget,
@@ -16,6 +17,7 @@ from autotune.spec.sections import (
     Section,
     Study,
 )
+from autotune.spec.values import short
 from autotune.spec.workload import Level, Workload
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class StudySpec(Section):
     search: Search
     baseline: Baseline = Baseline()
     workload: Workload
-    objective: Objective = Objective()
+    objective: Annotated[Objective, short("metric", list, "a list of goals", Several | Objective)] = Objective()
+    """Before the first table, `objective = ["tps", "ttft_p95_s"]` stands for its `metric` alone."""
     budget: Budget
     proof: Proof = Proof()
 

@@ -6,6 +6,7 @@
 - `steady`, `trends`: whether a series has settled, and whether it grows
 - `looks`, `boundaries`, `decisions`: whether a limit is met, asked more than once
 - `differences`: whether two measurements differ
+- `fronts`: of points that are good in more than one way, those that no other one beats
 - `blocks`: how far repeats scatter, and how candidates differ that ran in the same blocks
 
 A limit on what follows: a window cannot tell of what changes more slowly than the window. The intervals of `batches`
@@ -21,6 +22,7 @@ from autotune.stats.blocks import Spread, block_spread, blocks_needed, contrast,
 from autotune.stats.boundaries import boundaries
 from autotune.stats.decisions import Decision, decide_mean, decide_series, decide_share
 from autotune.stats.differences import Difference, Side, difference, quantile_difference
+from autotune.stats.fronts import dominates, front, spread_out
 from autotune.stats.intervals import Interval, mean_interval, next_interval, ready
 from autotune.stats.looks import Looks
 from autotune.stats.quantiles import QuantileInterval, quantile_interval
@@ -63,8 +65,10 @@ __all__ = [
     "decide_share",
     "difference",
     "difference_found",
+    "dominates",
     "effective_size",
     "enough",
+    "front",
     "least_requests",
     "mean",
     "mean_interval",
@@ -77,6 +81,7 @@ __all__ = [
     "quantile_interval",
     "ready",
     "repeat_spread",
+    "spread_out",
     "steady_from",
     "trend",
 ]

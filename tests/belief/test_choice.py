@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from autotune.belief import Chooser, Evidence, Loaded
-from autotune.belief.choice import REPEATS, improvement, lesson
+from autotune.belief.choice import REPEATS, lesson
+from autotune.belief.front import improvement
 from autotune.belief.mind import Forecast
 from autotune.space import key
 from tests.belief.worlds import EVERY, USERS, World, asked, known, params

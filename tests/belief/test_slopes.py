@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from autotune.belief import Bound
+from autotune.belief import JOULES, Bound
 from autotune.belief.law import PART
 from autotune.belief.slopes import Slopes, linear
 from tests.belief.test_law import MIXED, law_of
@@ -25,6 +25,7 @@ BOUNDS = (
     Bound("tpot_s", "mean", 5, 0.1),
     Bound("e2e_s", "p50", 5, 30.0),
     Bound("ttft_s", "mean", 60, 2.0),
+    Bound(JOULES, "mean", USERS, 1.0, limit=False),
 )
 TIGHT = asked(
     kinds=("A", "A", "B", "C"), memory_bytes=(12.0 * GIB,) * 4, weights_bytes=8e9, slot_bytes=3e8, bounds=BOUNDS

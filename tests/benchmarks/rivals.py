@@ -14,9 +14,10 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from scipy.special import ndtr
 
-from autotune.belief.choice import Chooser, improvement
+from autotune.belief.choice import Chooser
 from autotune.belief.design import Designer
 from autotune.belief.evidence import evidence
+from autotune.belief.front import improvement
 from autotune.belief.kernel import Hypothesis
 from autotune.belief.mind import Mind
 from autotune.belief.question import Question

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autotune import report
 from autotune.confirm import verdict
 from autotune.errors import AutotuneError, BaselineFailed, Interrupted, ModelMissing, SpecError, UsageError
+from autotune.export.bundle import bundle
 from autotune.rehearsal import nights as nights_module
 from autotune.rehearsal import played, simulate
 from autotune.rehearsal.host import host
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
     from autotune.rehearsal.nights import Slept
     from autotune.spec import StudySpec
+
+
+FRONT = small(objective={"metric": ["tps", "ttft_p95_s"]})
 
 
 def slept(spec: StudySpec, seed: int = 1, store: Store | None = None) -> Slept:
@@ -56,6 +61,33 @@ def test_a_night_kept_in_memory_is_the_one_that_is_kept_in_a_folder(tmp_path: Pa
     assert all(result.simulated for result in results)
     assert results[0].seconds > 5
     assert store.trials.records(0, 0)
+
+
+def test_a_night_with_two_goals_finds_and_proves_the_ends_of_their_front(tmp_path: Path) -> None:
+    """The fewer slots the quicker each token, the more the more of them: by how the played host decodes."""
+    spec = small(
+        cluster={"profile": noisy(tmp_path, 0.01)},
+        baseline={"num_parallel": 2},
+        objective={"metric": ["tps", "tpot_mean_s"], "limits": []},
+        budget={"trials": 7},
+        proof={"finalists": 2, "pairs_max": 4},
+    )
+    store = Store(tmp_path / "study")
+    store.open(spec, "")
+    assert slept(spec, store=store).kind == "front"
+    found = report.read(store)
+    assert found.proof is not None
+    fast, quick = (found.proof.contenders[at].params for at in (1, 2))
+    whole = run_virtual(host(spec))
+    every = {key(params): truth(whole, params).tps for params in whole.ground.space.configurations()}
+    assert every[key(fast)] > 0.97 * max(every.values())
+    assert quick["num_parallel"] == 1
+    assert {1, 2} <= set(found.proof.front.points)
+    point = next(one for one in found.front if one.on and "NUM_PARALLEL 1" in one.configuration)
+    assert point.trial is not None
+    exported = bundle(store, trial=point.trial, user="ollama")
+    assert exported.proved
+    assert exported.plan.num_parallel == 1
 
 
 def test_equal_seeds_are_equal_nights_and_others_are_not(tmp_path: Path) -> None:
@@ -194,6 +226,7 @@ def test_what_cannot_be_rehearsed_is_said_in_one_line(tmp_path: Path) -> None:
         (ModelMissing, "no model 'absent'", lambda: simulate(small(cluster={"model": "absent"}), 1)),
         (SpecError, "num_ctx = 9000", lambda: simulate(small(workload={"num_ctx": 9000}), 1)),
         (UsageError, "capacity", lambda: simulate(small(objective={"metric": "capacity"}), 1)),
+        (UsageError, 'metric = ["output_tps", "ttft_p95_s"]: only nights', lambda: simulate(FRONT, 1)),
     ]
     for kind, words, doing in cases:
         with pytest.raises(kind) as raised:
