@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autotune.belief.evidence import Evidence
     from autotune.belief.kernel import Hypothesis
     from autotune.belief.law import Answer, Law
+    from autotune.belief.prior import Expected
 
 TAILS = 6.0
 DEVICE_TAILS = 4.0
@@ -72,9 +73,17 @@ class Problem:
     """The residuals of all evidence, as a function of the law's parameters."""
 
     def __init__(
-        self, law: Law, trials: Sequence[Evidence], design: Design, heads: Sequence[Head], hypothesis: Hypothesis
+        self,
+        law: Law,
+        trials: Sequence[Evidence],
+        design: Design,
+        heads: Sequence[Head],
+        hypothesis: Hypothesis,
+        expected: Expected | None = None,
     ) -> None:
+        """`expected` is what earlier studies say of the parameters."""
         self.law = law
+        self._expected = expected
         self.hypothesis = hypothesis
         self.heads = heads
         self.design = design
@@ -155,6 +164,8 @@ class Problem:
             full = self.law.memory(theta, self.design)[:, self._misfits]
             if full.any():
                 found.append(np.maximum(0.0, 0.01 - np.log(np.maximum(full, 1e-9))) / MISFIT_SD)
+        if self._expected is not None:
+            found.append(self._expected.off(theta))
         return np.concatenate(found, axis=1) if found else np.zeros((len(theta), 0))
 
     def _of(self, answer: Answer, name: str, chosen: Array) -> Array:

@@ -11,7 +11,7 @@ from rich.text import Text
 from autotune.console.scene import estimate_s
 from autotune.console.tables import before_after, ranking
 from autotune.plan import GIB
-from autotune.report.words import configuration, flags, span
+from autotune.report.words import configuration, flags, span, warm
 from autotune.simulator import SIMULATED
 from autotune.space import kinds, letter
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from autotune.earlier import Warmth
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.night import Ending
@@ -33,7 +34,7 @@ _MOST_REASONS = 12
 _MOST_CAUTIONS = 8
 
 
-def outlook(console: Console, ground: Ground) -> None:
+def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> None:
     """What a study would run: `autotune plan`."""
     spec, space = ground.spec, ground.space
     if spec.cluster.simulated:
@@ -55,7 +56,21 @@ def outlook(console: Console, ground: Ground) -> None:
         say(f"  left out: {reason}")
     if len(reasons) > _MOST_REASONS:
         say(f"  left out for {len(reasons) - _MOST_REASONS} more reasons of the same kind")
+    if warmth is not None:
+        _warmth(say, warmth)
     say(_length(spec, space.after_memory))
+
+
+def _warmth(say: Callable[[str], None], found: Warmth) -> None:
+    """The earlier studies that it begins with, and those that are of no use to it."""
+    if found.used:
+        say(f"Warm start: {warm(found)}")
+    for params in found.prior.first:
+        say(f"  tried first: {configuration(params)}")
+    for one in found.left[:_MOST_REASONS]:
+        say(f"  earlier study not used: {one}")
+    if len(found.left) > _MOST_REASONS:
+        say(f"  nor are {len(found.left) - _MOST_REASONS} more")
 
 
 def _devices(inventory: Inventory) -> Table:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
+from autotune.earlier import kept
 from autotune.faults import quarantined
 from autotune.metrics import CONFIDENCE
-from autotune.report.words import answer, configuration, objective, verdict
+from autotune.report.words import answer, configuration, objective, verdict, warm
 from autotune.result import TOKENS_PER_S
 from autotune.stats import proportion_interval
 from autotune.study import standings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from autotune.confirm import Contender, Verdict
+    from autotune.earlier import Warmth
     from autotune.metrics import Metrics
     from autotune.result import TrialResult
     from autotune.selftest import SelfTest
@@ -97,6 +99,8 @@ class Findings:
     """At each load with limits, how many requests met all of them at once; of what the answer recommends."""
     client: str = ""
     """How exact the figures are, as far as the client is concerned."""
+    warm: str = ""
+    """The earlier studies that the search began with; empty where there were none."""
 
     @property
     def objective(self) -> str:
@@ -117,7 +121,9 @@ def read(store: Store, spec: StudySpec | None = None) -> Findings:
     written = spec or store.spec()
     results = store.trials.results()
     proof = verdict_of(store, written.proof) if results else None
-    return findings(written, results, proof, selftest=store.selftest(), lost=quarantined(store))
+    return findings(
+        written, results, proof, selftest=store.selftest(), lost=quarantined(store), warmth=kept(store.folder)
+    )
 
 
 def findings(
@@ -127,9 +133,10 @@ def findings(
     unproved: str = "",
     selftest: SelfTest | None = None,
     lost: Mapping[str, str] | None = None,
+    warmth: Warmth | None = None,
 ) -> Findings:
     """What these results say. `unproved` is why there was no proof, `selftest` what the client could do, `lost` the
-    devices that were left out since they failed, and why."""
+    devices that were left out since they failed, and why, `warmth` what the study began with."""
     title, changes = _changes(results, proof) if results else ("", ())
     return Findings(
         spec=spec,
@@ -144,6 +151,7 @@ def findings(
         cautions=(*(f"left out since it failed: {said}" for said in (lost or {}).values()), *_cautions(results, proof)),
         attained=_attained(results, proof),
         client=_client(spec, results, selftest) if selftest else "",
+        warm=warm(warmth) if warmth else "",
     )
 
 
