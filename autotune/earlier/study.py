@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from autotune import confirm
 from autotune import ground as grounds
 from autotune.belief import Chooser, Designer, Law, Mind, Question, evidence, learned, named
 from autotune.belief.design import STRUCTURAL
 from autotune.earlier import change
 from autotune.earlier.change import Change
-from autotune.errors import SpecError
+from autotune.errors import SpecError, StorageError
 from autotune.store import Store
 from autotune.study import standings
 
@@ -60,6 +62,8 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     first = next((result for result in results if result.measured), None)
     if first is None:
         raise SpecError("nothing was measured")
+    if not all({"layout", "num_parallel"} <= result.params.keys() for result in results):
+        raise StorageError(f"{folder}: damaged (a trial of no configuration)")
     then = store.trials.provenance(first.number)
     if why := _strange(spec, then, ground, now):
         raise SpecError(why)
@@ -103,12 +107,18 @@ def _usual(space: Space) -> dict[str, Any]:
 
 
 def mind(study: Study, ground: Ground) -> Mind | None:
-    """What is believed after its trials; None where the law says nothing of them."""
+    """What is believed after its trials; None where the law says nothing of them.
+
+    Raises `SpecError` and `StorageError` for trials that are none of these devices.
+    """
     question = Question.of(study.spec, ground.inventory, ground.facts.model)
     if question is None:
         return None
     found = Mind(question, Designer.of(study.space, len(question.kinds)))
-    found.learn([evidence(result, question) for result in study.results])
+    try:
+        found.learn([evidence(result, question) for result in study.results])
+    except np.linalg.LinAlgError as error:  # figures that no host has
+        raise StorageError(f"{study.folder}: damaged (no law fits its figures: {error})") from error
     return found if found.views else None
 
 

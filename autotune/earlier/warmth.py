@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from autotune.errors import SpecError, StorageError
 from autotune.files import storage, write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from autotune.belief import Lesson
     from autotune.earlier.study import Study
@@ -108,23 +109,35 @@ def look(own: Path, ground: Ground, now: Provenance) -> Warmth:
     if written == OFF:
         return Warmth()
     every: list[Study] = []
+    told: list[_Told] = []
     left: list[str] = []
     for folder in _beside(own) if written == AUTO else _named(written):
-        try:
+        with _excused(folder, left, named=written != AUTO):
             every.append(studies.read(folder, ground, now))
-        except (SpecError, StorageError) as error:
-            said = error.message.removeprefix(f"{folder}: ")
-            if written != AUTO:
-                raise SpecError(f'search.warm_start = "{folder}": {said}') from error
-            left.append(f"{folder.name}: {said}")
+    every.sort(key=lambda one: one.results[-1].began_at, reverse=True)
     every.sort(key=lambda one: -weight(one.changes))
     left += [f"{one.folder.name}: {MOST} others count more" for one in every[MOST:]]
-    told = [_told(one, ground) for one in every[:MOST]]
+    for study in every[:MOST]:
+        with _excused(study.folder, left, named=written != AUTO):
+            told.append(_told(study, ground))
     return Warmth(tuple(one.earlier for one in told), tuple(left), _prior(told, ground))
 
 
+@contextmanager
+def _excused(folder: Path, left: list[str], *, named: bool) -> Iterator[None]:
+    """A folder that cannot be used is left out, unless it was asked for."""
+    try:
+        with storage(folder):
+            yield
+    except (SpecError, StorageError) as error:
+        said = error.message.removeprefix(f"{folder}: ")
+        if named:
+            raise SpecError(f'search.warm_start = "{folder}": {said}') from error
+        left.append(f"{folder.name}: {said}")
+
+
 def _beside(own: Path) -> list[Path]:
-    """The other study folders beside one, the latest begun first."""
+    """The other study folders beside one."""
     with storage(own.parent):
         there = [path.parent for path in own.parent.glob("*/study.json")]
     return sorted(folder for folder in there if folder.resolve() != own.resolve())

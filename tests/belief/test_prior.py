@@ -79,12 +79,12 @@ def test_where_the_lesson_is_wrong_the_trials_overrule_it() -> None:
     """That of another host altogether, as if its fingerprint had lied."""
     world, lesson = World(1, noise=0.02), taught(1)
     wrong = replace(lesson, values=tuple(value + 8 * (-1) ** at for at, value in enumerate(lesson.values)))
-    misled, warm = after(world, 7, wrong), after(world, 7, lesson)
+    misled, warm, cold = after(world, 4, wrong), after(world, 4, lesson), after(world, 4)
     believed = [sum(view.weight for view in mind.views if "earlier" in view.hypothesis.name) for mind in (misled, warm)]
     assert believed[0] < 0.2
     assert believed[1] > 0.8
     assert "earlier" in warm.trust
-    assert error(misled, world) < 1.3 * error(after(world, 7), world)
+    assert error(misled, world) < 1.3 * error(cold, world)
 
 
 def test_the_more_has_changed_the_less_is_told() -> None:
