@@ -13,10 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune import __version__, confirm
+from autotune import __version__, confirm, earlier
 from autotune import ground as grounds
 from autotune import selftest as selftests
-from autotune.belief import Question
+from autotune.belief import Prior, Question
 from autotune.benchmark import pacer
 from autotune.benchmark.carrier import Target
 from autotune.benchmark.crew import Crew
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from autotune.benchmark.flight import Client
     from autotune.benchmark.workload import Workload
     from autotune.confirm import Verdict
+    from autotune.earlier import Warmth
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.plan import Plan
@@ -102,9 +103,12 @@ async def _night(
         ground = await grounds.ground(spec, found, children, store.run)
         _same_ground(store, ground)
         store.write_host(found, ground.facts)
-        sampler = Sampler(store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, way(ground))
+        warmth = earlier.begin(store.folder, ground, provenance(ground), results)
+        asking = way(ground, warmth.prior)
+        sampler = Sampler(store.optuna, spec.study.name, spec.study.seed, ground.space, ground.baseline, asking)
         sampler.open(results)
         events.show({"what": "ground", "ground": ground})
+        events.show({"what": "warm start", "warmth": warmth})
         processes = await _selftest(spec, store, events)
         async with grounds.cluster(spec, children, store.run) as cluster:
             bench = Bench(
@@ -144,10 +148,12 @@ async def _night(
     return ending
 
 
-def way(ground: Ground) -> Way:
-    """How a study is searched."""
+def way(ground: Ground, prior: Prior | None = None) -> Way:
+    """How a study is searched; `prior` is what earlier ones say."""
     question = Question.of(ground.spec, ground.inventory, ground.facts.model)
-    return Way(ground.spec.search.sampler, question, ground.rule_of_thumb(), ground.spec.objective.goals)
+    return Way(
+        ground.spec.search.sampler, question, ground.rule_of_thumb(), ground.spec.objective.goals, prior or Prior()
+    )
 
 
 def budget(spec: StudySpec) -> Budget:
@@ -201,12 +207,13 @@ def _cut_short(spec: StudySpec, store: Store, results: list[TrialResult], why: s
     return Ending(why, tuple(results), error, proof)
 
 
-async def look(spec: StudySpec) -> Ground:
-    """What a study would stand on, without beginning it. Raises `AutotuneError`."""
-    found = grounds.inventory(spec)
-    with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
-        async with Children(Path(folder)) as children:
-            return await grounds.ground(spec, found, children, Path(folder))
+async def look(spec: StudySpec, folder: Path) -> tuple[Ground, Warmth]:
+    """What the study of a folder would stand on and begin with, without beginning it. Raises `AutotuneError`."""
+    found, results = grounds.inventory(spec), Store(folder).earlier()
+    with tempfile.TemporaryDirectory(prefix="autotune-") as run:
+        async with Children(Path(run)) as children:
+            ground = await grounds.ground(spec, found, children, Path(run))
+    return ground, earlier.kept(folder) if results else earlier.look(folder, ground, provenance(ground))
 
 
 async def _selftest(spec: StudySpec, store: Store, events: Events) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import ground as grounds
 from autotune.belief import Question, evidence
+from autotune.earlier import kept
 from autotune.errors import SpecError, UsageError
 from autotune.faults import quarantined
 from autotune.ground import Ground
@@ -65,7 +66,7 @@ def recall(store: Store) -> Recalled | None:
         ground = ground.without(lost)
     single = any(found.single for result in results for found in result.placements)
     space = ground.narrowed() if single else ground.space
-    search = InformedSampler(space, question, seed=spec.study.seed)
+    search = InformedSampler(space, question, seed=spec.study.seed, prior=kept(store.folder).prior)
     return Recalled(space, search, [evidence(result, question) for result in results])
 
 

@@ -4,6 +4,7 @@
     study.json               format, the study file and what it was read as, host
     optuna.db                Optuna's storage (SQLite; optuna-dashboard opens it)
     events.jsonl             what happened when
+    warm.json                what it began with, of earlier studies
     trials/0007/plan.json    plan and provenance, written before the trial starts
     trials/0007/records-0.jsonl.gz   every request of the first level
     trials/0007/result.json  written last: a trial without it is run again

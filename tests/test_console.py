@@ -12,11 +12,13 @@ import pytest
 
 from autotune import console as view
 from autotune import report
+from autotune.belief import Prior
 from autotune.bench import Found
 from autotune.benchmark.pacer import ClosedLoop
 from autotune.benchmark.phases import LoadResult, Progress
 from autotune.console import SIMULATED, comparison, configuration, morning, outlook, span, verdict
 from autotune.console.live import REFRESH_S
+from autotune.earlier import Earlier, Warmth
 from autotune.errors import DeviceBusy, Interrupted, PortTaken
 from autotune.ground import Ground
 from autotune.health import examine
@@ -279,6 +281,38 @@ def test_a_plan_says_how_much_of_the_space_will_fit_the_memory() -> None:
     assert "memory as it is foreseen: 50% of these fit, 0% may, 50% hardly do; none is left out for that" in said
     kept = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"vram_free_gib": 3.5})})
     assert "0% of these fit" in planned(kept, 140, vram_free_bytes=int(3.5 * 2**30))
+
+
+WARMTH = Warmth(
+    (Earlier("/studies/monday", 18, 0.444, ("driver 1 → 2", "there the law holds")), Earlier("/studies/old", 3, 0.1)),
+    ("odd: damaged (not an [/object])",),
+    Prior(first=(FASTER,)),
+)
+
+
+def test_a_plan_tells_the_earlier_studies_it_begins_with_and_those_it_does_not() -> None:
+    on = screen(200)
+    ground = Ground(SPEC, gpus(), ServerFacts("0.32.15", TINY), Path("/models"), Path("/home"), space(), BASELINE)
+    outlook(on, ground, WARMTH)
+    said = words(on)
+    assert (
+        "Warm start: monday (18 trials, counts 44%: driver 1 → 2, there the law holds); old (3 trials, counts 10%)"
+        in said
+    )
+    assert "tried first: 0 | 1 NUM_PARALLEL 4, least_conn" in said
+    assert "earlier study not used: odd: damaged (not an [/object])" in said
+    outlook(on, ground, Warmth(left=tuple(f"s{number}: of another host" for number in range(20))))
+    said = words(on)
+    assert said.count("earlier study not used") == 1 + 12
+    assert "nor are 8 more" in said
+    assert "Warm start" not in planned(SPEC, 200)
+
+
+def test_a_night_says_at_its_start_what_it_begins_with() -> None:
+    said = told(SPEC, screen(200), [{"what": "warm start", "warmth": WARMTH}])
+    assert "warm start: monday (18 trials, counts 44%: " in said
+    assert "earlier study not used: odd: damaged (not an [/object])" in said
+    assert "warm start" not in told(SPEC, screen(200), [{"what": "warm start", "warmth": Warmth()}])
 
 
 def test_a_plan_says_why_each_parameter_is_there_and_what_is_of_which_kind() -> None:

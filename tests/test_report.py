@@ -12,6 +12,7 @@ from rich.console import Console
 
 from autotune import console, report
 from autotune.confirm import Verdict, contenders, place
+from autotune.earlier import Earlier, Warmth
 from autotune.simulator import SIMULATED
 from autotune.spec import Proof
 from autotune.store import Store
@@ -235,6 +236,13 @@ def test_bars_and_stars_do_not_break_a_table() -> None:
 def test_a_real_study_is_not_called_simulated() -> None:
     real = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"driver": "process"})})
     assert SIMULATED not in report.markdown(report.findings(real, SEARCH), "")
+
+
+def test_what_the_search_began_with_is_told() -> None:
+    warmth = Warmth((Earlier("/studies/last_night", 18, 0.5, ("2 users → 4 users",)),))
+    said = "The search began with what earlier studies say: last\\_night (18 trials, counts 50%: 2 users → 4 users)."
+    assert said in report.markdown(found(warmth=warmth), "")
+    assert "earlier studies" not in page()
 
 
 def test_a_study_file_with_a_fence_in_it_stays_whole() -> None:

@@ -145,6 +145,16 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert read(GOOD, tmp_path).cluster.binary == "ollama"
 
 
+def test_earlier_studies_are_folders_beside_the_file_unless_they_are_named(tmp_path: Path) -> None:
+    def warm(written: str) -> object:
+        return read(changed("num_batch = [512]", f"warm_start = {written}"), tmp_path).search.warm_start
+
+    assert read(GOOD, tmp_path).search.warm_start == "auto"
+    assert warm('"off"') == "off"
+    assert warm('"../night-1"') == (str(tmp_path.parent / "night-1"),)
+    assert warm('["one", "/two"]') == (str(tmp_path / "one"), "/two")
+
+
 @pytest.mark.parametrize(("driver", "scale", "played"), [("process", 1, False), ("process", 2, True)])
 def test_a_clock_that_is_not_the_walls_makes_a_study_simulated(driver: str, scale: float, played: bool) -> None:
     assert study(cluster={"driver": driver, "time_scale": scale}).cluster.simulated is played
@@ -401,6 +411,11 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ('layout = "0"\n', 'weights = "memory"\n', "baseline.weights: 'memory': should be 'equal' or 'slots'"),
         ('layouts = ["0 | 1"]', 'per_class = "yes"', "search.per_class: 'yes': should be 'auto', True or False"),
         ('layouts = ["0 | 1"]', "weights = []", "search.weights: []: an empty list"),
+        ("num_batch = [512]", "warm_start = 1", "search.warm_start: 1: should be a valid list"),
+        ("num_batch = [512]", 'warm_start = ""', 'search.warm_start: \'\': allowed is "auto", "off", a study folder'),
+        ("num_batch = [512]", "warm_start = []", "search.warm_start: []: an empty list; at least one value is needed"),
+        ("num_batch = [512]", "warm_start = [true]", "search.warm_start[0]: True: should be a valid string"),
+        ("num_batch = [512]", 'warm_start = ["a", "a"]', "search.warm_start: ['a', 'a']: the same value twice"),
         ('["0 | 1"]', '"all"', "search.layouts: 'all': allowed is \"auto\" or a list of layouts"),
         ('[{ id = "0" }, { cores = "0-1" }]', '"cores:0"', "cluster.devices: 'cores:0': allowed are \"auto\""),
         # contradictions

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from autotune.belief.evidence import Evidence
     from autotune.belief.kernel import Hypothesis
     from autotune.belief.law import Answer, Law
+    from autotune.belief.prior import Expected
     from autotune.belief.slopes import Quantity
 
 TAILS = 6.0
@@ -74,9 +75,17 @@ class Problem:
     """The residuals of all evidence, as a function of the law's parameters."""
 
     def __init__(
-        self, law: Law, trials: Sequence[Evidence], design: Design, heads: Sequence[Head], hypothesis: Hypothesis
+        self,
+        law: Law,
+        trials: Sequence[Evidence],
+        design: Design,
+        heads: Sequence[Head],
+        hypothesis: Hypothesis,
+        expected: Expected | None = None,
     ) -> None:
+        """`expected` is what earlier studies say of the parameters."""
         self.law = law
+        self._expected = expected
         self.hypothesis = hypothesis
         self.heads = heads
         self.design = design
@@ -143,7 +152,8 @@ class Problem:
     def residuals(self, theta: Array) -> Array:
         """[B, parameters] → [B, R], each over its standard deviation."""
         answer = self.law.answer(theta, self._design, self._users)
-        return np.concatenate([*self._loaded(answer), *self._sizing(theta)], axis=1)
+        expected = [] if self._expected is None else [self._expected.off(theta)]
+        return np.concatenate([*self._loaded(answer), *self._sizing(theta), *expected], axis=1)
 
     def _loaded(self, answer: Answer) -> Iterator[Array]:
         """[B, R] what the loads say."""
@@ -189,6 +199,9 @@ class Problem:
             values.append(both[0])
             changes.append(np.zeros((both.shape[1], len(theta))))
             changes[-1][:, self._memory] = (both[1:] - both[0]).T / SMALL
+        if self._expected is not None:
+            values.append(self._expected.off(theta[None])[0])
+            changes.append(self._expected.weights.T)
         return np.concatenate(values), np.concatenate(changes)
 
 

@@ -13,6 +13,7 @@ from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.kernel import HYPOTHESES, Places, nearness
 from autotune.belief.law import Law
+from autotune.belief.prior import Prior, doubled
 from autotune.belief.question import JOULES
 from autotune.belief.slopes import linear
 from autotune.space import key
@@ -80,11 +81,18 @@ class View:
 class Mind:
     """The belief of one study; `learn` again whenever there is more evidence."""
 
-    def __init__(self, question: Question, designer: Designer, hypotheses: Sequence[Hypothesis] = HYPOTHESES) -> None:
+    def __init__(
+        self,
+        question: Question,
+        designer: Designer,
+        hypotheses: Sequence[Hypothesis] = HYPOTHESES,
+        prior: Prior | None = None,
+    ) -> None:
         self.question = question
         self.designer = designer
+        self.prior = prior or Prior()
         self.law = Law(question, designer)
-        self.hypotheses = tuple(hypotheses)
+        self.hypotheses, self._expected = doubled(hypotheses, self.law, self.prior.lessons)
         self._sizing = [self.law.at[name].start for name in ("memory", "cache")]
         self._forget()
 
@@ -133,7 +141,7 @@ class Mind:
     def _learn(self, trials: Sequence[Evidence]) -> None:
         self.trials = list(trials)
         ignored = [t.slots for t in trials if t.slots is not None and t.slots < _fewest(t.params)]
-        self.cap = float(min(ignored, default=math.inf))
+        self.cap = float(min(ignored, default=self._cap_before(trials)))
         self._tried = self.design([trial.params for trial in trials])
         self._where = Places.of(self._tried)
         first = next((load for trial in trials if (load := trial.at(self.question.users))), None)
@@ -144,9 +152,11 @@ class Mind:
         heads = self._heads()
         found = []
         for number, hypothesis in enumerate(self.hypotheses):
-            problem = Problem(self.law, trials, self._tried, heads, hypothesis)
+            expected = self._expected[number]
+            problem = Problem(self.law, trials, self._tried, heads, hypothesis, expected)
             before = self._fits[number] if self._fits else None
-            best = fit(problem, self.law.mean if before is None else before.theta, STEPS)
+            start = self.law.mean if expected is None else expected.centre(self.law)
+            best = fit(problem, start if before is None else before.theta, STEPS)
             if before is not None and len(trials) in FRESH:  # the last optimum may be the wrong one
                 best = max(best, fit(problem, self.law.mean, STEPS), key=lambda one: one.evidence)
             found.append(best)
@@ -156,6 +166,11 @@ class Mind:
             for one, fitted, weights in zip(self.hypotheses, found, self._weights(), strict=True)
         ]
 
+    def _cap_before(self, trials: Sequence[Evidence]) -> float:
+        """What earlier studies say of the slots that there are; a single instance with more refutes them."""
+        cap = self.prior.cap
+        return math.inf if cap is None or any((trial.slots or 0) > cap for trial in trials) else cap
+
     def _weights(self) -> Array:
         """[hypotheses, 1 + limits]: the law may hold for the output and not for how long requests wait."""
         whole = self._foresight.sum(axis=1, keepdims=True)
@@ -164,13 +179,14 @@ class Mind:
         return np.asarray(found / found.sum(axis=0))
 
     @property
-    def _likeliest(self) -> View:
+    def likeliest(self) -> View:
+        """The likeliest hypothesis as to the output."""
         return max(self.views, key=lambda view: float(view.weights[0]))
 
     @property
     def trust(self) -> str:
         """The likeliest hypothesis as to the output, in words; empty before anything was measured."""
-        return self._likeliest.hypothesis.name if self.views else ""
+        return self.likeliest.hypothesis.name if self.views else ""
 
     def design(self, params: Sequence[Mapping[str, Any]]) -> Design:
         """Their arrays, as the instances would run."""
@@ -232,7 +248,8 @@ class Mind:
         # one outlier is no noise
         squares = sum(min((len(g) - 1) * float(np.var(g, ddof=1)), 9 * NOISE**2) for g in groups.values() if len(g) > 1)
         freedom = sum(len(group) - 1 for group in groups.values())
-        return math.sqrt((NOISE_WORTH * NOISE**2 + squares) / (NOISE_WORTH + freedom))
+        usual = self.prior.noise or NOISE
+        return math.sqrt((NOISE_WORTH * usual**2 + squares) / (NOISE_WORTH + freedom))
 
     def _solved(
         self, hypothesis: Hypothesis, fitted: Fit, heads: Sequence[Head]
@@ -341,7 +358,7 @@ class Mind:
         """[C] chance that it fits: by the law of memory, and by what became of its neighbours."""
         if not self.views:
             return np.ones(len(design))
-        best = self._likeliest.fit
+        best = self.likeliest.fit
         full = self.law.memory(best.theta[None], design)[0]
         fits = np.full(len(design), SOUND)
         if full.any():

@@ -34,21 +34,28 @@ def _load(chosen: argparse.Namespace) -> StudySpec:
     return spec.model_copy(update={"cluster": spec.cluster.model_copy(update={"balancer": chosen.balancer})})
 
 
+def _folder(chosen: argparse.Namespace, spec: StudySpec) -> Path:
+    """Where the results of a study file land."""
+    whole: Path = (chosen.study.parent / spec.study.name).resolve()
+    return whole
+
+
 def run(chosen: argparse.Namespace) -> int:
     """Run a study; 0, or 1 when nothing is feasible."""
     from autotune import console, night, report
+    from autotune.earlier import kept
     from autotune.faults import quarantined
     from autotune.store import Store
 
     spec = _load(chosen)
-    folder = (chosen.study.parent / spec.study.name).resolve()
+    folder = _folder(chosen, spec)
     screen = _screen(plain=chosen.plain)
     store = Store(folder)
     with console.Night(spec, screen, store.earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
     with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
         found = report.findings(
-            spec, ending.results, ending.proof, ending.unproved, store.selftest(), quarantined(store)
+            spec, ending.results, ending.proof, ending.unproved, store.selftest(), quarantined(store), kept(folder)
         )
         console.morning(screen, found, night.spent(folder / "events.jsonl"), ending, chosen.study)
     if ending.error is not None:
@@ -140,7 +147,8 @@ def plan(chosen: argparse.Namespace) -> int:
     from autotune import console, night
 
     spec = _load(chosen)
-    console.outlook(_screen(), asyncio.run(night.look(spec)))
+    ground, warmth = asyncio.run(night.look(spec, _folder(chosen, spec)))
+    console.outlook(_screen(), ground, warmth)
     return 0
 
 

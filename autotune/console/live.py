@@ -12,7 +12,7 @@ from rich.live import Live
 
 from autotune.console.panel import Panel
 from autotune.console.scene import Scene, candidate_name
-from autotune.report.words import configuration, figures, proved, span, verdict
+from autotune.report.words import configuration, figures, proved, span, verdict, warm
 from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from autotune.earlier import Warmth
     from autotune.result import TrialResult
     from autotune.selftest import SelfTest
     from autotune.spec import StudySpec
@@ -64,6 +65,7 @@ class Night:
             "retry": self._on_retry,
             "single": self._on_single,
             "swept": self._on_swept,
+            "warm start": self._on_warm,
             "selftest": self._on_selftest,
             "client": self._on_client,
             "proof begins": self._on_proof,
@@ -188,6 +190,13 @@ class Night:
 
     def _on_swept(self, event: dict[str, Any]) -> None:
         self.say(f"ended what an earlier run left behind: {event['process']}")
+
+    def _on_warm(self, event: dict[str, Any]) -> None:
+        found: Warmth = event["warmth"]
+        if found.used:
+            self.say(f"warm start: {warm(found)}")
+        for one in found.left:
+            self.say(f"  earlier study not used: {one}")
 
     def _on_selftest(self, event: dict[str, Any]) -> None:
         found: SelfTest = event["found"]

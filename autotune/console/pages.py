@@ -13,7 +13,7 @@ from autotune.console.tables import before_after, front, odds, ranking
 from autotune.ollama.env import has_llama_server
 from autotune.plan import GIB
 from autotune.report.beliefs import checked, remaining
-from autotune.report.words import configuration, flags, span
+from autotune.report.words import configuration, flags, span, warm
 from autotune.simulator import SIMULATED
 from autotune.space import kinds, letter
 from autotune.space.forecast import FIT_MARGIN_BYTES, OLD_MARGIN_BYTES, chances
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autotune.belief import Odds
+    from autotune.earlier import Warmth
     from autotune.ground import Ground
     from autotune.inventory import Inventory
     from autotune.night import Ending
@@ -39,7 +40,7 @@ _MOST_CONTENDERS, _MOST_FORECAST = 5, 20
 _MOST_FORESEEN, _SURE = 500, 0.95
 
 
-def outlook(console: Console, ground: Ground) -> None:
+def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> None:
     """What a study would run: `autotune plan`."""
     spec, space = ground.spec, ground.space
     if spec.cluster.simulated:
@@ -62,6 +63,8 @@ def outlook(console: Console, ground: Ground) -> None:
         say(f"  left out: {reason}")
     if len(reasons) > _MOST_REASONS:
         say(f"  left out for {len(reasons) - _MOST_REASONS} more reasons of the same kind")
+    if warmth is not None:
+        _warmth(say, warmth)
     say(_length(spec, space.after_memory))
 
 
@@ -78,6 +81,18 @@ def _memory(ground: Ground) -> str:
         f"  memory as it is foreseen: {fit:.0%} of these fit, {1 - fit - misfit:.0%} may, {misfit:.0%} hardly do;"
         " none is left out for that: the search learns what fits"
     )
+
+
+def _warmth(say: Callable[[str], None], found: Warmth) -> None:
+    """The earlier studies that it begins with, and those that are of no use to it."""
+    if found.used:
+        say(f"Warm start: {warm(found)}")
+    for params in found.prior.first:
+        say(f"  tried first: {configuration(params)}")
+    for one in found.left[:_MOST_REASONS]:
+        say(f"  earlier study not used: {one}")
+    if len(found.left) > _MOST_REASONS:
+        say(f"  nor are {len(found.left) - _MOST_REASONS} more")
 
 
 def _devices(inventory: Inventory) -> Table:

@@ -33,6 +33,7 @@ from autotune.study import Clock, Night
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from autotune.belief import Prior
     from autotune.night import Ending
     from autotune.spec import StudySpec
     from autotune.store import Store
@@ -203,9 +204,10 @@ def _night(seed: int) -> Slept:
     return run_virtual(night(_HOSTS["played"], seed))
 
 
-async def night(playing: Host, seed: int, store: Store | None = None) -> Slept:
+async def night(playing: Host, seed: int, store: Store | None = None, prior: Prior | None = None) -> Slept:
     """A whole night, search and proof, as `night.run` has it between its brackets; kept in `store`, where one is given.
 
+    It is a warm one with the `prior` of earlier studies; none are looked for.
     Raises `BaselineFailed` where the baseline does not run.
     """
     asked = playing.ground.spec
@@ -213,7 +215,7 @@ async def night(playing: Host, seed: int, store: Store | None = None) -> Slept:
     ground, now = replace(playing.ground, spec=spec), asyncio.get_running_loop().time
     kept = LightStore() if store is None else store
     path = None if store is None else store.optuna
-    sampler = Sampler(path, spec.study.name, seed, ground.space, ground.baseline, way(ground))
+    sampler = Sampler(path, spec.study.name, seed, ground.space, ground.baseline, way(ground, prior))
     sampler.open([])
     begin = BEGIN.astimezone()
     clock = Clock.start(budget(spec), wall=lambda: begin + timedelta(seconds=now()))

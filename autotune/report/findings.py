@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
+from autotune.earlier import kept
 from autotune.events import read as read_events
 from autotune.faults import quarantined
 from autotune.hindsight import foretold
 from autotune.metrics import CONFIDENCE
 from autotune.report.front import Point, points
-from autotune.report.words import answer, configuration, objective, verdict
+from autotune.report.words import answer, configuration, objective, verdict, warm
 from autotune.result import TOKENS_PER_S
 from autotune.standing import standings
 from autotune.stats import proportion_interval
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from autotune.belief import Odds
     from autotune.confirm import Contender, Verdict
+    from autotune.earlier import Warmth
     from autotune.hindsight import Foretold
     from autotune.metrics import Metrics
     from autotune.result import TrialResult
@@ -108,6 +110,8 @@ class Findings:
     """What the search foretold of its trials; nothing of a search that believes nothing."""
     odds: Odds | None = None
     """What could still win, by the same belief."""
+    warm: str = ""
+    """The earlier studies that the search began with; empty where there were none."""
 
     @property
     def objective(self) -> str:
@@ -138,8 +142,10 @@ def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> 
     written = spec or store.spec()
     results = store.trials.results()
     proof = verdict_of(store, written.proof) if results else None
-    found = findings(written, results, proof, selftest=store.selftest(), lost=quarantined(store))
     goals = written.objective.goals  # of which no single one wins
+    found = findings(
+        written, results, proof, selftest=store.selftest(), lost=quarantined(store), warmth=kept(store.folder)
+    )
     return replace(
         found,
         foretold=foretold(written, read_events(store.events), results),
@@ -161,9 +167,10 @@ def findings(
     unproved: str = "",
     selftest: SelfTest | None = None,
     lost: Mapping[str, str] | None = None,
+    warmth: Warmth | None = None,
 ) -> Findings:
     """What these results say. `unproved` is why there was no proof, `selftest` what the client could do, `lost` the
-    devices that were left out since they failed, and why."""
+    devices that were left out since they failed, and why, `warmth` what the study began with."""
     title, changes = _changes(results, proof) if results else ("", ())
     return Findings(
         spec=spec,
@@ -179,6 +186,7 @@ def findings(
         front=points(results, proof) if results else (),
         attained=_attained(results, proof),
         client=_client(spec, results, selftest) if selftest else "",
+        warm=warm(warmth) if warmth else "",
     )
 
 

@@ -45,6 +45,7 @@ def markdown(found: Findings, source: str, provenance: Provenance | None = None)
         _list("Not feasible", found.infeasible),
         _list("Cautions", found.cautions),
         [f"The client: {found.client}."] if found.client else [],
+        [_escaped(f"The search began with what earlier studies say: {found.warm}.")] if found.warm else [],
         _host(provenance),
         ["## How to repeat it", _REPEAT.format(name=found.spec.study.name, flags=flags(found.spec)), _fenced(source)],
     ]

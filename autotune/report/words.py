@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, USUAL_GAIN, Kind
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from autotune.confirm import Verdict
+    from autotune.earlier import Warmth
     from autotune.metrics import Metrics
     from autotune.report.front import Reached
     from autotune.result import TrialResult
@@ -45,6 +47,18 @@ def configuration(params: Mapping[str, Any]) -> str:
     others = f" ({', '.join(classes)})" if classes else ""
     policy = [str(params["policy"])] if "policy" in params else []
     return ", ".join([f"{params['layout']}  NUM_PARALLEL {params['num_parallel']}{others}", *policy, *rest])
+
+
+def warm(found: Warmth) -> str:
+    """The earlier studies that one began with, in one line; empty where there were none."""
+    return "; ".join(
+        f"{Path(one.folder).name} ({one.trials} trials, counts {one.weight:.0%}{_changes(one.changes)})"
+        for one in found.used
+    )
+
+
+def _changes(words: Sequence[str]) -> str:
+    return f": {', '.join(words)}" if words else ""
 
 
 def flags(spec: StudySpec) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from autotune.belief import Believed, Forecast, Odds, Question
+    from autotune.belief import Believed, Forecast, Odds, Prior, Question
     from autotune.space import Space
 
 EVIDENCE = "evidence"
@@ -49,13 +49,15 @@ class InformedSampler(BaseSampler):
         *,
         seed: int = 0,
         first: Sequence[Mapping[str, Any]] = (),
+        prior: Prior | None = None,
     ) -> None:
-        """`first` are proposed before all others, one after the other, where the space has them."""
+        """`first` are proposed before all others, one after the other, where the space has them; `prior` is what
+        earlier studies say."""
         self.space = space
         self.pool = space.pool(seed, POOL)
         self._random = random.Random(f"{seed} informed")
         self._first = [dict(one) for one in first if space.allows(one)]
-        self._mind = Mind(question, Designer.of(space, len(question.kinds)))
+        self._mind = Mind(question, Designer.of(space, len(question.kinds)), prior=prior)
         self._chooser = Chooser(self._mind, self.pool)
         self._domain = distributions(widened(space.choices, () if space.choices["layout"] else self.pool))
 

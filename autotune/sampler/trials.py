@@ -7,7 +7,7 @@ each of ours, with the same number.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import NullPool, event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from autotune.belief import Question, evidence
+from autotune.belief import Prior, Question, evidence
 from autotune.errors import StorageError
 from autotune.sampler.domain import distributions, widened
 from autotune.sampler.informed import EVIDENCE, POOL, InformedSampler
@@ -56,6 +56,8 @@ class Way:
     """Proposed before all others, if the space has it."""
     goals: tuple[Goal, ...] = ()
     """What counts beside the output."""
+    prior: Prior = field(default_factory=Prior)
+    """What earlier studies say; what was best in them comes even before that."""
 
     @property
     def who(self) -> str:
@@ -82,11 +84,12 @@ class Sampler:
         self._name = name
         self._seed = seed
         self._known: dict[str, tuple[Any, ...]] = dict.fromkeys(space.choices, ())
-        self._first = key(way.first) if way.first is not None else ""
+        self._prior = way.prior
         self._tried: set[str] = set()
         self._question = way.question
         larger = [True, *(goal.larger for goal in way.goals)]
         self._directions = [StudyDirection.MAXIMIZE if more else StudyDirection.MINIMIZE for more in larger]
+        self._first = [key(one) for one in (*way.prior.first, way.first) if one is not None]
         self._evidence: list[Evidence] = []
         self.by = way.who
         self._rival = rival(self.by, seed) if self.by != INFORMED else None
@@ -96,9 +99,10 @@ class Sampler:
     def limit(self, space: Space) -> None:
         """Propose only configurations of this space from now on."""
         self._space = space
-        self._all = {key(params): params for params in space.pool(self._seed, POOL)}
+        best = (dict(one) for one in self._prior.first if space.allows(one))
+        self._all = {key(params): params for params in (*space.pool(self._seed, POOL), *best)}
         self._informed = (
-            InformedSampler(space, self._question, seed=self._seed)
+            InformedSampler(space, self._question, seed=self._seed, prior=self._prior)
             if self.by == INFORMED and self._question is not None
             else None
         )
@@ -132,8 +136,10 @@ class Sampler:
         It looks for what promises most for each of the seconds that `cost` says a trial takes.
         """
         untried = {key: params for key, params in self._all.items() if key not in self._tried}
-        if not untried or self._first in untried:
-            return untried.get(self._first)
+        if not untried:
+            return None
+        if waiting := next((name for name in self._first if name in untried), None):
+            return untried[waiting]
         if self._informed is not None:
             return self._informed.next(self._evidence, cost)
         assert self._rival is not None

@@ -62,6 +62,12 @@ def _resolved(path: Path, spec: StudySpec) -> StudySpec:
     if "/" in written.binary:
         cluster["binary"] = str(_absolute(path, "cluster.binary", Path(written.binary), links=False))
     changed: dict[str, Any] = {"cluster": written.model_copy(update=cluster)}
+    if (earlier := spec.search.warm_start) not in {"auto", "off"}:
+        whole = tuple(
+            str(_absolute(path, "search.warm_start", Path(one)))
+            for one in ((earlier,) if isinstance(earlier, str) else earlier)
+        )
+        changed["search"] = spec.search.model_copy(update={"warm_start": whole})
     if spec.workload.prompts is not None:
         prompts = _absolute(path, "workload.prompts", spec.workload.prompts)
         changed["workload"] = spec.workload.model_copy(update={"prompts": prompts})

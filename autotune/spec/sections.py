@@ -105,6 +105,19 @@ Layouts = Annotated[
 ]
 
 
+_FOLDER = r"[^\x00-\x1f\x7f]+"
+WarmStart = Annotated[
+    Annotated[str, like(_FOLDER, '"auto", "off", a study folder'), Tag(TEXT)]
+    | Annotated[
+        tuple[Annotated[str, replace(like(_FOLDER, "a study folder"), schema={"pattern": f"^{_FOLDER}$"})], ...],
+        Some,
+        Unique,
+        Tag(LIST),
+    ],
+    Discriminator(kind),
+]
+
+
 class Cluster(Section):
     """The host's part: which Ollama, which model, which devices, which ports."""
 
@@ -162,6 +175,10 @@ class Search(Section):
     """`informed`: by what physics and the trials so far say of each configuration; needs users without think time, else
     `tpe` takes over. `tpe` and `gp` are Optuna's (`gp` needs torch)."""
 
+    warm_start: WarmStart = "auto"
+    """Where the search begins: with what earlier studies of the same devices and model say, which counts the less, the
+    more has changed since. What is measured overrules it, and nothing is proved by it. `auto`: those beside this study,
+    three at most; `off`: none; or the study folders that are written here."""
     num_parallel: Choices
     """Values of OLLAMA_NUM_PARALLEL: slots of an instance, so many requests at a time."""
     per_class: Literal["auto", True, False] = "auto"

@@ -116,7 +116,7 @@ def whole(spec: StudySpec, repeat: int, size: int) -> StudySpec:
     return spec.model_copy(
         update={
             "study": study,
-            "search": spec.search.model_copy(update={"sampler": "random"}),
+            "search": spec.search.model_copy(update={"sampler": "random", "warm_start": "off"}),
             "objective": spec.objective.model_copy(update={"end_early": False}),
             "budget": Budget(trials=size + 1, early=False),  # the baseline may lie outside
             "proof": spec.proof.model_copy(update={"finalists": 0}),
@@ -154,7 +154,7 @@ def main() -> None:
     if chosen.repeats < 1:
         parser.error("--repeats: at least 1")
     spec, source = load(chosen.study), chosen.study.read_text(encoding="utf-8")
-    ground = asyncio.run(night.look(spec))
+    ground, _ = asyncio.run(night.look(spec, (chosen.to / spec.study.name).resolve()))
     studies = [spec, *(whole(spec, number, ground.space.size) for number in range(1, chosen.repeats + 1))]
     stores = [Store((chosen.to / one.study.name).resolve()) for one in studies]
     for store, one in zip(stores, studies, strict=True):
