@@ -68,6 +68,8 @@ class Evidence:
     """Of an instance, as it really ran; None where nobody said."""
     full_bytes: float | None = None
     """What an instance took of its devices, all of it together; None where nothing says."""
+    spilled: bool = False
+    """Part of an instance was not on its devices."""
     seconds: float = 0.0
     rough: bool = False
     """Its loads ended before their time, as it could not be the best: its figures are no more than roughly right."""
@@ -124,6 +126,7 @@ def evidence(result: TrialResult, question: Question) -> Evidence:
         bounds=tuple((name, value) for name, value in values.items() if value),
         slots=min(known) if known else None,
         full_bytes=float(max(sizes)) if sizes else None,
+        spilled=any(one.size_vram_bytes < one.size_bytes for one in result.placements),
         seconds=result.seconds,
         rough=bool(result.dropped),
     )

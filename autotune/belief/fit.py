@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotune.belief.kernel import Places
-from autotune.belief.law import PART
+from autotune.belief.law import PART, SIZING
 from autotune.belief.slopes import SMALL, Slopes, moved
 
 if TYPE_CHECKING:
@@ -92,8 +92,10 @@ class Problem:
         sized = [(number, trial.full_bytes) for number, trial in enumerate(trials) if trial.full_bytes]
         self._sized = [number for number, _ in sized] if law.question.weights_bytes else []
         self._sizes = np.log([size for _, size in sized]) if self._sized else np.zeros(0)
-        self._memory = [law.at[name].start for name in ("memory", "cache")]
-        self._misfits = [number for number, trial in enumerate(trials) if trial.misfit]
+        self._memory = [law.at[name].start for name in SIZING]
+        on_cpu = law.question.on_cpu
+        self._misfits = [number for number, one in enumerate(trials) if one.misfit or (one.spilled and not on_cpu)]
+        self._fitting = [number for number, one in enumerate(trials) if one.measured and number not in self._misfits]
         self.spread = 0.0
         """What the hypothesis pays for its width, in the logarithm of the evidence."""
         self._collect(trials)
@@ -169,10 +171,10 @@ class Problem:
         """[B, R] what is said of memory."""
         if self._sized:
             yield (np.log(self.law.sizes(theta, self.design)[:, self._sized]) - self._sizes) / SIZE_SD
-        if self._misfits:
-            full = self.law.memory(theta, self.design)[:, self._misfits]
-            if full.any():
-                yield np.maximum(0.0, 0.01 - np.log(np.maximum(full, 1e-9))) / MISFIT_SD
+        full = self.law.memory(theta, self.design)
+        if full.any():
+            yield np.maximum(0.0, 0.01 - np.log(np.maximum(full[:, self._misfits], 1e-9))) / MISFIT_SD
+            yield np.maximum(0.0, np.log(np.maximum(full[:, self._fitting], 1e-9)) + 0.01) / MISFIT_SD
 
     def cost(self, theta: Array) -> Array:
         """[B, parameters] → [B], the negative logarithm of the posterior, but for a constant."""

@@ -36,12 +36,12 @@ KNOTS = np.log2([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.
 """log2 of the busy slots between which δ is a straight line."""
 CURVE_SD, CURVE_LENGTH = 0.12, 1.0
 """Of δ before anything is measured: a Gaussian process over log2 of the busy slots."""
-SPARE_BYTES = 1e9
-"""Of a device that an instance cannot have: contexts, and what llama.cpp leaves free."""
 PULL = np.array([0.7, 0.0, 0.15])
 """How strictly a policy gives every instance its share, whatever becomes of it: round_robin, least_conn, random_two."""
 TURNS = 6
-MEMORY = ("memory", "cache", "offload", "step")
+SIZING = ("memory", "cache", "buffer", "spare")
+"""What decides whether an instance fits."""
+MEMORY = (*SIZING, "offload", "step")
 PART = "part"
 TAILS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 NARROW = 1e-3
@@ -144,6 +144,8 @@ class Law:
             Parameter("overhead", math.log(0.02), 1.5),
             Parameter("offload", math.log(12.0), 0.7),
             Parameter("memory", 0.0, 0.06),
+            Parameter("buffer", 0.0, 0.5),
+            Parameter("spare", math.log(0.4e9), 0.8),
             Parameter("cache", 0.0, question.slot_doubt),
             Parameter("kappa", math.log(0.8), 0.25),
             Parameter("curve", 0.0, 1.0, len(KNOTS)),
@@ -226,7 +228,8 @@ class Law:
         """[B, C, J] bytes of an instance of each part."""
         asked = self.question
         cache: Array = np.exp(scalar["cache"]) * asked.slot_bytes * design.slots * design.cache[:, None]
-        return np.exp(scalar["memory"]) * asked.weights_bytes + cache
+        more = np.exp(scalar["buffer"]) * asked.buffer_bytes * (design.span - 1)
+        return np.exp(scalar["memory"]) * asked.weights_bytes + cache + more
 
     def answer(self, theta: Array, design: Design, users: Array) -> Answer:
         """[B, parameters] and C configurations under `users` [C] → what they do."""
@@ -331,7 +334,7 @@ class Law:
         else:
             needed = each * np.maximum(design.copies, 1) / design.span
             least = np.where(design.devices > 0, np.array(asked.memory_bytes), np.inf).min(axis=2)
-            room = np.where(np.isfinite(least), least, max(asked.memory_bytes)) - SPARE_BYTES
+            room = np.where(np.isfinite(least), least, max(asked.memory_bytes)) - np.exp(scalar["spare"])
         width = 0.01 * room
         beyond = width * np.logaddexp(0.0, np.clip((needed - room) / width, -500, 500))
         full = np.where(design.copies[None] > 0, needed / room, 0.0).max(axis=2)

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.kernel import HYPOTHESES, Places, nearness
-from autotune.belief.law import Law
+from autotune.belief.law import SIZING, Law
 from autotune.belief.prior import Prior, doubled
 from autotune.belief.question import JOULES
 from autotune.belief.slopes import linear
@@ -32,6 +32,8 @@ FRESH = frozenset({2, 3, 5, 8, 12, 18, 27, 40, 60, 90})
 LEAST_SD = 0.008
 SOUND = 0.99
 """Chance that what fits can be measured."""
+SIZE_DOUBT = 0.02
+"""Standard deviation of what no parameter says of how full a device will be."""
 NOISE, NOISE_WORTH = 0.025, 3.0
 """Usual standard deviation between trials of one configuration, and how many repeats outweigh it."""
 ROUGH = 4.0
@@ -93,7 +95,7 @@ class Mind:
         self.prior = prior or Prior()
         self.law = Law(question, designer)
         self.hypotheses, self._expected = doubled(hypotheses, self.law, self.prior.lessons)
-        self._sizing = [self.law.at[name].start for name in ("memory", "cache")]
+        self._sizing = [self.law.at[name].start for name in SIZING]
         self._forget()
 
     def _forget(self) -> None:
@@ -370,7 +372,7 @@ class Mind:
             )
             slopes = (np.log(np.maximum(step, 1e-9)) - np.log(np.maximum(full, 1e-9))) / 0.01
             chosen = best.covariance[np.ix_(self._sizing, self._sizing)]
-            sd = np.sqrt(np.einsum("pc,pq,qc->c", slopes, chosen, slopes) + 0.01**2)
+            sd = np.sqrt(np.einsum("pc,pq,qc->c", slopes, chosen, slopes) + SIZE_DOUBT**2)
             fits = SOUND * ndtr(-np.log(np.maximum(full, 1e-9)) / sd)
         failed = [number for number, trial in enumerate(self.trials) if trial.failed]
         if not failed:

@@ -62,6 +62,8 @@ class Question:
     """Devices are groups of cores, which share the host's memory."""
     weights_bytes: float = 0.0
     """Of an instance without any slot, as Ollama tells it: weights and buffers; 0 where nothing is known."""
+    buffer_bytes: float = 0.0
+    """Of its buffers, once more on each further device."""
     context_bytes: float = 0.0
     """What an instance takes beside that: the driver's own, on a GPU."""
     slot_bytes: float = 0.0
@@ -91,12 +93,12 @@ class Question:
         names = [bound.name for bound in limits]
         every = [*limits, *(goal for goal in goals if goal.name not in names)]
         on_cpu = all(device.make == "cpu" for device in inventory.devices)
-        base = slot = doubt = context = 0.0
+        base = slot = doubt = context = buffers = 0.0
         if facts is not None:
             one, many = (predict(facts, spec.workload.num_ctx, slots, "f16") for slots in (1, MANY))
             slot = (many.bytes - one.bytes) / (MANY - 1)
             base, doubt = one.bytes - one.context_bytes - slot, many.sd_bytes / many.bytes
-            context = 0.0 if on_cpu else one.context_bytes
+            context, buffers = (0.0, 0.0) if on_cpu else (one.context_bytes, one.compute_bytes)
         return cls(
             users=level.users,
             output_tokens=float(predicted.mean),
@@ -107,6 +109,7 @@ class Question:
             memory_bytes=tuple(float(device.memory_bytes) for device in inventory.devices),
             on_cpu=on_cpu,
             weights_bytes=base,
+            buffer_bytes=buffers,
             context_bytes=context,
             slot_bytes=slot,
             slot_doubt=max(LEAST_DOUBT, 2 * doubt),

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import expit, ndtr, ndtri
 
 from autotune.belief.design import octaves
-from autotune.belief.law import BATCHES, KNOTS, NARROW, PART, TAILS, prompt_shape, step_shape
+from autotune.belief.law import BATCHES, KNOTS, NARROW, PART, SIZING, TAILS, prompt_shape, step_shape
 from autotune.belief.question import JOULES
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     """A metric with its statistic; of a part, `PART` with its number."""
     Partials = Mapping[str, Array | float]
 
-SMALL = 1e-4
-FITTING = ("memory", "cache", "offload")
+SMALL = 1e-5
+FITTING = (*SIZING, "offload")
 ROOT_TAU = math.sqrt(2 * math.pi)
 
 

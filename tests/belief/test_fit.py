@@ -155,7 +155,23 @@ def test_what_had_no_room_says_that_memory_is_short() -> None:
     good = [world.trial(params(slots), slots) for slots in (1, 2, 4)]
     bad = Evidence(params(8), misfit=True, failed=True)
     before, after = told(world, good).views[0].fit, told(world, [*good, bad]).views[0].fit
-    assert after.theta[world.law.at["memory"]][0] > before.theta[world.law.at["memory"]][0] + 0.05
+    full = world.law.memory(np.stack([before.theta, after.theta]), world.designer.design([params(8)]))[:, 0]
+    assert full[0] < 0.8
+    assert full[1] > 0.97
+
+
+def test_what_ran_says_that_there_was_room() -> None:
+    """Where a slot is thought to be so large that 8 of them would not fit."""
+    question = asked(memory_bytes=(12e9,) * 4, weights_bytes=8e9, slot_bytes=0.55e9)
+    world = World(9, wide=0.2, question=question)
+    trials = [world.trial(params(slots), slots) for slots in (1, 2, 8)]
+    fitted = told(world, trials).views[0].fit
+    spilled = told(world, [*trials[:2], replace(trials[2], spilled=True)]).views[0].fit
+    design = world.designer.design([params(8)])
+    believed, known, doubted = world.law.memory(np.stack([world.law.mean, fitted.theta, spilled.theta]), design)[:, 0]
+    assert believed > 1.05
+    assert known < 1.03
+    assert doubted > known + 0.02
 
 
 def test_places_of_one_configuration_are_one() -> None:

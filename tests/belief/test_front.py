@@ -142,8 +142,9 @@ def searched(world: World, count: int) -> Chooser:
         trials.append(world.trial(choosing.next(), len(trials)))
 
 
-def test_it_soon_covers_most_of_what_the_true_front_covers() -> None:
-    world = World(1, noise=0.01, question=BOTH)
+def covered_part(seed: int) -> float:
+    """Of the volume under the true front, after 14 trials."""
+    world = World(seed, noise=0.01, question=BOTH)
     choosing = searched(world, 14)
     points = (world.truth(EVERY) * np.array([[1.0], [-1.0]])).T
     places = [at for at, one in enumerate(EVERY) if key(one) in {key(trial.params) for trial in choosing.mind.trials}]
@@ -157,7 +158,11 @@ def test_it_soon_covers_most_of_what_the_true_front_covers() -> None:
             known = np.concatenate([known, points[[row]]])
         return found
 
-    assert cover(places) > 0.95 * cover(front(list(map(tuple, points.tolist()))))
+    return cover(places) / cover(front(list(map(tuple, points.tolist()))))
+
+
+def test_it_soon_covers_most_of_what_the_true_front_covers() -> None:
+    assert np.mean([covered_part(seed) for seed in range(3)]) > 0.95
 
 
 def test_ranked_shows_the_front_first_with_its_ends_and_then_the_rest_by_output() -> None:
