@@ -11,10 +11,11 @@ from scipy.special import ndtr
 
 from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
-from autotune.belief.kernel import HYPOTHESES, Places, nearness
-from autotune.belief.law import SIZING, Law
+from autotune.belief.kernel import HYPOTHESES, Places
+from autotune.belief.law import Law
 from autotune.belief.prior import Prior, doubled
 from autotune.belief.question import JOULES
+from autotune.belief.room import fits, starts
 from autotune.belief.slopes import linear
 from autotune.space import key
 
@@ -30,10 +31,6 @@ STEPS = 14
 FRESH = frozenset({2, 3, 5, 8, 12, 18, 27, 40, 60, 90})
 """Numbers of trials after which a fit begins anew, too."""
 LEAST_SD = 0.008
-SOUND = 0.99
-"""Chance that what fits can be measured."""
-SIZE_DOUBT = 0.02
-"""Standard deviation of what no parameter says of how full a device will be."""
 NOISE, NOISE_WORTH = 0.025, 3.0
 """Usual standard deviation between trials of one configuration, and how many repeats outweigh it."""
 ROUGH = 4.0
@@ -95,7 +92,6 @@ class Mind:
         self.prior = prior or Prior()
         self.law = Law(question, designer)
         self.hypotheses, self._expected = doubled(hypotheses, self.law, self.prior.lessons)
-        self._sizing = [self.law.at[name].start for name in SIZING]
         self._forget()
 
     def _forget(self) -> None:
@@ -360,33 +356,7 @@ class Mind:
         """[C] chance that it fits: by the law of memory, and by what became of its neighbours."""
         if not self.views:
             return np.ones(len(design))
-        best = self.likeliest.fit
-        full = self.law.memory(best.theta[None], design)[0]
-        fits = np.full(len(design), SOUND)
-        if full.any():
-            step = np.stack(
-                [
-                    self.law.memory(best.theta[None] + 0.01 * np.eye(len(best.theta))[at], design)[0]
-                    for at in self._sizing
-                ]
-            )
-            slopes = (np.log(np.maximum(step, 1e-9)) - np.log(np.maximum(full, 1e-9))) / 0.01
-            chosen = best.covariance[np.ix_(self._sizing, self._sizing)]
-            sd = np.sqrt(np.einsum("pc,pq,qc->c", slopes, chosen, slopes) + SIZE_DOUBT**2)
-            fits = SOUND * ndtr(-np.log(np.maximum(full, 1e-9)) / sd)
-        failed = [number for number, trial in enumerate(self.trials) if trial.failed]
-        if not failed:
-            return fits
-        worked = [number for number, trial in enumerate(self.trials) if trial.measured]
-        near = where.alike(self._where, nearness)
-        more = design.shape[:, 3][:, None] >= self._where.whole[failed, 3][None] - 1e-9
-        refused = np.array([self.trials[number].refused for number in failed])
-        same = (np.abs(where.layout[:, None] - self._where.layout[failed][None]).max(axis=2) < 1e-9) & more
-        against = np.maximum(near[:, failed], 0.9 * (same | (more & refused))).sum(axis=1)
-        found: Array = (0.3 * fits + near[:, worked].sum(axis=1) * fits) / (
-            0.3 + near[:, worked].sum(axis=1) * fits + against
-        )
-        return found
+        return starts(fits(self.law, self.likeliest.fit, design), design, where, self.trials, self._where)
 
 
 def _fewest(params: Mapping[str, Any]) -> int:

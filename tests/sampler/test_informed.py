@@ -20,7 +20,6 @@ from tests.belief.worlds import SPACE as FOUR
 from tests.belief.worlds import World, asked
 from tests.belief.worlds import params as of_four
 from tests.benchmarks.clusters import ALL
-from tests.benchmarks.nights import night
 from tests.conftest import gpus
 from tests.factories import BASELINE, SPEC, params, result
 from tests.test_counting import CHOICES, MIXED
@@ -358,15 +357,3 @@ def test_sixteen_devices_of_three_kinds_are_searched_in_little_memory(monkeypatc
 
 
 # how good it is
-
-
-@simulated
-def test_after_ten_trials_it_is_near_the_best_and_nearer_than_others() -> None:
-    """On small clusters, ordinary and odd ones."""
-    clusters = [("match", 104), ("dip", 104), ("cap", 105), ("weak", 107), ("oom", 105), ("host", 100)]
-    shares = {
-        rival: [night(family, seed, rival, 10).share[-1] for family, seed in clusters] for rival in ("informed", "tpe")
-    }
-    print(shares)
-    assert sum(shares["informed"]) / len(clusters) >= 0.95
-    assert sum(shares["informed"]) > sum(shares["tpe"])
