@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
@@ -177,12 +178,16 @@ class _Member:
                         self.flights[number].pieces = pieces
 
     async def end(self) -> None:
-        """The process ends with its socket; one that does not is killed."""
+        """The process ends with its socket; one that does not is killed, and so it is where nobody can wait for it."""
         self._writer.close()
         try:
             async with asyncio.timeout(END_S):
                 await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
+        except (TimeoutError, asyncio.CancelledError) as error:
+            with suppress(ProcessLookupError):
+                self._process.kill()
             await self._process.wait()
-        self._listening.cancel()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            self._listening.cancel()

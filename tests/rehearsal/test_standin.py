@@ -56,11 +56,11 @@ num_ctx = 2048
 num_predict = {{ kind = "normal", mean = 236, spread = 0.15 }}
 input_tokens = 60
 levels = [20]
-warmup_s = 60
-warmup_max_s = 120
-window_s = 180
-window_max_s = 180
-drain_s = 60
+warmup_s = 40
+warmup_max_s = 60
+window_s = 120
+window_max_s = 120
+drain_s = 40
 
 [objective]
 end_early = false

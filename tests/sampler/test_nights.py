@@ -11,6 +11,7 @@ from tests.benchmarks.nights import Run, night, shares
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # it gives way to nights that run beside it
     pytest.mark.skipif(
         not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler for the simulation of clusters"
     ),
