@@ -10,8 +10,9 @@ NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 LATE := tests/night/test_analysis.py tests/night/test_picture.py tests/night/test_proof.py tests/night/test_real.py \
 	tests/night/test_refusals.py tests/night/test_rows.py tests/night/test_four_gpus.py tests/night/test_length.py \
 	tests/rehearsal/test_standin.py
+EARLY := tests/night tests/test_confirm.py
 # What computes for minutes, and minds no time.
-SUMS := tests/belief tests/sampler tests/clusters tests/rehearsal tests/test_confirm.py tests/test_forecast.py \
+SUMS := tests/belief tests/sampler tests/clusters tests/rehearsal tests/test_forecast.py \
 	tests/test_budget.py tests/test_rival.py tests/test_study.py tests/test_sampler.py tests/test_counting.py tests/test_space.py
 RUN := $(BIN)/python -m pytest --durations=10
 # Lines are counted in the other tests alone: whole nights, and sums, would take twice as much of the processors for it.
@@ -30,10 +31,10 @@ test: $(VENV)/developed nginx
 	$(BIN)/lint-imports
 	$(BIN)/coverage erase
 	@echo "nights and sums run beside the other tests, and are shown when they are over: nights wait, sums give way"; \
-	$(RUN) tests/night $(LATE:%=--ignore=%) > $(VENV)/early.log 2>&1 & early=$$!; \
+	$(RUN) $(EARLY) $(LATE:%=--ignore=%) > $(VENV)/early.log 2>&1 & early=$$!; \
 	$(RUN) $(LATE) > $(VENV)/late.log 2>&1 & late=$$!; \
 	nice -n 5 $(RUN) $(SUMS) $(LATE:%=--ignore=%) > $(VENV)/sums.log 2>&1 & sums=$$!; \
-	$(COUNTED) --ignore=tests/night $(LATE:%=--ignore=%) $(SUMS:%=--ignore=%); others=$$?; \
+	$(COUNTED) $(EARLY:%=--ignore=%) $(LATE:%=--ignore=%) $(SUMS:%=--ignore=%); others=$$?; \
 	wait $$sums; added=$$?; wait $$early; first=$$?; wait $$late; second=$$?; \
 	cat $(VENV)/sums.log $(VENV)/early.log $(VENV)/late.log; [ $$others$$added$$first$$second = 0000 ]
 	$(BIN)/coverage combine -q

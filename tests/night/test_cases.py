@@ -50,12 +50,12 @@ def test_requests_that_come_at_random_count_from_when_they_should_have_been_sent
 
 def test_hours_end_a_night_and_leave_time_for_the_proof(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    edit(folder, trials="hours = 0.003")
+    edit(folder, trials="hours = 0.006")
     done = folder.run()
     assert done.code == 0, done.output
     assert "no time is left for another trial" in done.output
     assert folder.results()
-    assert spent(folder.study / "events.jsonl")["night"] < 0.003 * 3600
+    assert spent(folder.study / "events.jsonl")["night"] < 0.006 * 3600
 
 
 def test_a_derived_model_is_used_and_gone_afterwards(tmp_path: Path) -> None:
