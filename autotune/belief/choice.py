@@ -114,6 +114,11 @@ class Chooser:
             self._last = _Now(mind, last.design, last.where)
         return self._last
 
+    @property
+    def rough(self) -> Forecast:
+        """What is roughly believed of the pool now."""
+        return self._now().rough
+
     def next(self, cost: Callable[[Mapping[str, Any]], float] | None = None) -> Mapping[str, Any]:
         """The configuration that promises most, by itself and by what it teaches of others; one may come again.
 
@@ -145,12 +150,17 @@ class Chooser:
 
     def incumbent(self) -> float:
         """Believed logarithm of the best output among what was tried and likely holds; -inf without one."""
+        good = self._good()
+        return -np.inf if good is None else float(good[0].max())
+
+    def _good(self) -> Array | None:
+        """[1 + bounds, N] what is believed of all that was tried and likely holds; None where nothing does."""
         belief = self._tried()
         if belief is None:
-            return -np.inf
+            return None
         forecast, measured = belief
         good = measured & (forecast.holds() >= LIKELY)
-        return float(forecast.tps[good].max()) if good.any() else -np.inf
+        return _means(forecast)[:, good] if good.any() else None
 
     # several goals
 
@@ -160,13 +170,9 @@ class Chooser:
         return found
 
     def _known(self) -> Array | None:
-        """[N, goals] what is believed of all that was tried and likely holds; None where nothing does."""
-        belief = self._tried()
-        if belief is None:
-            return None
-        forecast, measured = belief
-        good = measured & (forecast.holds() >= LIKELY)
-        return self._wanted(_means(forecast)).T[good] if good.any() else None
+        """[N, goals] what is believed of these; None where nothing likely holds."""
+        good = self._good()
+        return None if good is None else self._wanted(good).T
 
     def _gained(self, rough: Forecast) -> Callable[[Forecast], Array]:
         """How much is expected of a configuration, by what is believed of it. `rough` is a forecast of the whole pool.

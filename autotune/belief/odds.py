@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotune.belief.choice import CANDIDATES, gain
 from autotune.belief.fit import TTFT_NOISE
-from autotune.belief.kernel import Places
 from autotune.space import key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from autotune.belief.choice import Chooser
     from autotune.belief.mind import Mind
@@ -97,8 +97,7 @@ def odds(chooser: Chooser) -> Odds | None:
     if not mind.views:
         return None
     tried = {key(trial.params): trial.params for trial in mind.trials}
-    fresh = [one for one in chooser.pool if key(one) not in tried]
-    every = [*tried.values(), *_promising(chooser, fresh)]
+    every = [*tried.values(), *_promising(chooser, tried)]
     design = mind.design(every)
     drawn = mind.draws(design, WORLDS)
     sure = {key(trial.params) for trial in mind.trials if trial.measured}
@@ -114,14 +113,12 @@ def odds(chooser: Chooser) -> Odds | None:
     return Odds(tuple(sorted(found, key=lambda one: (-one.chance, -one.believed.tps.value))), nothing)
 
 
-def _promising(chooser: Chooser, fresh: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _promising(chooser: Chooser, tried: Container[str]) -> list[Mapping[str, Any]]:
     """Of what was not tried that which may be the best: nothing else need be drawn."""
-    if not fresh:
-        return []
-    design = chooser.mind.design(fresh)
-    rough = chooser.mind.rough(design, Places.of(design))
+    rough = chooser.rough
     order = np.argsort(-rough.holds() * rough.starts * gain(rough, chooser.incumbent()))
-    return [fresh[at] for at in order[:CANDIDATES].tolist()]
+    fresh = (one for one in map(chooser.pool.__getitem__, order.tolist()) if key(one) not in tried)
+    return list(islice(fresh, CANDIDATES))
 
 
 def _range(mean: float, sd: float) -> Range:
