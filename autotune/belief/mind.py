@@ -37,6 +37,7 @@ ROUGH = 4.0
 """So many times as much for trials that ended before their time."""
 OUTLIERS = 5.0
 """Degrees of freedom of that noise."""
+FAINT = 1e-8
 RELATED = 0.3
 """How much it counts for the trust in one head how the others were foretold."""
 
@@ -306,7 +307,7 @@ class Mind:
             shares = rng.multinomial(count, [float(view.weights[head]) for view in self.views])
             found[head] = np.concatenate(
                 [
-                    rng.multivariate_normal(mean[head], joint[head], share, check_valid="ignore", method="eigh")
+                    mean[head] + rng.standard_normal((share, len(design))) @ _root(joint[head]).T
                     for (mean, _, joint), share in zip(said, shares.tolist(), strict=True)
                 ]
             )
@@ -357,6 +358,12 @@ class Mind:
         if not self.views:
             return np.ones(len(design))
         return starts(fits(self.law, self.likeliest.fit, design), design, where, self.trials, self._where)
+
+
+def _root(covariance: Array) -> Array:
+    """[C, C] the lower triangle whose square it is; what is alike in all but the last digits counts as not quite so."""
+    least = FAINT * float(np.diag(covariance).max())
+    return np.asarray(np.linalg.cholesky(covariance + least * np.eye(len(covariance))), dtype=np.float64)
 
 
 def _fewest(params: Mapping[str, Any]) -> int:

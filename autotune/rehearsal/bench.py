@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autotune.events import Events
     from autotune.plan import Plan
     from autotune.rehearsal.host import Host
+    from autotune.rehearsal.questions import Lengths
     from autotune.simulator.profiles import ModelProfile, Profile
     from autotune.spec import Level, StudySpec
 
@@ -36,6 +37,8 @@ class Rehearsal(Bench):
     seed: str = field(kw_only=True)
     """Of all that is noise in this night."""
     loads: int = 0
+    lengths: dict[float | None, Lengths] = field(default_factory=dict)
+    """Of the workload's prompts, by how long a token is taken to be."""
     _asked: tuple[Workload, Questions] | None = None
 
     async def _load(self, client: Client, plan: Plan, level: Level, number: int) -> LoadResult:  # noqa: ARG002
@@ -68,7 +71,8 @@ class Rehearsal(Bench):
         """Those of the workload as it is calibrated now."""
         if self._asked is None or self._asked[0] is not self.workload:
             spec = self.spec.workload
-            self._asked = self.workload, Questions(self.workload, self.model, spec.num_ctx, think=spec.think)
+            known = self.lengths.setdefault(self.workload.chars_per_token, {})
+            self._asked = self.workload, Questions(self.workload, self.model, spec.num_ctx, known, think=spec.think)
         return self._asked[1]
 
 

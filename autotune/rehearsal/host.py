@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from autotune.ollama.api import Ollama
+    from autotune.rehearsal.questions import Lengths
     from autotune.simulator.profiles import ModelProfile, Profile
     from autotune.spec import StudySpec
 
@@ -32,6 +33,8 @@ class Host:
     library: Library
     model: ModelProfile
     ground: Ground
+    lengths: dict[float | None, Lengths] = field(default_factory=dict, repr=False, compare=False)
+    """Of the prompts of the study's own seed, for all whose truth is asked for; see `Rehearsal.lengths`."""
 
 
 class _Server:

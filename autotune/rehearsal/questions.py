@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from autotune.benchmark.workload import Prompt, Workload
     from autotune.simulator.profiles import ModelProfile
 
+Lengths = dict[int, tuple[int, int, int]]
+"""By index: tokens of the prompt, the most of its answer, and the prompt's characters."""
+
 NONCE = "rehearsal"
 """The nonce decides nothing here: a text is as long with another one."""
 
@@ -31,12 +34,15 @@ NONCE = "rehearsal"
 class Questions:
     """Lengths by index, drawn once: the prompts of a study are the same in every trial."""
 
-    def __init__(self, workload: Workload, model: ModelProfile, num_ctx: int, *, think: bool | None) -> None:
+    def __init__(
+        self, workload: Workload, model: ModelProfile, num_ctx: int, known: Lengths, *, think: bool | None
+    ) -> None:
+        """`known` are the lengths of this workload that were drawn already; the others join them."""
         self._workload = workload
         self._model = model
         self._num_ctx = num_ctx
         self._thinks = "thinking" in model.capabilities and think is not False
-        self._known: dict[int, tuple[int, int, int]] = {}
+        self._known = known
 
     def of(self, chance: str) -> Callable[[int, int], Question]:
         """The questions of one load; `chance` is the seed of answers that end by themselves."""

@@ -68,6 +68,7 @@ def silent(profile: Profile) -> Profile:
 async def _truth(host: Host, params: Mapping[str, Any]) -> Truth:
     spec, plan = host.ground.spec, host.ground.plan(params)
     judged = bench(host, spec, Events(NOWHERE), "truth", silent(host.profile))
+    judged.lengths = host.lengths
     try:
         await judged.ready(plan)
     except TrialFailure:
