@@ -211,15 +211,16 @@ class Chooser:
 
         Of those that are as good as the best, as far as anyone knows, the simplest come first. With several goals the
         front comes first, in the order that shows most of it: its ends, then what lies in the widest gaps.
-        Where nothing likely does, what was measured to do: better than nothing.
+        Where nothing surely does, what likely does; where nothing likely does, what was measured to do: better than
+        nothing.
         """
         belief = self._tried()
         if belief is None:
             return []
         forecast, measured = belief
-        good = measured & (forecast.holds(SLACK) >= SURE)
-        order = np.argsort(-forecast.tps)
-        places = [at for at in order.tolist() if good[at]]
+        order, holds = np.argsort(-forecast.tps).tolist(), np.where(measured, forecast.holds(SLACK), 0.0)
+        least = SURE if (holds >= SURE).any() else LIKELY
+        places = [at for at in order if holds[at] >= least]
         if places and self.mind.question.goals:
             places = self._showing(places, forecast)
         elif places:

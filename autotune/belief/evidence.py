@@ -68,6 +68,8 @@ class Evidence:
     """Of an instance, as it really ran; None where nobody said."""
     full_bytes: float | None = None
     """What an instance took of its devices, all of it together; None where nothing says."""
+    used_bytes: float | None = None
+    """What is in use of the fullest device, whoever uses it, as its driver says; None where nobody asked."""
     spilled: bool = False
     """Part of an instance was not on its devices."""
     seconds: float = 0.0
@@ -126,6 +128,7 @@ def evidence(result: TrialResult, question: Question) -> Evidence:
         bounds=tuple((name, value) for name, value in values.items() if value),
         slots=min(known) if known else None,
         full_bytes=float(max(sizes)) if sizes else None,
+        used_bytes=_used(result),
         spilled=any(one.size_vram_bytes < one.size_bytes for one in result.placements),
         seconds=result.seconds,
         rough=bool(result.dropped),
@@ -137,6 +140,11 @@ def _value(bound: Bound, result: TrialResult, metrics: Metrics) -> float | None:
         return metrics.statistic(bound.metric, cast("Statistic", bound.statistic))
     per_joule = result.score.goals.get(PER_JOULE)
     return 1 / per_joule if per_joule else None
+
+
+def _used(result: TrialResult) -> float | None:
+    devices = [device.memory_used_bytes for samples in result.samples.values() for device in samples.after]
+    return float(max(devices)) if devices else None
 
 
 def _users(label: str) -> int | None:

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotune.belief.kernel import Places
-from autotune.belief.law import PART, SIZING
+from autotune.belief.law import PART
+from autotune.belief.sizing import SIZING
 from autotune.belief.slopes import SMALL, Slopes, moved
+from autotune.space.forecast import BASELINE
+from autotune.space.sizes import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +45,8 @@ ROUGH = 2.0
 MISFIT_SD = 0.02
 SIZE_SD = 0.04
 """Of what an instance says that it takes: buffers are counted or not."""
+USED_SD = 0.01
+"""Of what is in use of a device, beside what is in use with nothing loaded."""
 TTFT_NOISE = 2.0
 """Of the output's."""
 
@@ -92,6 +97,9 @@ class Problem:
         sized = [(number, trial.full_bytes) for number, trial in enumerate(trials) if trial.full_bytes]
         self._sized = [number for number, _ in sized] if law.question.weights_bytes else []
         self._sizes = np.log([size for _, size in sized]) if self._sized else np.zeros(0)
+        used = [(n, one.used_bytes) for n, one in enumerate(trials) if one.used_bytes and not one.spilled]
+        self._used = [number for number, _ in used] if law.question.context_bytes else []
+        self._uses = np.array([size for _, size in used]) if self._used else np.ones(0)
         self._memory = [law.at[name].start for name in SIZING]
         on_cpu = law.question.on_cpu
         self._misfits = [number for number, one in enumerate(trials) if one.misfit or (one.spilled and not on_cpu)]
@@ -170,8 +178,11 @@ class Problem:
     def _sizing(self, theta: Array) -> Iterator[Array]:
         """[B, R] what is said of memory."""
         if self._sized:
-            yield (np.log(self.law.sizes(theta, self.design)[:, self._sized]) - self._sizes) / SIZE_SD
-        full = self.law.memory(theta, self.design)
+            yield (np.log(self.law.sizing.sizes(theta, self.design)[:, self._sized]) - self._sizes) / SIZE_SD
+        if self._used:
+            said = np.log(self.law.sizing.used(theta, self.design)[:, self._used] + BASELINE[0] * GIB)
+            yield (said - np.log(self._uses)) / np.hypot(BASELINE[1] * GIB / self._uses, USED_SD)
+        full = self.law.sizing.full(theta, self.design)
         if full.any():
             yield np.maximum(0.0, 0.01 - np.log(np.maximum(full[:, self._misfits], 1e-9))) / MISFIT_SD
             yield np.maximum(0.0, np.log(np.maximum(full[:, self._fitting], 1e-9)) + 0.01) / MISFIT_SD

@@ -24,7 +24,9 @@ from scipy.special import ndtr, ndtri
 
 from autotune.belief.design import octaves
 from autotune.belief.question import JOULES
+from autotune.belief.sizing import SPARE_BYTES, Sizing
 from autotune.belief.steady import State, Terms
+from autotune.space.forecast import CONTEXT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,9 +41,6 @@ CURVE_SD, CURVE_LENGTH = 0.12, 1.0
 PULL = np.array([0.7, 0.0, 0.15])
 """How strictly a policy gives every instance its share, whatever becomes of it: round_robin, least_conn, random_two."""
 TURNS = 6
-SIZING = ("memory", "cache", "buffer", "spare")
-"""What decides whether an instance fits."""
-MEMORY = (*SIZING, "offload", "step")
 PART = "part"
 TAILS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 NARROW = 1e-3
@@ -145,7 +144,8 @@ class Law:
             Parameter("offload", math.log(12.0), 0.7),
             Parameter("memory", 0.0, 0.06),
             Parameter("buffer", 0.0, 0.5),
-            Parameter("spare", math.log(0.4e9), 0.8),
+            Parameter("context", 0.0, CONTEXT[1] / CONTEXT[0]),
+            Parameter("spare", math.log(SPARE_BYTES), 0.5),
             Parameter("cache", 0.0, question.slot_doubt),
             Parameter("kappa", math.log(0.8), 0.25),
             Parameter("curve", 0.0, 1.0, len(KNOTS)),
@@ -165,6 +165,7 @@ class Law:
         self.at = {
             one.name: slice(int(end) - one.size, int(end)) for one, end in zip(self.parameters, ends, strict=True)
         }
+        self.sizing = Sizing(question, self.at)
 
     def centre(self, name: str, value: float) -> None:
         """Expect a scalar parameter around another logarithm: what the first trial says of this host."""
@@ -208,29 +209,6 @@ class Law:
         bound = self.question.bounds[number - 1]
         return bound.metric, bound.statistic
 
-    def memory(self, theta: Array, design: Design) -> Array:
-        """[B, C] how full the fullest device is; 0 where nothing is known."""
-        scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
-        return self._memory(scalar, design)[0]
-
-    def sizes(self, theta: Array, design: Design) -> Array:
-        """[B, C] bytes of the largest instance, as Ollama tells them; 0 where nothing is known."""
-        scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
-        found: Array = np.where(design.copies > 0, self._size(scalar, design), 0.0).max(axis=2)
-        return found
-
-    def slower(self, theta: Array, design: Design) -> Array:
-        """[B, C, J] by what a part is slower that does not fit; [1, 1, 1] where nothing is known."""
-        scalar = {name: theta[:, self.at[name]][:, :, None] for name in MEMORY}
-        return self._memory(scalar, design)[1]
-
-    def _size(self, scalar: dict[str, Array], design: Design) -> Array:
-        """[B, C, J] bytes of an instance of each part."""
-        asked = self.question
-        cache: Array = np.exp(scalar["cache"]) * asked.slot_bytes * design.slots * design.cache[:, None]
-        more = np.exp(scalar["buffer"]) * asked.buffer_bytes * (design.span - 1)
-        return np.exp(scalar["memory"]) * asked.weights_bytes + cache + more
-
     def answer(self, theta: Array, design: Design, users: Array) -> Answer:
         """[B, parameters] and C configurations under `users` [C] → what they do."""
         return self.trace(theta, design, users).answer
@@ -255,7 +233,7 @@ class Law:
         """What does not depend on how the users spread, and [B, C] how full the fullest device is."""
         copies, span = design.copies[None], np.log2(design.span)[None]
         instances = design.instances[None, :, None]
-        memory, off = self._memory(scalar, design)
+        memory, off = self.sizing.both(scalar, design)
         crowd = 1 + np.exp(scalar["host"]) * (instances - 1)
         crowd = crowd + np.exp(scalar["host2"]) * (instances - 1) ** 2 / len(self.question.kinds)
         speed = np.exp(np.einsum("bd,cjd->bcj", of["device"] + of["kind"] @ self.kind, design.devices))
@@ -321,24 +299,6 @@ class Law:
         plain = np.exp(scalar["step"]) + np.exp(scalar["slot"]) * np.maximum(busy, 1)
         bent: Array = plain * np.exp(found + slope * at)
         return bent
-
-    def _memory(self, scalar: dict[str, Array], design: Design) -> tuple[Array, Array]:
-        """[B, C] how full the fullest device is, and [B, C, J] by what a part is slower that does not fit."""
-        asked = self.question
-        if not asked.weights_bytes or not min(asked.memory_bytes):
-            return np.zeros((len(scalar["step"]), len(design))), np.ones((1, 1, 1))
-        each = self._size(scalar, design) + asked.context_bytes
-        if asked.on_cpu:
-            needed = np.broadcast_to((design.copies * each).sum(axis=2, keepdims=True), each.shape)
-            room = np.full(design.slots.shape, max(asked.memory_bytes))
-        else:
-            needed = each * np.maximum(design.copies, 1) / design.span
-            least = np.where(design.devices > 0, np.array(asked.memory_bytes), np.inf).min(axis=2)
-            room = np.where(np.isfinite(least), least, max(asked.memory_bytes)) - np.exp(scalar["spare"])
-        width = 0.01 * room
-        beyond = width * np.logaddexp(0.0, np.clip((needed - room) / width, -500, 500))
-        full = np.where(design.copies[None] > 0, needed / room, 0.0).max(axis=2)
-        return full, 1 + np.exp(scalar["offload"]) * beyond / needed
 
     def _answer(self, scalar: dict[str, Array], terms: Terms, state: State, memory: Array) -> Answer:
         tokens, copies, slots = self.question.output_tokens, terms.copies, terms.slots

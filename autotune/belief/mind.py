@@ -357,7 +357,8 @@ class Mind:
         """[C] chance that it fits: by the law of memory, and by what became of its neighbours."""
         if not self.views:
             return np.ones(len(design))
-        return starts(fits(self.law, self.likeliest.fit, design), design, where, self.trials, self._where)
+        chance = fits(self.law, self.likeliest.fit, design)
+        return starts(chance, design, where, self.trials, self._tried, self._where)
 
 
 def _root(covariance: Array) -> Array:

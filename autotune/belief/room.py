@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from autotune.belief.kernel import nearness
-from autotune.belief.law import SIZING
+from autotune.belief.sizing import SIZING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,18 +26,21 @@ DOUBT = 0.02
 STEP = 0.01
 ALONE = 0.3
 """So many neighbours count as much as what the law says."""
+RAN = 0.95
+"""Chance, at least, of what has the same layout as something that ran, no more slots and no larger cache."""
+NONE = 1e-9
 LIKE = 0.9
 """How near what has the same layout and no fewer slots is to what failed."""
 
 
 def fits(law: Law, fitted: Fit, design: Design) -> Array:
     """[C] chance that its instances fit their devices, by what is known of sizes and of what there is room for."""
-    full = law.memory(fitted.theta[None], design)[0]
+    full = law.sizing.full(fitted.theta[None], design)[0]
     if not full.any():
         return np.full(len(design), SOUND)
     places = [law.at[name].start for name in SIZING]
     moved = fitted.theta + STEP * np.eye(len(fitted.theta))[places]
-    logs = np.log(np.maximum(np.concatenate([full[None], law.memory(moved, design)]), 1e-9))
+    logs = np.log(np.maximum(np.concatenate([full[None], law.sizing.full(moved, design)]), 1e-9))
     slopes = (logs[1:] - logs[0]) / STEP
     covariance = fitted.covariance[np.ix_(places, places)]
     sd = np.sqrt(np.einsum("pc,pq,qc->c", slopes, covariance, slopes) + DOUBT**2)
@@ -45,20 +48,26 @@ def fits(law: Law, fitted: Fit, design: Design) -> Array:
     return found
 
 
-def starts(chance: Array, design: Design, where: Places, trials: Sequence[Evidence], tried: Places) -> Array:
-    """[C] the same chance after some trials: those that worked speak for their neighbours, those that failed against.
+def starts(
+    chance: Array, design: Design, where: Places, trials: Sequence[Evidence], ran: Design, tried: Places
+) -> Array:
+    """[C] the same chance after some trials, whose configurations are `ran` and lie at `tried`.
 
-    What was refused for its slots speaks against all that ask for as many.
+    Those that worked speak for their neighbours, those that failed against. What was refused for its slots speaks
+    against all that ask for as many.
     """
+    same = np.abs(where.layout[:, None] - tried.layout[None]).max(axis=2) < NONE
+    more = design.shape[:, 3][:, None] - ran.shape[:, 3][None]
+    fitted = [number for number, trial in enumerate(trials) if trial.measured and not trial.spilled]
+    less = same & (more < NONE) & (design.cache[:, None] < ran.cache[None] + NONE)
+    chance = np.where(less[:, fitted].any(axis=1), np.maximum(chance, RAN), chance)
     failed = [number for number, trial in enumerate(trials) if trial.failed]
     if not failed:
         return chance
     worked = [number for number, trial in enumerate(trials) if trial.measured]
-    near = where.alike(tried, nearness)
-    more = design.shape[:, 3][:, None] >= tried.whole[failed, 3][None] - 1e-9
+    near, many = where.alike(tried, nearness), more[:, failed] > -NONE
     refused = np.array([trials[number].refused for number in failed])
-    same = (np.abs(where.layout[:, None] - tried.layout[failed][None]).max(axis=2) < 1e-9) & more
-    against = np.maximum(near[:, failed], LIKE * (same | (more & refused))).sum(axis=1)
+    against = np.maximum(near[:, failed], LIKE * ((same[:, failed] | refused) & many)).sum(axis=1)
     supporting = near[:, worked].sum(axis=1) * chance
     found: Array = (ALONE * chance + supporting) / (ALONE + supporting + against)
     return found

@@ -15,8 +15,9 @@ import numpy as np
 from scipy.special import expit, ndtr, ndtri
 
 from autotune.belief.design import octaves
-from autotune.belief.law import BATCHES, KNOTS, NARROW, PART, SIZING, TAILS, prompt_shape, step_shape
+from autotune.belief.law import BATCHES, KNOTS, NARROW, PART, TAILS, prompt_shape, step_shape
 from autotune.belief.question import JOULES
+from autotune.belief.sizing import SIZING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -295,7 +296,7 @@ class Slopes:
     def _memory(self, both: Array, back: _Back) -> None:
         """What does not fit; by differences, as it is but a handful of parameters."""
         places = [self.law.at[name].start for name in FITTING]
-        off = np.log(self.law.slower(moved(self.theta, places), self.design))
+        off = np.log(self.law.sizing.slower(moved(self.theta, places), self.design))
         if len(off) > 1:
             back.theta[:, :, places] += np.einsum("cqj,pcj->cqp", both, (off[1:] - off[0]) / SMALL)
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from autotune.belief import Bound, Evidence, Loaded, Question, evidence
 from autotune.cluster.verify import Placement
 from autotune.metrics import InstanceMetrics
+from autotune.result import Samples
 from autotune.score import judge
 from autotune.space.forecast import predict
+from autotune.telemetry import DeviceSample
 from tests.conftest import TINY, cores, gpus, study
 from tests.factories import SPEC, metrics, params, result, summary
 
@@ -120,6 +122,16 @@ def test_what_ran_is_said_by_the_placements() -> None:
     assert (evidence(one, QUESTION).slots, evidence(one, QUESTION).full_bytes) == (2, 5 << 30)
     silent = replace(of(), placements=(placed(None, 0),))
     assert (evidence(silent, QUESTION).slots, evidence(silent, QUESTION).full_bytes) == (None, None)
+
+
+def test_the_fullest_device_says_what_is_in_use() -> None:
+    full = Samples((), tuple(sample(device, used) for device, used in enumerate((3 << 30, 5 << 30, 1 << 30))))
+    assert evidence(replace(of(), samples={"8 users": full}), QUESTION).used_bytes == 5 << 30
+    assert evidence(replace(of(), samples={"8 users": Samples((), ())}), QUESTION).used_bytes is None
+
+
+def sample(device: int, used: int) -> DeviceSample:
+    return DeviceSample(device, 50, 1500, used, 100.0, 0.9, (), throttled=False)
 
 
 seconds = st.floats(1e-4, 1e4)

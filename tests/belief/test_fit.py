@@ -149,26 +149,27 @@ def test_more_trials_make_it_surer() -> None:
 
 
 def test_what_had_no_room_says_that_memory_is_short() -> None:
-    """Of a model of 8 GB in 16 GB cards; that 8 slots do not fit says how large a slot really is."""
-    question = asked(memory_bytes=(16e9,) * 4, weights_bytes=8e9, slot_bytes=0.5e9)
+    """Of a model of 8 GB in 17 GB cards; that 8 slots do not fit says how large a slot really is."""
+    question = asked(memory_bytes=(17e9,) * 4, weights_bytes=8e9, slot_bytes=0.5e9)
     world = World(9, wide=0.2, question=question)
     good = [world.trial(params(slots), slots) for slots in (1, 2, 4)]
     bad = Evidence(params(8), misfit=True, failed=True)
     before, after = told(world, good).views[0].fit, told(world, [*good, bad]).views[0].fit
-    full = world.law.memory(np.stack([before.theta, after.theta]), world.designer.design([params(8)]))[:, 0]
+    full = world.law.sizing.full(np.stack([before.theta, after.theta]), world.designer.design([params(8)]))[:, 0]
     assert full[0] < 0.8
     assert full[1] > 0.97
 
 
 def test_what_ran_says_that_there_was_room() -> None:
     """Where a slot is thought to be so large that 8 of them would not fit."""
-    question = asked(memory_bytes=(12e9,) * 4, weights_bytes=8e9, slot_bytes=0.55e9)
+    question = asked(memory_bytes=(12.9e9,) * 4, weights_bytes=8e9, slot_bytes=0.55e9)
     world = World(9, wide=0.2, question=question)
     trials = [world.trial(params(slots), slots) for slots in (1, 2, 8)]
     fitted = told(world, trials).views[0].fit
     spilled = told(world, [*trials[:2], replace(trials[2], spilled=True)]).views[0].fit
     design = world.designer.design([params(8)])
-    believed, known, doubted = world.law.memory(np.stack([world.law.mean, fitted.theta, spilled.theta]), design)[:, 0]
+    every = np.stack([world.law.mean, fitted.theta, spilled.theta])
+    believed, known, doubted = world.law.sizing.full(every, design)[:, 0]
     assert believed > 1.05
     assert known < 1.03
     assert doubted > known + 0.02

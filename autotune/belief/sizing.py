@@ -1,0 +1,91 @@
+"""What instances need of their devices, and what comes of it where there is less.
+
+It begins with what the model's metadata say (`space.forecast`). Each size is corrected by a parameter, and so is the
+room that there is: by what Ollama tells of an instance, by what the driver says is in use, by what had room and what
+had none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.space.forecast import BASELINE, FIT_MARGIN_BYTES
+from autotune.space.sizes import GIB
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autotune.belief.design import Array, Design
+    from autotune.belief.question import Question
+
+SIZING = ("memory", "cache", "buffer", "context", "spare")
+"""The parameters that decide whether an instance fits: factors, as logarithms, of its weights, its cache, its buffers
+on further devices, and what the driver takes for it; and the logarithm of what no instance gets of a device, bytes."""
+SPARE_BYTES = FIT_MARGIN_BYTES + BASELINE[0] * GIB
+"""The latter before any trial."""
+WIDTH = 0.01
+"""Of the room, over which what fits becomes what does not."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """The sizes of one question's instances. The shapes are those of `law`."""
+
+    question: Question
+    at: Mapping[str, slice]
+    """Where each parameter is in a vector."""
+
+    def full(self, theta: Array, design: Design) -> Array:
+        """[B, C] how full the fullest device is; 0 where nothing is known."""
+        return self.both(self._scalars(theta), design)[0]
+
+    def slower(self, theta: Array, design: Design) -> Array:
+        """[B, C, J] by what a part is slower that does not fit; [1, 1, 1] where nothing is known."""
+        return self.both(self._scalars(theta), design)[1]
+
+    def sizes(self, theta: Array, design: Design) -> Array:
+        """[B, C] bytes of the largest instance, as Ollama tells them; 0 where nothing is known."""
+        found: Array = np.where(design.copies > 0, self._size(self._scalars(theta), design), 0.0).max(axis=2)
+        return found
+
+    def used(self, theta: Array, design: Design) -> Array:
+        """[B, C] bytes of the fullest device that instances take; 0 where nothing is known."""
+        found: Array = np.where(design.copies > 0, self._needed(self._scalars(theta), design), 0.0).max(axis=2)
+        return found
+
+    def both(self, scalar: Mapping[str, Array], design: Design) -> tuple[Array, Array]:
+        """The first two of these, from each parameter as [B, 1, 1]."""
+        asked = self.question
+        if not asked.weights_bytes or not min(asked.memory_bytes):
+            return np.zeros((len(scalar["spare"]), len(design))), np.ones((1, 1, 1))
+        needed = self._needed(scalar, design)
+        if asked.on_cpu:
+            room = np.full(design.slots.shape, max(asked.memory_bytes))
+        else:
+            least = np.where(design.devices > 0, np.array(asked.memory_bytes), np.inf).min(axis=2)
+            room = np.where(np.isfinite(least), least, max(asked.memory_bytes)) - np.exp(scalar["spare"])
+        width = WIDTH * room
+        beyond = width * np.logaddexp(0.0, np.clip((needed - room) / width, -500, 500))
+        full = np.where(design.copies[None] > 0, needed / room, 0.0).max(axis=2)
+        return full, 1 + np.exp(scalar["offload"]) * beyond / needed
+
+    def _scalars(self, theta: Array) -> dict[str, Array]:
+        return {name: theta[:, self.at[name]][:, :, None] for name in (*SIZING, "offload")}
+
+    def _size(self, scalar: Mapping[str, Array], design: Design) -> Array:
+        """[B, C, J] bytes of an instance of each part."""
+        asked = self.question
+        cache: Array = np.exp(scalar["cache"]) * asked.slot_bytes * design.slots * design.cache[:, None]
+        more = np.exp(scalar["buffer"]) * asked.buffer_bytes * (design.span - 1)
+        return np.exp(scalar["memory"]) * asked.weights_bytes + cache + more
+
+    def _needed(self, scalar: Mapping[str, Array], design: Design) -> Array:
+        """[B, C, J] bytes that each part needs of each of its devices; on a CPU, all of them of the host."""
+        each = self._size(scalar, design) + np.exp(scalar["context"]) * self.question.context_bytes
+        if self.question.on_cpu:
+            return np.broadcast_to((design.copies * each).sum(axis=2, keepdims=True), each.shape)
+        needed: Array = each * np.maximum(design.copies, 1) / design.span
+        return needed
