@@ -164,8 +164,8 @@ def budget(spec: StudySpec) -> Budget:
 async def whole(night: Night) -> Ending:
     """A proof that was begun goes first: the time that was kept for it is not the search's. Then search and proof."""
     spec = night.bench.spec
-    if begun := confirm.begun(night.store, spec, night.runnable(night.results), night.sampler.ranked()):
-        await _proof(night, begun)
+    begun = confirm.begun(night.store, spec, night.runnable(night.results), night.sampler.ranked())
+    proof = await _proof(night, begun) if begun else ""
     why = await night.run()
     results = tuple(night.results)
     candidates, unproved = confirm.chosen(
@@ -173,7 +173,8 @@ async def whole(night: Night) -> Ending:
     )
     if not candidates:
         return Ending(why, results, proof=confirm.verdict(night.store, spec.proof), unproved=unproved)
-    proof = await _proof(night, candidates)
+    if candidates != begun:
+        proof = await _proof(night, candidates)
     return Ending(f"{why}; the proof: {proof}", results, proof=confirm.verdict(night.store, spec.proof))
 
 

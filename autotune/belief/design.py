@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.space.memory import ELEMENT_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
@@ -26,7 +28,7 @@ Array = NDArray[np.float64]
 STRUCTURAL = ("layout", "num_parallel", "policy", "weights")
 """Parameters that the law knows by name; each other one is a knob, whose effect is learned."""
 POLICIES = ("round_robin", "least_conn", "random_two")
-CACHE = {"f32": 2.0, "f16": 1.0, "bf16": 1.0, "q8_0": 0.53, "q5_1": 0.375, "q5_0": 0.345, "q4_1": 0.31, "q4_0": 0.28}
+CACHE = {kind: float(size / ELEMENT_BYTES["f16"]) for kind, size in ELEMENT_BYTES.items()}
 """Size of the KV cache against f16."""
 
 

@@ -41,6 +41,9 @@ def test_a_proof_that_is_killed_goes_on_with_the_run_that_was_in_flight(tmp_path
     assert "To install it: autotune export" in again.output
     assert len([event for event in folder.events() if event["what"] == "start"]) - starts == 8 - len(before)
     folder.is_clean()
+    over = folder.run()
+    assert over.code == 0, over.output
+    assert over.output.count("4 blocks: ") == 1  # what was decided before is said once
     for run in found.contenders[1].runs:
         start, end = run.windows["4 users"]
         records = store.proof(0).records(run.number, 0)
