@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from autotune.belief.question import JOULES
+from autotune.metrics import CONFIDENCE
 from autotune.spec import PER_JOULE
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ MISFITS = frozenset({"out_of_memory", "out_of_host_memory", "offloaded", "load_f
 """Reasons of a trial that may mean that its configuration wants more memory than there is."""
 
 REFUSED = "parallel_ignored"
+USUAL_DOUBT = 0.01
+"""About as far as windows know their output; it is part of the noise between trials."""
+WIDE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Half of an interval, in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,13 @@ class Loaded:
     """Slots in use, in all instances together."""
     parts: tuple[tuple[int, float], ...] = ()
     """TPOT by instance, in the order of the plan."""
+    doubt: float | None = None
+    """Standard deviation of the output's logarithm, by what the window itself says; None where it says nothing."""
+
+    @property
+    def vague(self) -> float:
+        """By how much more than usual it is in doubt, in squares."""
+        return math.sqrt(max(0.0, (self.doubt or 0.0) ** 2 - USUAL_DOUBT**2))
 
     def statistic(self, metric: str, statistic: str) -> float | None:
         """One figure that a limit may be about."""
@@ -168,7 +182,15 @@ def _loaded(users: int, metrics: Metrics, instances: Sequence[str]) -> Loaded:
         prefill_s=metrics.prefill_s.mean,
         busy=metrics.generating,
         parts=tuple((place, value) for place, value in parts.items() if value),
+        doubt=_doubt(metrics),
     )
+
+
+def _doubt(metrics: Metrics) -> float | None:
+    if metrics.output_tps_range is None or not metrics.output_tps:
+        return None
+    low, high = metrics.output_tps_range
+    return (high - low) / (2 * WIDE * metrics.output_tps)
 
 
 def _instances(result: TrialResult) -> list[str]:

@@ -130,7 +130,7 @@ class Problem:
                 names.append(name)
                 rows.append(row)
                 values.append(math.log(value))
-                spreads.append(math.hypot(SD[kind] * wide, LEFT[kind] * left))
+                spreads.append(math.hypot(SD[kind] * wide, LEFT[kind] * left, loads[row][1].vague))
 
         for row, (number, load) in enumerate(loads):
             wide = (1.0 if load.users == main else LATER) * (ROUGH if trials[number].rough else 1.0)

@@ -120,8 +120,7 @@ class Mind:
         values = self._measured(trial)
         design = self.design([trial.params])
         where = Places.of(design)
-        noise = self.noise * np.array([1.0] + [TTFT_NOISE] * len(self.question.bounds))
-        noise *= ROUGH if trial.rough else 1.0
+        noise = np.array([self._noise_of(trial, head) for head in range(len(values))])
         for at, view in enumerate(self.views):
             mean, spread, _ = self._full(view, design, where)
             sd = np.sqrt(spread[:, 0] + noise**2)
@@ -129,6 +128,15 @@ class Mind:
             known = ~np.isnan(z)
             density = -np.log(sd) - 0.5 * (OUTLIERS + 1) * np.log1p(z * z / OUTLIERS)
             self._foresight[at, known] += density[known]
+
+    def _noise_of(self, trial: Evidence, head: int) -> float:
+        """Standard deviation of what a trial shows of the output, which is head 0, or of a limit."""
+        if trial.rough:
+            return self.noise * (TTFT_NOISE if head else 1.0) * ROUGH
+        if head:
+            return self.noise * TTFT_NOISE
+        load = trial.at(self.question.users)
+        return math.hypot(self.noise, load.vague if load is not None else 0.0)
 
     def _measured(self, trial: Evidence) -> Array:
         """[1 + limits] logarithms; NaN where nothing was measured."""
@@ -226,13 +234,12 @@ class Mind:
             values.append({at: math.log(value / bound.most) for at, value in known.items() if value})
         for number, one in enumerate(values):
             if one:
-                noise = self.noise * (TTFT_NOISE if number else 1.0)
                 heads.append(
                     Head(
                         number,
                         np.array(list(one), dtype=np.intp),
                         np.array(list(one.values())),
-                        np.array([noise * (ROUGH if self.trials[at].rough else 1.0) for at in one]),
+                        np.array([self._noise_of(self.trials[at], number) for at in one]),
                         self.hypotheses[0].ttft if number else 1.0,
                     )
                 )

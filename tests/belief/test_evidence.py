@@ -124,6 +124,13 @@ def test_what_ran_is_said_by_the_placements() -> None:
     assert (evidence(silent, QUESTION).slots, evidence(silent, QUESTION).full_bytes) == (None, None)
 
 
+def test_a_window_says_how_far_its_output_is_known() -> None:
+    known = replace(metrics(100.0), output_tps_range=(90.2, 109.8))
+    load = evidence(replace(of(), levels={"8 users": known}), QUESTION).loads[0]
+    assert load.doubt == pytest.approx(0.05, rel=1e-3)
+    assert evidence(replace(of(), levels={"8 users": metrics(100.0)}), QUESTION).loads[0].doubt is None
+
+
 def test_the_fullest_device_says_what_is_in_use() -> None:
     full = Samples((), tuple(sample(device, used) for device, used in enumerate((3 << 30, 5 << 30, 1 << 30))))
     assert evidence(replace(of(), samples={"8 users": full}), QUESTION).used_bytes == 5 << 30
@@ -143,6 +150,7 @@ loads = st.builds(
     ttft_s=st.none() | seconds,
     tails=st.lists(st.tuples(st.sampled_from(["p50", "p95"]), seconds), max_size=2).map(tuple),
     parts=st.lists(st.tuples(st.integers(0, 9), seconds), max_size=3).map(tuple),
+    doubt=st.none() | st.floats(0, 1),
 )
 
 

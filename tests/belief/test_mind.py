@@ -160,6 +160,19 @@ def test_a_repeated_configuration_is_believed_by_all_its_trials() -> None:
     assert known(told(world, trials), one)[0] == pytest.approx(world.truth([one])[0], abs=0.02)
 
 
+def test_what_a_window_hardly_knows_teaches_little() -> None:
+    world = World(1, noise=0.02)
+    trials, one = world.trials(4), world.drawn(1)[0]
+    far = world.trial(one, 9, times=1.2)
+    usual, vague = (replace(far, loads=(replace(far.loads[0], doubt=doubt),)) for doubt in (0.01, 0.15))
+    design = world.mind().design([one])
+    plain, same, held = (told(world, [*trials, last]).forecast(design) for last in (far, usual, vague))
+    before = told(world, trials).forecast(design).tps[0]
+    assert same.tps[0] == plain.tps[0]
+    assert plain.tps[0] > before + 0.03
+    assert held.tps[0] - before < 0.5 * (plain.tps[0] - before)
+
+
 def test_repeats_that_differ_are_noise() -> None:
     world = World(3)
     one = params(8, "0 | 1")
