@@ -63,6 +63,11 @@ class Design:
         found: Array = self.copies.sum(axis=1)
         return found
 
+    @cached_property
+    def layouts(self) -> NDArray[np.str_]:
+        """[C] in words."""
+        return np.array([str(one["layout"]) for one in self.params], dtype=np.str_)
+
     def _mean(self, of: Array) -> Array:
         found: Array = (self.copies * of).sum(axis=1) / self.instances
         return found

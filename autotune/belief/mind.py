@@ -37,9 +37,10 @@ ROUGH = 4.0
 """So many times as much for trials that ended before their time."""
 OUTLIERS = 5.0
 """Degrees of freedom of that noise."""
-FAINT = 1e-8
 RELATED = 0.3
 """How much it counts for the trust in one head how the others were foretold."""
+FAINT = 1e-8
+"""Of the largest variance: what is alike in all but the last digits is taken as not quite so."""
 
 
 @dataclass(frozen=True)
@@ -369,7 +370,7 @@ class Mind:
 
 
 def _root(covariance: Array) -> Array:
-    """[C, C] the lower triangle whose square it is; what is alike in all but the last digits counts as not quite so."""
+    """[C, C] the lower triangle whose square it is."""
     least = FAINT * float(np.diag(covariance).max())
     return np.asarray(np.linalg.cholesky(covariance + least * np.eye(len(covariance))), dtype=np.float64)
 

@@ -13,6 +13,8 @@ from autotune.belief.sizing import SIZING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from autotune.belief.design import Array, Design
     from autotune.belief.evidence import Evidence
     from autotune.belief.fit import Fit
@@ -56,18 +58,27 @@ def starts(
     Those that worked speak for their neighbours, those that failed against. What was refused for its slots speaks
     against all that ask for as many.
     """
-    same = np.abs(where.layout[:, None] - tried.layout[None]).max(axis=2) < NONE
-    more = design.shape[:, 3][:, None] - ran.shape[:, 3][None]
     fitted = [number for number, trial in enumerate(trials) if trial.measured and not trial.spilled]
-    less = same & (more < NONE) & (design.cache[:, None] < ran.cache[None] + NONE)
-    chance = np.where(less[:, fitted].any(axis=1), np.maximum(chance, RAN), chance)
+    chance = np.where(_needs_less(design, ran.take(fitted)), np.maximum(chance, RAN), chance)
     failed = [number for number, trial in enumerate(trials) if trial.failed]
     if not failed:
         return chance
     worked = [number for number, trial in enumerate(trials) if trial.measured]
-    near, many = where.alike(tried, nearness), more[:, failed] > -NONE
+    near = where.alike(tried, nearness)
+    more = design.shape[:, 3][:, None] >= tried.whole[failed, 3][None] - NONE
     refused = np.array([trials[number].refused for number in failed])
-    against = np.maximum(near[:, failed], LIKE * ((same[:, failed] | refused) & many)).sum(axis=1)
+    same = (np.abs(where.layout[:, None] - tried.layout[failed][None]).max(axis=2) < NONE) & more
+    against = np.maximum(near[:, failed], LIKE * (same | (more & refused))).sum(axis=1)
     supporting = near[:, worked].sum(axis=1) * chance
     found: Array = (ALONE * chance + supporting) / (ALONE + supporting + against)
+    return found
+
+
+def _needs_less(design: Design, ran: Design) -> NDArray[np.bool_]:
+    """[C] whether something that ran has the same layout and, in each part, no fewer slots and no smaller cache."""
+    found = np.zeros(len(design), dtype=bool)
+    width = min(design.slots.shape[1], ran.slots.shape[1])
+    for layout, slots, cache in zip(ran.layouts.tolist(), ran.slots, ran.cache, strict=True):
+        no_more = (design.slots[:, :width] <= slots[:width]).all(axis=1) & (design.cache <= cache)
+        found |= (design.layouts == layout) & no_more
     return found

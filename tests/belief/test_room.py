@@ -163,6 +163,15 @@ def test_what_ran_can_be_measured_again_and_so_can_what_needs_less() -> None:
     )
 
 
+def test_what_ran_on_a_large_card_says_nothing_of_a_small_one() -> None:
+    two = (*cards(24, 1).devices, Device(1, "GPU-1", "nvidia", "Small", int(12 * GIB), "B"))
+    searched = Searched(LLAMA, Inventory("host", two), ("0", "1"))
+    searched.learn(trial(1, 5.9), trial(16, 20.9))
+    large, small = searched.starts([params(16), params(16, "1")])
+    assert large >= 0.95
+    assert small < 0.05
+
+
 def test_what_was_not_all_on_its_devices_is_no_sign_of_room() -> None:
     searched = Searched(LLAMA, cards(24))
     searched.learn(trial(1, 5.9), Evidence(params(20), FIGURES, spilled=True))
