@@ -59,7 +59,8 @@ def starts(
     against all that ask for as many.
     """
     fitted = [number for number, trial in enumerate(trials) if trial.measured and not trial.spilled]
-    chance = np.where(_needs_less(design, ran.take(fitted)), np.maximum(chance, RAN), chance)
+    if (chance < RAN).any():
+        chance = np.where(_needs_less(design, ran.take(fitted)), np.maximum(chance, RAN), chance)
     failed = [number for number, trial in enumerate(trials) if trial.failed]
     if not failed:
         return chance
