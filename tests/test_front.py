@@ -169,7 +169,7 @@ def told(verdict: Verdict | None, results: Sequence[TrialResult] = ()) -> report
 def test_a_front_is_told_with_all_its_points_and_no_winner() -> None:
     found = told(proof(TODAY, steady(200, 0.4), steady(150, 0.2)))
     assert found.answer.startswith(
-        "2 configurations are on the front of output_tps and ttft_mean_s, beaten by none: 0 | 1"
+        "Of the 3 configurations of the proof 2 are on the front of output_tps and ttft_mean_s, beaten by none: 0 | 1"
     )
     assert "output_tps 150" in found.answer
     assert found.answer.endswith("Proved in 4 blocks; the choice among them is yours.")
@@ -186,6 +186,16 @@ def test_a_front_is_told_with_all_its_points_and_no_winner() -> None:
     assert wait.between[0] < 0.2 < wait.between[1]
     assert wait.change_between is not None
     assert wait.change_between[0] < -0.6 < wait.change_between[1]
+
+
+def test_what_the_search_has_on_its_front_and_nobody_proved_is_told_as_that() -> None:
+    every = [(100, 0.5), (200, 0.4), (150, 0.2), (120, 0.1), (110, 0.45)]
+    tried = [*CANDIDATES, params(16), params(32)]
+    results = [result(at, tried[at], tps, wait, spec=SPEC) for at, (tps, wait) in enumerate(every)]
+    found = told(proof(TODAY, steady(200, 0.4), steady(150, 0.2)), results)
+    assert [(one.trial, one.on, one.place) for one in found.front[3:]] == [
+        (3, False, "on the front of the search, not proved")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.console import Console
 from autotune import console, report
 from autotune.confirm import Verdict, contenders, place
 from autotune.earlier import Earlier, Warmth
+from autotune.score import BEHIND, Score
 from autotune.simulator import SIMULATED
 from autotune.spec import Proof
 from autotune.store import Store
@@ -154,6 +155,9 @@ def test_what_was_infeasible_is_counted_with_an_example() -> None:
         "2 trials could not be measured: load_failed, as 0  NUM_PARALLEL 32: it was told to: load_failed",
         "1 trial missed a limit, or had too few requests to say",
     )
+    slow = replace(result(5, params(8), 90), dropped="behind", score=Score(90.0, {BEHIND: 0.1}))
+    (line,) = found(results=[*SEARCH[:3], slow]).infeasible
+    assert line == "1 trial could not beat the best by then, and ended early"
 
 
 # doubts

@@ -289,6 +289,39 @@ def test_a_capacity_that_cannot_be_searched_is_refused(
     assert words in error["msg"]
 
 
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (
+            [("ttft_s", "p95", 2), ("ttft_s", "p95", 5)],
+            "objective.limits[1]: ttft_s p95 at '8 users' is limited twice, to 2 s and to 5 s; allowed is one limit",
+        ),
+        (
+            [("ttft_s", "p50", 5), ("ttft_s", "p95", 2)],
+            "limits[0].max: 5: ttft_s p50 at '8 users' is never more than ttft_s p95, which is limited to 2 s;",
+        ),
+        (
+            [("e2e_s", "p99", 1), ("ttft_s", "p95", 1)],
+            "limits[1].max: 1: ttft_s p95 at '8 users' is never more than e2e_s p99, which is limited to 1 s;",
+        ),
+        ([("e2e_s", "mean", 1), ("ttft_s", "mean", 3)], "ttft_s mean at '8 users' is never more than e2e_s mean"),
+    ],
+)
+def test_limits_that_do_not_go_together_are_refused(limits: list[tuple[str, str, float]], words: str) -> None:
+    told = [dict(zip(("metric", "statistic", "max"), limit, strict=True)) for limit in limits]
+    with pytest.raises(ValidationError) as caught:
+        study(objective={"limits": told}, workload={"levels": [4, 8]})
+    (error,) = caught.value.errors()
+    assert words in error["msg"]
+
+
+def test_limits_that_say_more_together_than_alone_may_stand_together() -> None:
+    told = [("ttft_s", "p50", 1, 8), ("ttft_s", "p95", 2, 8), ("ttft_s", "mean", 2, 8), ("ttft_s", "p95", 2, 4)]
+    told += [("e2e_s", "p95", 3, 8), ("tpot_s", "p95", 3, 8)]
+    limits = [dict(zip(("metric", "statistic", "max", "at"), limit, strict=True)) for limit in told]
+    assert len(study(objective={"limits": limits}, workload={"levels": [4, 8]}).objective.limits) == 6
+
+
 def test_a_capacity_begins_with_the_level() -> None:
     spec = study(objective={"metric": "capacity", "limits": [LIMIT], "capacity_max": 64}, workload={"levels": [4]})
     search = aims.search(spec)

@@ -95,7 +95,11 @@ def _recommended(found: Rehearsed) -> list[str]:
     for night in found.nights:
         groups.setdefault(configuration(night.params), []).append(night)
     often = sorted(groups.items(), key=lambda group: -len(group[1]))[:MOST_SHOWN]
-    return [f"{len(nights)} nights recommend {name}: {_worth(nights[0])}" for name, nights in often]
+    return [f"{_nights(len(nights))} {name}: {_worth(nights[0])}" for name, nights in often]
+
+
+def _nights(count: int) -> str:
+    return "1 night recommends" if count == 1 else f"{count} nights recommend"
 
 
 def _worth(night: Told) -> str:

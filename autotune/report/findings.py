@@ -17,6 +17,7 @@ from autotune.metrics import CONFIDENCE
 from autotune.report.front import Point, points
 from autotune.report.words import answer, configuration, objective, verdict, warm
 from autotune.result import TOKENS_PER_S
+from autotune.score import BEHIND
 from autotune.standing import standings
 from autotune.stats import proportion_interval
 
@@ -280,8 +281,12 @@ def _infeasible(results: Sequence[TrialResult]) -> tuple[str, ...]:
         f" {examples[reason].message}"
         for reason, count in counts.items()
     ]
-    missing = sum(result.measured and not result.score.feasible for result in results)
-    return (*lines, f"{_trials(missing)} missed a limit, or had too few requests to say") if missing else tuple(lines)
+    broken = [{name for name, off in one.score.constraints.items() if off > 0} for one in results if one.measured]
+    if missing := sum(bool(names - {BEHIND}) for names in broken):
+        lines.append(f"{_trials(missing)} missed a limit, or had too few requests to say")
+    if behind := sum(BEHIND in names for names in broken):
+        lines.append(f"{_trials(behind)} could not beat the best by then, and ended early")
+    return tuple(lines)
 
 
 def _trials(count: int) -> str:

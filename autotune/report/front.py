@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, Kind
@@ -60,7 +60,7 @@ def _proved(results: Sequence[TrialResult], proof: Verdict) -> tuple[Point, ...]
     places = sorted(
         range(len(proof.contenders)), key=lambda at: (at not in proof.front.points, -proof.contenders[at].speed)
     )
-    return tuple(
+    proved = [
         Point(
             trial=numbers.get(proof.contenders[at].runs[0].fingerprint),
             configuration=_named(proof.contenders[at].params, baseline=at == BASELINE),
@@ -72,7 +72,16 @@ def _proved(results: Sequence[TrialResult], proof: Verdict) -> tuple[Point, ...]
             on=at in proof.front.points,
         )
         for at in places
-    )
+    ]
+    others = (_searched(one, results[0]) for one in unproved(results, proof))
+    return (*proved, *(replace(one, place="on the front of the search, not proved", on=False) for one in others))
+
+
+def unproved(results: Sequence[TrialResult], proof: Verdict) -> list[Standing]:
+    """Those on the front of the search that its proof did not run, the most TPS first."""
+    ran = [contender.params for contender in proof.contenders]
+    front = sorted(on_front(standings(results)), key=lambda one: -(one.objective or 0.0))
+    return [one for one in front if one.params not in ran]
 
 
 def _between(goal: str, mean: Interval | None, change: Interval | None) -> Reached:

@@ -207,10 +207,11 @@ def _front(proof: Verdict) -> str:
     goals = " and ".join([", ".join(proof.goals[:-1]), proof.goals[-1]])
     if proof.kind is Kind.FRONT:
         each = "; ".join(_point(proof, at) for at in points)
-        one = "One configuration is" if len(points) == 1 else f"{len(points)} configurations are"
+        on = "one is" if len(points) == 1 else f"{len(points)} are"
+        choice = "; the choice among them is yours" if len(points) > 1 else ""
         return (
-            f"{one} on the front of {goals}, beaten by none: {each}. Proved in {proof.blocks} blocks; the choice among"
-            " them is yours."
+            f"Of the {len(proof.contenders)} configurations of the proof {on} on the front of {goals}, beaten by none:"
+            f" {each}. Proved in {proof.blocks} blocks{choice}."
         )
     if proof.kind is Kind.KEEP:
         return f"Keep what you have, {keep}: nothing is better in any of {goals} ({proof.blocks} blocks)."

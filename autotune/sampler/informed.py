@@ -8,6 +8,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from autotune.belief import JOULES, Chooser, Designer, Evidence, Loaded, Mind, believed, odds
@@ -73,7 +74,9 @@ class InformedSampler(BaseSampler):
         trial: FrozenTrial,  # noqa: ARG002
         search_space: dict[str, BaseDistribution],  # noqa: ARG002
     ) -> dict[str, Any]:
-        """The next configuration."""
+        """The next configuration. Raises ValueError for a study whose first objective is to be small."""
+        if study.directions[0] is not StudyDirection.MAXIMIZE:
+            raise ValueError("direction: minimize; allowed is maximize: the (first) objective is output in tokens/s")
         return self.next([of_trial(one, self._mind.question) for one in study.get_trials(deepcopy=False, states=TOLD)])
 
     def sample_independent(

@@ -40,6 +40,7 @@ from autotune.spec.values import (
     one_of,
     short,
 )
+from autotune.stats import QUANTILES
 
 
 class Section(BaseModel):
@@ -189,8 +190,8 @@ class Search(Section):
     instances_per_device: Choices = (1,)
     """With layouts = "auto": how many instances may share a device."""
     devices_per_instance: Choices | None = None
-    """With layouts = "auto": how many devices an instance may span. Without it: one GPU, or as many as the model needs;
-    any number of groups of cores."""
+    """With layouts = "auto": how many devices an instance may span, besides one. Without it: one GPU, or as many as the
+    model needs; any number of groups of cores."""
     policy: Annotated[tuple[Policy, ...], Some, Unique] = ("round_robin", "least_conn")
     """Who gets the next request: the instances in turn, the one with the fewest in flight, or the better of two drawn
     at random."""
@@ -245,6 +246,16 @@ class Limit(Section):
     """Seconds."""
     at: At | None = None
     """The level: its users, its rate, or its label; without it the objective's."""
+
+    def bounded_by(self, other: Limit) -> bool:
+        """Whether it says nothing beside another one, at the same level: a lower percentile of the same, or of the time
+        to the first token beside that to the end, is never more."""
+        if "mean" in (self.statistic, other.statistic) and self.statistic != other.statistic:
+            return False
+        smaller = self.metric == other.metric or (self.metric, other.metric) == ("ttft_s", "e2e_s")
+        return (
+            smaller and QUANTILES.get(self.statistic, 0) <= QUANTILES.get(other.statistic, 0) and self.max >= other.max
+        )
 
 
 class Objective(Section):

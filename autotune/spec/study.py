@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import model_validator
@@ -45,6 +46,28 @@ class StudySpec(Section):
                 self.level(at)
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _limits_go_together(self) -> Self:
+        every = [(self.level(limit.at).label, limit) for limit in self.objective.limits]
+        for (first, (at, one)), (second, (other_at, other)) in combinations(enumerate(every), 2):
+            if at != other_at:
+                continue
+            if (one.metric, one.statistic) == (other.metric, other.statistic):
+                raise ValueError(
+                    f"objective.limits[{second}]: {other.metric} {other.statistic} at {at!r} is limited twice, to"
+                    f" {one.max:g} s and to {other.max:g} s; allowed is one limit"
+                )
+            for number, idle, tight in ((first, one, other), (second, other, one)):
+                if idle.bounded_by(tight):
+                    more = (
+                        f"{idle.metric} {idle.statistic} at {at!r} is never more than {tight.metric} {tight.statistic}"
+                    )
+                    raise ValueError(
+                        f"objective.limits[{number}].max: {idle.max:g}: {more}, which is limited to {tight.max:g} s;"
+                        " allowed is less than that, or no such limit"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -139,6 +139,13 @@ def test_without_evidence_a_trial_says_its_value_and_its_limits() -> None:
     assert (bad.failed, bad.loads, bad.misfit) == (True, (), False)
 
 
+def test_a_study_that_makes_output_small_is_refused() -> None:
+    assert QUESTION is not None
+    study = optuna.create_study(direction="minimize", sampler=InformedSampler(SPACE, QUESTION))
+    with pytest.raises(ValueError, match=r"direction: minimize; allowed is maximize"):
+        study.optimize(lambda trial: float(trial.suggest_int("num_parallel", 1, 8, log=True)), n_trials=1)
+
+
 def test_it_may_begin_with_nothing_and_go_on_beyond_the_end() -> None:
     """Of a space of three: more trials than it would ever ask for, the first without anything known."""
     space = build(gpus(), None, num_ctx=1024, num_parallel=(2, 4, 8), layouts=("0",))

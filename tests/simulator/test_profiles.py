@@ -37,6 +37,7 @@ def test_the_shipped_profiles_load() -> None:
         ("name = ", "cannot be read"),
         ("name = 'x'", "models: Field required"),
         ("name = 'x'\ntime_scale = 0", "time_scale = 0: Input should be greater than 0"),
+        ("name = 'x'\ntime_scale = inf", "time_scale = inf: Input should be a finite number"),
         ("name = 'x'\nspeed = 3", "speed = 3: Extra inputs are not permitted"),
     ],
 )
