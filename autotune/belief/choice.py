@@ -139,10 +139,19 @@ class Chooser:
         also = [self._place[name] for name in tried if name in self._place and name not in barred]
         rows = np.unique(np.concatenate([chosen[score[chosen] >= 0], np.array(also, dtype=np.intp)]))
         fine = self.mind.forecast(design.take(rows), together=True)
-        value = fine.starts * (fine.holds() * gained(fine) + self._taught(fine))
+        better = np.where(self._settled(rows), 0.0, gained(fine))
+        value = fine.starts * (fine.holds() * better + self._taught(fine))
         if cost is not None:
             value = value / np.array([cost(self.pool[row]) for row in rows.tolist()])
         return self.pool[int(rows[int(np.argmax(value))])]
+
+    def _settled(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """[R] of what was measured in full: again it can only teach, as the improvement over the best would be over
+        itself. Not so while nothing holds, or where several goals are all that counts."""
+        if self.mind.question.goals or not np.isfinite(self.incumbent()):
+            return np.zeros(len(rows), dtype=bool)
+        full = {key(trial.params) for trial in self.mind.trials if trial.measured and not trial.rough}
+        return np.array([self._keys[row] in full for row in rows.tolist()], dtype=bool)
 
     def _taught(self, forecast: Forecast) -> Array | float:
         """What a trial is worth for what it says of others; of several goals nothing is known to say so."""

@@ -132,6 +132,16 @@ def test_what_was_tried_may_be_tried_again() -> None:
     assert len({key(trial.params) for trial in trials}) == 2
 
 
+@pytest.mark.parametrize("seed", [0, 4, 5])
+def test_the_best_is_not_measured_again_while_something_else_may_be_better(seed: int) -> None:
+    """Over itself it seems to promise as much as there is doubt about it; nothing comes of that."""
+    world, four = World(seed, noise=0.02, question=asked(most_s=None)), "0 | 1 | 2 | 3"
+    best, other = params(8, four), params(8, "0+1 | 2+3")
+    tried = (params(1), params(4, four), best, params(16, four), params(2, "0 | 1"))
+    story = [world.trial(one, number) for number, one in enumerate(tried)]
+    assert chooser(world, story, [best, other]).next() == other
+
+
 def test_while_nothing_holds_it_moves_to_what_likely_does() -> None:
     """A limit that only many slots in all can hold; what was tried are few."""
     world = World(4, wide=0.2, question=asked(most_s=3.0))
