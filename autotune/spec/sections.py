@@ -305,8 +305,8 @@ class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key i
     fewest blocks need more and half the night is enough for them. 0: nothing is kept."""
     early: Yes = True
     """The search ends when it is unlikely (below 5 %) that anything untried is better by more than `tolerance`; its
-    time is the proof's. Only where `search.sampler` can say so. With several goals: better in some goal than each that
-    is as good in the others."""
+    time is the proof's. After ten trials at the earliest, and when that was so twice in a row; only where
+    `search.sampler` can say so. With several goals: better in some goal than each that is as good in the others."""
     tolerance: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.02
     """What would be better by less is not worth the time: part of the best objective so far."""
 
