@@ -182,3 +182,6 @@ def test_a_forecast_is_of_what_could_win_or_of_what_is_asked(store: Store, run: 
     first, second = said.splitlines()
     assert first.startswith("0 | 1  NUM_PARALLEL 4, round_robin: ")
     assert f"; {NAME} " in second
+    code, said, _ = run("forecast", store.folder, "layout=0,num_parallel=99")
+    assert code == 0
+    assert said.splitlines()[1] == "  it is no configuration of this study's space"

@@ -121,7 +121,10 @@ def forecast(chosen: argparse.Namespace) -> int:
             odds = known.odds()
         console.forecast(screen, odds)
     for text in chosen.configuration:
-        print(expected(known.believed(text)))
+        found = known.believed(text)
+        print(expected(found))
+        if not known.space.allows(found.params):
+            print("  it is no configuration of this study's space")
     return 0
 
 
