@@ -1,7 +1,7 @@
 """What is believed of a cluster's configurations: the physics of queues, fitted to what a night's trials measured.
 
 The way of the data: a `Question` (what is asked) and a space make a `Designer`, which turns configurations into arrays
-(`design`); trials become `Evidence`; `law` says what a cluster should do, `sizing` what its instances need, and `slopes`
+(`design`); trials become `Evidence`; `law` says what a cluster should do, `sizing` what its instances need, `slopes`
 how that changes with its parameters; `fit` finds these under each of the hypotheses of `kernel`, which say how much the
 law leaves over; `mind` holds them all, weighed by how well each foretold the trials; `room` says what can be measured;
 `prior` is what earlier studies say before that; `choice` says what to try next and what to recommend, `odds` what could
