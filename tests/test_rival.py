@@ -346,7 +346,8 @@ def test_the_rival_is_what_the_best_trial_says() -> None:
 
 def test_a_goal_has_the_rival_on_this_hosts_clock_and_at_the_objectives_level_only() -> None:
     spec = study(
-        objective={"limits": [LIMIT, {**LIMIT, "statistic": "p50"}, {**LIMIT, "at": 5}]}, workload={"levels": [5, 10]},
+        objective={"limits": [LIMIT, {**LIMIT, "statistic": "p50", "max": 1.0}, {**LIMIT, "at": 5}]},
+        workload={"levels": [5, 10]},
         cluster={"time_scale": 4.0},
     )  # fmt: skip
     best = Rival(100.0, answer_tokens=50.0, warm_s=20.0)
@@ -362,7 +363,7 @@ def test_a_goal_has_the_rival_on_this_hosts_clock_and_at_the_objectives_level_on
 
 
 def test_a_warm_up_is_asked_only_where_the_slots_are_known(plan_of: Plans) -> None:
-    limits = [LIMIT, {**LIMIT, "statistic": "p50"}, {**LIMIT, "metric": "e2e_s"}]
+    limits = [LIMIT, {**LIMIT, "statistic": "p50", "max": 1.0}, {**LIMIT, "metric": "e2e_s", "max": 9.0}]
     spec, best = study(objective={"limits": limits}, workload={"levels": [8, {"rate": 3}]}), Rival(100.0)
     users, rate = spec.workload.levels
     plan = plan_of.make("0 | 1", num_parallel=3)

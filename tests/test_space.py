@@ -415,7 +415,8 @@ def test_cards_are_spanned_only_if_they_have_to() -> None:
     assert "0+1" in made(spans=[1, 2]).choices["layout"]
     assert made(host("aa")).choices["layout"] == ("0", "0+1", "0 | 1")
     with pytest.raises(SpecError, match=r"search.devices_per_instance: 9: there are 4 devices; allowed is 1 to 4"):
-        made(spans=[1, 9])
+        made(spans=[9])
+    assert "0+1+2+3" in made(spans=[4, 9]).choices["layout"]  # of a study for larger hosts, too
 
 
 def test_written_layouts_are_spelled_canonically_and_taken_once() -> None:

@@ -65,9 +65,9 @@ def build(  # noqa: PLR0913 – the search table of a study file, key by key
     needs = _needs(facts, num_ctx, num_parallel, kv_cache_type)
     if layouts == "auto":
         most = len(inventory.devices)
-        if spans and max(spans) > most:
+        if spans and min(spans) > most:
             allowed = f"there are {most} devices; allowed is 1 to {most}"
-            raise SpecError(f"search.devices_per_instance: {max(spans)}: {allowed}")
+            raise SpecError(f"search.devices_per_instance: {min(spans)}: {allowed}")
         spans = spans or _automatic_spans(inventory, needs, vram_free_bytes)
         family: Every | Listed = Every(every, tuple(all_shapes(inventory, copies or (1,), spans)))
     else:

@@ -230,7 +230,7 @@ def search(true: World, rng: Random, trials: int, tally: Tally, *, greedy: bool)
 def test_hardly_a_trial_is_lost_to_a_misfit_and_hardly_a_fit_is_refused(greedy: bool) -> None:
     """Of hosts whose weights, caches and buffers are off by up to 15 %, half of them keeping all logits or none."""
     tally = Tally()
-    for seed in range(80):
+    for seed in range(48):
         rng = Random(seed)
         true = world(rng, logits=() if seed % 2 else (0.02, 1.0))
         try:
@@ -240,7 +240,7 @@ def test_hardly_a_trial_is_lost_to_a_misfit_and_hardly_a_fit_is_refused(greedy: 
                 true.fits(part, Load(8192, 1, "q4_0", 512)) for part in parse_layout("0", true.inventory).parts
             )
     print(f"\nlost {tally.lost} of {tally.tried} trials; refused {tally.refused} of {tally.fitting} that had fitted")
-    assert tally.hosts > 60
-    assert tally.tried > 400
+    assert tally.hosts > 36
+    assert tally.tried > 250
     assert tally.lost <= tally.tried / 20
     assert tally.refused <= tally.fitting / 20

@@ -55,7 +55,8 @@ def test_hours_end_a_night_and_leave_time_for_the_proof(tmp_path: Path) -> None:
     assert done.code == 0, done.output
     assert "no time is left for another trial" in done.output
     assert folder.results()
-    assert spent(folder.study / "events.jsonl")["night"] < 0.006 * 3600
+    # a run begins where it likely ends in time, by what others took: a busy machine may still be late by a part of one
+    assert spent(folder.study / "events.jsonl")["night"] < 1.05 * 0.006 * 3600
 
 
 def test_a_derived_model_is_used_and_gone_afterwards(tmp_path: Path) -> None:
