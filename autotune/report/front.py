@@ -51,8 +51,12 @@ def points(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[Point
     """Of a proof all its candidates, those on the front first; else the front of the search. The most TPS first."""
     if proof is not None and proof.kind is not Kind.UNPROVED:
         return _proved(results, proof) if proof.goals else ()
-    front = sorted(on_front(standings(results)), key=lambda one: -(one.objective or 0.0))
-    return tuple(_searched(one, results[0]) for one in front)
+    return tuple(_searched(one, results[0]) for one in _found(results))
+
+
+def _found(results: Sequence[TrialResult]) -> list[Standing]:
+    """The front of the search, the most TPS first."""
+    return sorted(on_front(standings(results)), key=lambda one: -(one.objective or 0.0))
 
 
 def _proved(results: Sequence[TrialResult], proof: Verdict) -> tuple[Point, ...]:
@@ -73,15 +77,9 @@ def _proved(results: Sequence[TrialResult], proof: Verdict) -> tuple[Point, ...]
         )
         for at in places
     ]
-    others = (_searched(one, results[0]) for one in unproved(results, proof))
-    return (*proved, *(replace(one, place="on the front of the search, not proved", on=False) for one in others))
-
-
-def unproved(results: Sequence[TrialResult], proof: Verdict) -> list[Standing]:
-    """Those on the front of the search that its proof did not run, the most TPS first."""
     ran = [contender.params for contender in proof.contenders]
-    front = sorted(on_front(standings(results)), key=lambda one: -(one.objective or 0.0))
-    return [one for one in front if one.params not in ran]
+    others = (_searched(one, results[0]) for one in _found(results) if one.params not in ran)
+    return (*proved, *(replace(one, place="on the front of the search, not proved", on=False) for one in others))
 
 
 def _between(goal: str, mean: Interval | None, change: Interval | None) -> Reached:

@@ -5,13 +5,12 @@ What an instance takes is a sum of parts, each known from the model's metadata u
     weights · w + cache · k + sliding cache · s + logits · o + activations · a + constants of each device
 
 The factors are believed to be normal. This is what is known before any trial; what trials show is weighed by
-`belief.law`, which begins with these sizes.
+`belief.sizing`, which begins with these sizes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -78,9 +77,11 @@ class Memory:
 
     def predict(self, load: Load, devices: int = 1) -> Forecast:
         """What one instance takes on `devices` devices together."""
-        row, rough = _one(self.facts, devices, load)
+        whole = Room(1.0, devices, 0, np.inf, float(PLENTY_BYTES * devices), spans=devices > 1)
+        rows, rough = design(self.facts, [whole], [load])
+        row = rows[0, 0]
         part = row * self.mean * GIB
-        sd = sqrt(row @ self.covariance @ row + rough)
+        sd = sqrt(row @ self.covariance @ row + float(rough[0, 0]))
         return Forecast(part[0], part[1:3].sum(), part[3:6].sum() + part[7], part[6], sd * GIB)
 
     def fit_probability(
@@ -180,12 +181,3 @@ def prior(facts: ModelFacts) -> Memory:
     cache, sliding = (CACHE, SLIDING) if known else ((0.7, 0.35), (0.3, 0.35))
     beliefs = np.array([weights, cache, sliding, OUTPUTS, INNER, SPANNING, CONTEXT, OTHER, BASELINE])
     return Memory(facts, beliefs[:, 0], np.diag(beliefs[:, 1] ** 2))
-
-
-@lru_cache(maxsize=1 << 12)  # the same few are asked for again and again
-def _one(facts: ModelFacts, devices: int, load: Load) -> tuple[Vector, float]:
-    """What one load takes of so many devices together, as weights of the factors, and its rough edges."""
-    whole = Room(1.0, devices, 0, np.inf, float(PLENTY_BYTES * devices), spans=devices > 1)
-    found, rough = design(facts, [whole], [load])
-    found.flags.writeable = False
-    return found[0, 0], float(rough[0, 0])
