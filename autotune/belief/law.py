@@ -5,11 +5,12 @@ of configurations at once. The shapes: B parameter vectors, C configurations, J 
 
 The steady state of one instance, with m users of its own, P slots, prompts of T and answers of L tokens:
 
+    on its way      a request is for w seconds, by its policy: m is N/n over 1 + w·X/(N·L)
     busy slots      b = m - E[(q - P)+], where the queue's population q is normal around m
     decode step     s = (a + k·b) · exp(δ(b)) · F · speeds of its devices · host
     a token         e = s + κ·b·p/L, since every busy slot reads its prompt, p seconds, once in L tokens
     output          b / e tokens a second; a request holds its slot for S = L·e
-    TTFT            ov/P · S + p · (1 + ρ), where ov = E[(q - P)+] wait, and ρ is the part of the time prompts are read
+    TTFT            w + ov/P · S + p · (1 + ρ), where ov = E[(q - P)+] wait, and prompts are read the part ρ of the time
 """
 
 from __future__ import annotations
@@ -108,10 +109,12 @@ class Trace:
     answer: Answer
     terms: Terms
     state: State
+    near: State
+    """With all users at their instances, none on the way."""
     uneven: NDArray[np.intp]
     """The configurations for which the balancer took several turns."""
     turns: tuple[State, ...]
-    """Of these, the states before the last."""
+    """Of these, the states before the last of them."""
 
 
 class Law:
@@ -141,6 +144,7 @@ class Law:
             Parameter("tail", 0.0, 0.4),
             Parameter("tail_prompt", math.log(1.3), 0.4),
             Parameter("overhead", math.log(0.02), 1.5),
+            Parameter("way", math.log(0.01), 1.5, 3),
             Parameter("offload", math.log(12.0), 0.7),
             Parameter("memory", 0.0, 0.06),
             Parameter("buffer", 0.0, 0.5),
@@ -150,7 +154,7 @@ class Law:
             Parameter("kappa", math.log(0.8), 0.25),
             Parameter("curve", 0.0, 1.0, len(KNOTS)),
             Parameter("shape", 0.0, 0.05, 5, heavy=True),
-            Parameter("shape_prompt", 0.0, 0.10, 2, heavy=True),
+            Parameter("shape_prompt", 0.0, 0.10, 3, heavy=True),
             Parameter("policy", 0.0, 0.05, 2, heavy=True),
             Parameter("knob", 0.0, 0.06, knobs, heavy=True),
             Parameter("knob_batch", 0.0, 0.04, knobs),
@@ -225,7 +229,15 @@ class Law:
             *turns, better = self._turns(of, scalar, terms.take(uneven), state.take(uneven))
             for name, values in vars(better).items():
                 getattr(state, name)[:, uneven] = values
-        return Trace(self._answer(scalar, terms, state, memory), terms, state, uneven, tuple(turns))
+        near, state = state, self._state(of, scalar, terms, self._arrived(terms, state))
+        return Trace(self._answer(scalar, terms, state, memory), terms, state, near, uneven, tuple(turns))
+
+    def _arrived(self, terms: Terms, near: State) -> Array:
+        """[B, C, J] the users at each instance without those on the way, for which so much of everyone's time goes."""
+        rate = (terms.copies * near.rate).sum(axis=2, keepdims=True)
+        turn = self.question.output_tokens * terms.users[:, None]
+        found: Array = near.population / (1 + terms.way * rate / turn)
+        return found
 
     def _terms(
         self, of: dict[str, Array], scalar: dict[str, Array], design: Design, users: Array
@@ -255,6 +267,7 @@ class Law:
             prompt=prompt,
             slope=(of["knob_batch"] @ design.knobs.T)[:, :, None] / BATCHES,
             spread=np.exp(policies[:, design.policy])[:, :, None] * (instances > 1) + NARROW,
+            way=np.exp(scalar["overhead"]) + np.exp(of["way"][:, design.policy])[:, :, None] * (instances > 1),
         ), memory
 
     @staticmethod
@@ -304,7 +317,7 @@ class Law:
         tokens, copies, slots = self.question.output_tokens, terms.copies, terms.slots
         total = (copies * state.rate).sum(axis=2)
         share = copies * state.rate / total[:, :, None]
-        held, read, way = tokens * state.token, state.read, np.exp(scalar["overhead"])
+        held, read, way = tokens * state.token, state.read, terms.way
         reading = np.minimum(1.0, state.busy * read / held)
         wait = state.over / slots * held + read * (1 + reading) + way
         decode = state.step + np.exp(scalar["kappa"]) * np.maximum(state.busy - 1, 0) * read / tokens
@@ -329,5 +342,6 @@ def step_shape(design: Design) -> Array:
 
 
 def prompt_shape(design: Design) -> Array:
-    """[C, 2] what of it counts for reading a prompt."""
-    return np.stack([(design.shape[:, 3] - 3) / 3, design.shape[:, 0] / 3], axis=1)
+    """[C, 3] what of it counts for reading a prompt."""
+    slots = (design.shape[:, 3] - 3) / 3
+    return np.stack([slots, design.shape[:, 0] / 3, slots**2], axis=1)

@@ -62,11 +62,13 @@ class _Back:
     """[C, Q, J] the time to read a prompt."""
     theta: Array
     """[C, Q, P] the parameters themselves."""
+    way: Array
+    """[C, Q] the seconds of the way to an instance."""
 
     @classmethod
     def nothing(cls, shape: tuple[int, ...], parameters: int) -> _Back:
         """So far; of shape [C, Q, J]."""
-        return cls(np.zeros(shape), np.zeros(shape), np.zeros((*shape[:2], parameters)))
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros((*shape[:2], parameters)), np.zeros(shape[:2]))
 
 
 class Slopes:
@@ -92,6 +94,7 @@ class Slopes:
         back = _Back.nothing((count, len(plain), parts), len(self.theta))
         bars = self._begun(plain, back)
         moved = self._state(trace.terms, trace.state, bars, back, slice(None))
+        moved = self._arrived(moved, back)
         if len(trace.uneven):
             self._turned(moved[trace.uneven], back)
         self._terms(back)
@@ -133,7 +136,8 @@ class Slopes:
             for name, change in way.items():
                 bars[name][:, at] += weights * change
             for name, change in parameters.items():
-                back.theta[:, at, self.law.at[name].start] += (weights * change).sum(axis=1)
+                to = back.way[:, at] if name == "way" else back.theta[:, at, self.law.at[name].start]
+                to += (weights * change).sum(axis=1)
         held = self.law.question.output_tokens * state.token[0]
         busy, read = state.busy[0], state.read[0]
         less = (bars.pop("reading").swapaxes(0, 1) * (busy * read < held)).swapaxes(0, 1)
@@ -146,7 +150,7 @@ class Slopes:
         """[C, J] a quantity of each part, and how it changes with the steady state, and with parameters."""
         tokens, slots, state = self.law.question.output_tokens, self.trace.terms.slots, self.trace.state
         busy, step, token, read = state.busy[0], state.step[0], state.token[0], state.read[0]
-        kappa, overhead = math.exp(self.scalar["kappa"]) / tokens, math.exp(self.scalar["overhead"])
+        kappa, way = math.exp(self.scalar["kappa"]) / tokens, self.trace.terms.way[0]
         if metric in {"tpot_s", PART}:
             others = kappa * np.maximum(busy - 1, 0)
             return (
@@ -160,9 +164,9 @@ class Slopes:
         turn = tokens * token / slots
         if statistic == "mean":
             return (
-                state.over[0] * turn + read * (1 + reading) + overhead,
+                state.over[0] * turn + read * (1 + reading) + way,
                 {"over": turn, "token": state.over[0] * tokens / slots, "read": 1 + reading, "reading": read},
-                {"overhead": overhead},
+                {"way": 1.0},
             )
         z = float(ndtri(TAILS[str(statistic)]))
         wide, prompt = z * math.exp(self.scalar["tail"]), math.exp(self.scalar["tail_prompt"])
@@ -170,12 +174,12 @@ class Slopes:
         waits, likely = 0.15 * np.logaddexp(0.0, over), expit(over) * turn
         own, more = (prompt + 2 * reading, 1.0) if z > 0 else (np.ones_like(reading), 0.0)
         return (
-            waits * turn + read * own + overhead,
+            waits * turn + read * own + way,
             {
                 "beyond": likely, "sigma": wide * likely, "token": waits * tokens / slots, "read": own,
                 "reading": 2 * more * read,
             },
-            {"tail": wide * state.sigma[0] * likely, "tail_prompt": more * prompt * read, "overhead": overhead},
+            {"tail": wide * state.sigma[0] * likely, "tail_prompt": more * prompt * read, "way": 1.0},
         )  # fmt: skip
 
     # the steady state
@@ -242,12 +246,26 @@ class Slopes:
         found: Array = by_busy + by_beyond + by_sigma * wider
         return found
 
+    def _arrived(self, moved: Array, back: _Back) -> Array:
+        """From the users at each part to all of its users, those on the way, too."""
+        terms, near = self.trace.terms, self.trace.near
+        turn = self.law.question.output_tokens * terms.users[:, None, None]
+        rates = (terms.copies * near.rate[0])[:, None]
+        way, rate = terms.way[0][:, None], rates.sum(axis=2, keepdims=True)
+        more = 1 + way * rate / turn
+        by_more = -(moved * near.population[0][:, None]).sum(axis=2, keepdims=True) / more**2
+        back.way += (by_more * rate / turn)[:, :, 0]
+        nothing = np.zeros_like(moved)
+        bars = {"rate": by_more * way / turn * rates, **dict.fromkeys(("busy", "step", "token", "read"), nothing)}
+        found: Array = moved / more + self._state(terms, near, bars, back, slice(None))
+        return found
+
     def _turned(self, moved: Array, back: _Back) -> None:
         """Through the turns of the balancer, the last one first."""
         rows = self.trace.uneven
         terms = self.trace.terms.take(rows)
         part = _Back.nothing(moved.shape, len(self.theta))
-        after = self.trace.state.population[0][rows]
+        after = self.trace.near.population[0][rows]
         nothing = np.zeros_like(moved)
         for state in reversed(self.trace.turns):
             moved, rate = _shifted(terms, state, after, moved)
@@ -280,6 +298,9 @@ class Slopes:
         back.theta[:, :, at["span"]] += back.step @ span
         back.theta[:, :, at["span_prompt"]] += back.prompt @ span
         back.theta[:, :, at["share"]] += back.step @ (design.copies > 1)[:, :, None].astype(float)
+        back.theta[:, :, at["overhead"].start] += back.way * math.exp(self.scalar["overhead"])
+        own = np.exp(self.values["way"])[design.policy] * (design.instances > 1)
+        back.theta[np.arange(len(design)), :, at["way"].start + design.policy] += back.way * own[:, None]
         self._crowd(step, prompt, back)
         self._memory(both, back)
 

@@ -21,7 +21,7 @@ ALIKE = 1.03
 
 @dataclass(frozen=True)
 class Terms:
-    """What decides the steady state: [C, J], [C], or [B, C, J]; `slope` and `spread` are [B, C, 1]."""
+    """What decides the steady state: [C, J], [C], or [B, C, J]; `slope`, `spread` and `way` are [B, C, 1]."""
 
     copies: Array
     slots: Array
@@ -34,6 +34,8 @@ class Terms:
     prompt: Array
     slope: Array
     spread: Array
+    way: Array
+    """Seconds of a request on its way to an instance."""
 
     def uneven(self) -> NDArray[np.intp]:
         """The configurations whose instances are not all alike, so that balancing moves their load."""
@@ -47,7 +49,8 @@ class Terms:
     def take(self, rows: NDArray[np.intp]) -> Terms:
         """Some of the configurations."""
         flat = {name: getattr(self, name)[rows] for name in ("copies", "slots", "share", "pull", "users")}
-        return Terms(**flat, **{name: getattr(self, name)[:, rows] for name in ("factor", "prompt", "slope", "spread")})
+        deep = {name: getattr(self, name)[:, rows] for name in ("factor", "prompt", "slope", "spread", "way")}
+        return Terms(**flat, **deep)
 
     def shifted(self, population: Array, rate: Array) -> Array:
         """Round robin sends all instances as much: the slow ones gather a crowd until they answer as much."""

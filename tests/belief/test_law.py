@@ -110,6 +110,28 @@ def test_twice_as_many_devices_give_about_twice_as_much(users: int) -> None:
     assert 1.6 * one < two <= 2.001 * one
 
 
+def test_who_is_on_the_way_is_at_no_instance() -> None:
+    """Where slots are free every second of it is lost; where all are busy it only makes the queue shorter."""
+    plain: dict[str, Any] = {"way": -20.0, "slot": -20.0, "kappa": -20.0}  # nobody is slowed by others
+    free, slow = (answer(params(32, "0 | 1"), users=8, overhead=np.log(s), **plain) for s in (1e-6, 0.4))
+    turn_s = 8 * ANSWER / free.tps[0, 0]
+    assert slow.tps[0, 0] / free.tps[0, 0] == pytest.approx(turn_s / (turn_s + 0.4), rel=1e-3)
+    assert slow.ttft_s[0, 0] == pytest.approx(free.ttft_s[0, 0] + 0.4, rel=0.01)
+    free, slow = (answer(params(2, "0 | 1"), users=40, overhead=np.log(s), **plain) for s in (1e-6, 0.4))
+    assert slow.tps[0, 0] == pytest.approx(free.tps[0, 0], rel=1e-3)
+    assert slow.ttft_s[0, 0] == pytest.approx(free.ttft_s[0, 0], rel=0.01)
+
+
+def test_a_policy_may_cost_every_request_time_where_there_is_something_to_choose() -> None:
+    way = np.log([1e-6, 0.4, 1e-6])  # round_robin, least_conn, random_two
+    chosen = [params(32, "0 | 1", policy=name) for name in ("round_robin", "least_conn", "random_two")]
+    first, dear, last = answer(*chosen, users=8, way=way).ttft_s[0] - answer(*chosen, users=8, way=-20.0).ttft_s[0]
+    assert dear == pytest.approx(0.4, rel=0.02)
+    assert max(abs(first), abs(last)) < 1e-3
+    alone = params(32)
+    assert answer(alone, users=8, way=way).tps[0, 0] == pytest.approx(answer(alone, users=8, way=-20.0).tps[0, 0])
+
+
 def test_instances_that_cost_each_other_give_less() -> None:
     chosen = params(8, "0 | 1 | 2 | 3")
     assert answer(chosen, host=np.log(0.1)).tps < 0.9 * answer(chosen).tps
