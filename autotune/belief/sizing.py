@@ -7,8 +7,9 @@ had none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Sizing:
     question: Question
     at: Mapping[str, slice]
     """Where each parameter is in a vector."""
+    _known: WeakKeyDictionary[Design, Array] = field(default_factory=WeakKeyDictionary, repr=False, compare=False)
 
     def full(self, theta: Array, design: Design) -> Array:
         """[B, C] how full the fullest device is; 0 where nothing is known."""
@@ -62,15 +64,21 @@ class Sizing:
         if not asked.weights_bytes or not min(asked.memory_bytes):
             return np.zeros((len(scalar["spare"]), len(design))), np.ones((1, 1, 1))
         needed = self._needed(scalar, design)
-        if asked.on_cpu:
-            room = np.full(design.slots.shape, max(asked.memory_bytes))
-        else:
-            least = np.where(design.devices > 0, np.array(asked.memory_bytes), np.inf).min(axis=2)
-            room = np.where(np.isfinite(least), least, max(asked.memory_bytes)) - np.exp(scalar["spare"])
+        room = self._memory(design)
+        if not asked.on_cpu:
+            room = room - np.exp(scalar["spare"])
         width = WIDTH * room
         beyond = width * np.logaddexp(0.0, np.clip((needed - room) / width, -500, 500))
         full = np.where(design.copies[None] > 0, needed / room, 0.0).max(axis=2)
         return full, 1 + np.exp(scalar["offload"]) * beyond / needed
+
+    def _memory(self, design: Design) -> Array:
+        """[C, J] bytes of the smallest device of each part; found once for each design."""
+        if design not in self._known:
+            most = max(self.question.memory_bytes)
+            least = np.where(design.devices > 0, np.array(self.question.memory_bytes), np.inf).min(axis=2)
+            self._known[design] = np.where(np.isfinite(least) & (not self.question.on_cpu), least, most)
+        return self._known[design]
 
     def _scalars(self, theta: Array) -> dict[str, Array]:
         return {name: theta[:, self.at[name]][:, :, None] for name in (*SIZING, "offload")}

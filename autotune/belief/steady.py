@@ -39,12 +39,13 @@ class Terms:
 
     def uneven(self) -> NDArray[np.intp]:
         """The configurations whose instances are not all alike, so that balancing moves their load."""
-        there, far = self.copies > 0, np.zeros(len(self.copies), dtype=bool)
-        for values in (self.factor, self.slots[None], self.share[None]):
+        pulled = np.flatnonzero(self.pull > 0)
+        there, far = self.copies[pulled] > 0, np.zeros(len(pulled), dtype=bool)
+        for values in (self.factor[:, pulled], self.slots[None, pulled], self.share[None, pulled]):
             most = np.where(there, values, -np.inf).max(axis=2)
             least = np.where(there, values, np.inf).min(axis=2)
             far |= (most > ALIKE * least).any(axis=0)
-        return np.flatnonzero(far & (self.pull > 0))
+        return pulled[far]
 
     def take(self, rows: NDArray[np.intp]) -> Terms:
         """Some of the configurations."""

@@ -16,8 +16,15 @@ from autotune.errors import SpecError
 MIB = 1 << 20
 SHIPPED = Path(__file__).with_name("profiles")
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+LONGEST_S, MOST_MIB, MOST = 3600.0, 1 << 30, 1_000_000
+"""No time of a real host is longer, no memory larger (a PiB), nothing that is counted more: what is, is a slip."""
+
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S)]
+Mib = Annotated[float, Field(ge=0, le=MOST_MIB)]
+Times = Annotated[float, Field(ge=0.001, le=1000)]
+"""A speed, or a slowness, against another."""
+Stretch = Annotated[float, Field(ge=0, le=10)]
+Sigma = Annotated[float, Field(ge=0, le=2)]
 
 
 class _Part(BaseModel):
@@ -30,12 +37,18 @@ class DeviceProfile(_Part):
     uuid: str = Field(min_length=1)
     """What CUDA_VISIBLE_DEVICES names it by."""
     name: str
-    memory_mib: int = Field(gt=0)
+    memory_mib: int = Field(gt=0, le=MOST_MIB)
     reserved_mib: int = Field(default=170, ge=0)
     """Held by the driver: never free. 22528 − 22358 in the recordings."""
-    speed: Positive = 1.0
+    speed: Times = 1.0
     """Relative to the device the models' step times were taken on: 2 halves every time."""
     compute_capability: str = "7.5"
+
+    @model_validator(mode="after")
+    def _some_memory(self) -> Self:
+        if self.reserved_mib >= self.memory_mib:
+            raise ValueError(f"reserved_mib = {self.reserved_mib} leaves nothing of memory_mib = {self.memory_mib}")
+        return self
 
     @property
     def memory_bytes(self) -> int:
@@ -51,21 +64,21 @@ class DeviceProfile(_Part):
 class HostProfile(_Part):
     """What the instances of a host share."""
 
-    contention: NotNegative = 0.0
+    contention: Stretch = 0.0
     """Every further instance with a loaded model stretches all times of all of them by this part."""
     occupancy: float = Field(default=0.7, gt=0, le=1)
     """The part of a step during which it really occupies its device; the rest (launches, sampling) runs beside the
     neighbours' part. `r` instances on one device stretch a step by max(1, r · occupancy)."""
-    cpu_slowdown: Positive = 15.0
+    cpu_slowdown: Times = 15.0
     """How many times slower a layer runs on the CPU than on a device of speed 1."""
-    overhead_s: NotNegative = 0.0
+    overhead_s: Seconds = 0.0
     """Time between a request's arrival and its place in the queue: parsing, tokenising, health check. Holds no slot."""
-    step_jitter: NotNegative = 0.0
+    step_jitter: Sigma = 0.0
     """Sigma of a log-normal factor (mean 1) on every step."""
-    life_jitter: NotNegative = 0.0
+    life_jitter: Sigma = 0.0
     """Sigma of a log-normal factor (mean 1) drawn once in the life of a process."""
-    memory_mib: int = Field(default=64 * 1024, gt=0)
-    context_mib: int = Field(default=300, ge=0)
+    memory_mib: int = Field(default=64 * 1024, gt=0, le=MOST_MIB)
+    context_mib: int = Field(default=300, ge=0, le=MOST_MIB)
     """Device memory an instance takes for itself, which no buffer line names. 8880 − 8580 in the recordings."""
 
 
@@ -77,32 +90,32 @@ class ModelProfile(_Part):
     parameter_size: str = "1B"
     quantization: str = "Q4_K_M"
     capabilities: tuple[str, ...] = ("completion",)
-    context_length: int = Field(default=32768, ge=4)
+    context_length: int = Field(default=32768, ge=4, le=1000 * MOST)
     """Tokens it was trained on: num_ctx is clamped to this."""
-    embedding_length: int = Field(default=2048, gt=0)
-    layers: int = Field(gt=0)
+    embedding_length: int = Field(default=2048, gt=0, le=MOST)
+    layers: int = Field(gt=0, le=MOST)
     """Without the output layer, which is placed like one more."""
-    weights_mib: float = Field(gt=0)
-    embedding_mib: NotNegative = 0.0
+    weights_mib: float = Field(gt=0, le=MOST_MIB)
+    embedding_mib: Mib = 0.0
     """The part of the weights that stays in host memory even when every layer is on a device."""
-    kv_mib_per_1024_tokens: NotNegative
+    kv_mib_per_1024_tokens: Mib
     """Key-value cache at f16."""
-    compute_mib: NotNegative = 520.0
+    compute_mib: Mib = 520.0
     """Compute buffer, for each instance and device."""
-    step_base_s: NotNegative
+    step_base_s: Seconds
     """a in: one decode step of a batch of b takes a + c·b."""
-    step_slot_s: NotNegative
+    step_slot_s: Seconds
     """c in: one decode step of a batch of b takes a + c·b."""
-    prefill_base_s: NotNegative = 0.0
-    prefill_tps: Positive = 2000.0
+    prefill_base_s: Seconds = 0.0
+    prefill_tps: float = Field(default=2000.0, ge=0.001, le=1000 * MOST)
     """Prompt tokens per second."""
-    load_s: NotNegative
+    load_s: Seconds
     """From the disk."""
-    warm_load_s: NotNegative
+    warm_load_s: Seconds
     """From the page cache: some instance of this host has read the file before."""
     end_chance: float = Field(default=0.0, ge=0, le=1)
     """The chance of every token to be the end token."""
-    answer_tokens: int = Field(default=256, gt=0)
+    answer_tokens: int = Field(default=256, gt=0, le=MOST)
     """Where an answer ends by itself when the request sets no num_predict."""
 
     @model_validator(mode="after")
@@ -140,7 +153,7 @@ class Profile(_Part):
     name: str
     version: str = "0.32.15"
     """What GET /api/version says. The API itself is the one of 0.32.15 whatever stands here."""
-    time_scale: Positive = 1.0
+    time_scale: float = Field(default=1.0, gt=0, le=MOST)
     """Time compression: every time of the model is divided by this."""
     host: HostProfile = HostProfile()
     devices: tuple[DeviceProfile, ...] = ()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice, product
 from math import factorial, inf, prod
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class Part:
         return text if self.copies == 1 else f"{text}x{self.copies}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, order=True)
 class Layout:
     """The assignment of devices to instances; `str` gives the notation. No device is in two parts."""
 
@@ -47,7 +48,7 @@ class Layout:
     def __str__(self) -> str:
         return " | ".join(map(str, self.parts))
 
-    @property
+    @cached_property
     def instances(self) -> tuple[tuple[int, ...], ...]:
         """The devices of each instance."""
         return tuple(part.devices for part in self.parts for _ in range(part.copies))

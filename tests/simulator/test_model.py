@@ -262,8 +262,8 @@ def test_the_pace_of_places_and_neighbours() -> None:
             "name": "p",
             "host": {"contention": 0.1, "occupancy": 0.6, "cpu_slowdown": 10},
             "devices": [
-                {"uuid": "A", "name": "a", "memory_mib": 1},
-                {"uuid": "B", "name": "b", "memory_mib": 1, "speed": 2},
+                {"uuid": "A", "name": "a", "memory_mib": 1024},
+                {"uuid": "B", "name": "b", "memory_mib": 1024, "speed": 2},
             ],
             "models": [model().model_dump()],
         }

@@ -14,7 +14,7 @@ from autotune.errors import SpecError
 from autotune.simulator import environment, words
 from autotune.simulator.environment import address, boolean, duration_s, go_duration, read, visible
 from autotune.simulator.memory import Ask, OutOfMemory, choose, place
-from autotune.simulator.profiles import MIB, load_profile, shipped_profiles
+from autotune.simulator.profiles import MIB, SHIPPED, load_profile, shipped_profiles
 
 DEPLOYMENT = load_profile("4x-rtx2080ti")
 FREE = {device.uuid: device.usable_bytes for device in DEPLOYMENT.devices}
@@ -48,6 +48,34 @@ def test_a_bad_profile_is_one_clear_line(tmp_path: Path, text: str, complaint: s
         load_profile(path)
     assert str(path) in caught.value.message
     assert complaint in caught.value.message or "models" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("figure", "complaint"),
+    [
+        ("load_s = 1e12", "models.0.load_s = 1000000000000.0: Input should be less than or equal to 3600"),
+        ("step_base_s = -0.01", "models.0.step_base_s = -0.01: Input should be greater than or equal to 0"),
+        ("prefill_tps = 1e-9", "models.0.prefill_tps = 1e-09: Input should be greater than or equal to 0.001"),
+        ("memory_mib = 4000000000000", "devices.0.memory_mib = 4000000000000: Input should be less than or equal to"),
+        ("reserved_mib = 30000", "devices.0: reserved_mib = 30000 leaves nothing of memory_mib = 22528"),
+        ("speed = 1e-9", "devices.0.speed = 1e-09: Input should be greater than or equal to 0.001"),
+        ("life_jitter = 40.0", "host.life_jitter = 40.0: Input should be less than or equal to 2"),
+    ],
+)
+def test_no_host_has_such_a_figure(tmp_path: Path, figure: str, complaint: str) -> None:
+    text = (SHIPPED / "4x-rtx2080ti.toml").read_text()
+    name, _, _ = figure.partition(" = ")
+    tables = {"devices": "[[devices]]", "models": "[[models]]", "host": "[host]"}
+    table = tables[complaint.partition(".")[0].partition(":")[0]]
+    head, first, rest = text.partition(table)
+    body, mark, others = rest.partition("\n[")
+    kept = "".join(line for line in body.splitlines(keepends=True) if not line.startswith(f"{name} "))
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{head}{first}\n{figure}\n{kept}{mark}{others}")
+    with pytest.raises(SpecError) as caught:
+        load_profile(path)
+    assert caught.value.message.startswith(f"{path}: {complaint}")
     assert "\n" not in caught.value.message
 
 
