@@ -15,10 +15,8 @@ EARLY := tests/night tests/test_confirm.py
 SUMS := tests/belief tests/sampler tests/clusters tests/rehearsal tests/test_forecast.py \
 	tests/test_budget.py tests/test_rival.py tests/test_study.py tests/test_sampler.py tests/test_counting.py tests/test_space.py
 RUN := $(BIN)/python -m pytest --durations=10
-# Lines are counted in the other tests alone: whole nights, and sums, would take twice as much of the processors for it.
-COUNTED := $(BIN)/coverage run -m pytest --durations=10
 
-.PHONY: demo test check nginx format reference picture bench-peers clean
+.PHONY: demo test check coverage nginx format reference picture bench-peers clean
 
 demo: $(VENV)/installed nginx
 	@if PATH="$$PATH:/usr/sbin:/sbin" command -v nginx >/dev/null; then balancer=nginx; else balancer=direct; fi; \
@@ -29,16 +27,13 @@ test: $(VENV)/developed nginx
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/coverage erase
 	@echo "nights and sums run beside the other tests, and are shown when they are over: nights wait, sums give way"; \
 	$(RUN) $(EARLY) $(LATE:%=--ignore=%) > $(VENV)/early.log 2>&1 & early=$$!; \
 	$(RUN) $(LATE) > $(VENV)/late.log 2>&1 & late=$$!; \
 	nice -n 5 $(RUN) $(SUMS) $(LATE:%=--ignore=%) > $(VENV)/sums.log 2>&1 & sums=$$!; \
-	$(COUNTED) $(EARLY:%=--ignore=%) $(LATE:%=--ignore=%) $(SUMS:%=--ignore=%); others=$$?; \
+	$(RUN) $(EARLY:%=--ignore=%) $(LATE:%=--ignore=%) $(SUMS:%=--ignore=%); others=$$?; \
 	wait $$sums; added=$$?; wait $$early; first=$$?; wait $$late; second=$$?; \
 	cat $(VENV)/sums.log $(VENV)/early.log $(VENV)/late.log; [ $$others$$added$$first$$second = 0000 ]
-	$(BIN)/coverage combine -q
-	$(BIN)/coverage report --skip-covered | tail -40
 
 # What a commit must pass, without the slow tests.
 check: $(VENV)/developed
@@ -47,6 +42,13 @@ check: $(VENV)/developed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -m "not slow"
+
+# Which lines and branches the tests reach; whole nights and sums are left out, which take twice as long when counted.
+coverage: $(VENV)/developed nginx
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(EARLY:%=--ignore=%) $(LATE:%=--ignore=%) $(SUMS:%=--ignore=%)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered
 
 format: $(VENV)/developed
 	$(BIN)/ruff check --fix .
