@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from autotune.errors import AutotuneError
     from autotune.events import Events
+    from autotune.inventory import Device
     from autotune.store import Store
 
 T = TypeVar("T")
@@ -56,6 +57,12 @@ def _tell(events: Events, error: AutotuneError, left: int) -> None:
 def quarantined(store: Store) -> dict[str, str]:
     """Devices that a study has left out since they failed, by id, each with what was said of it."""
     return dict((store.header() or {}).get(QUARANTINE, {}))
+
+
+def missing(store: Store) -> list[Device]:
+    """The same devices, as they were."""
+    lost, host = quarantined(store), store.host()
+    return [device for device in host[0].devices if device.id in lost] if lost and host else []
 
 
 async def quarantine(store: Store, events: Events, lost: Mapping[str, str]) -> None:

@@ -28,7 +28,20 @@ from autotune.ollama.env import has_llama_server
 from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import GIB, LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
-from autotune.space import Space, build, called, canonical, classes, instances, key, kinds, own, parse_layout, simple
+from autotune.space import (
+    Space,
+    build,
+    called,
+    canonical,
+    classes,
+    instances,
+    key,
+    kinds,
+    moved,
+    own,
+    parse_layout,
+    simple,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -76,11 +89,11 @@ class Ground:
     def without(self, ids: Collection[str]) -> Ground:
         """The same ground, whose other devices keep their indices. Raises `SpecError` where nothing is left to try."""
         before = self.before or self.inventory
-        left = tuple(device for device in before.devices if device.id not in ids)
-        if not left:
+        left = before.without(ids)
+        if not left.devices:
             raise SpecError("no device is left")
-        fewer = replace(self, before=before, inventory=replace(before, devices=left))
-        return replace(fewer, space=space(self.spec, fewer.inventory, self.facts, layouts=fewer.layouts))
+        fewer = replace(self, before=before, inventory=left)
+        return replace(fewer, space=fewer.room())
 
     @property
     def layouts(self) -> Literal["auto"] | tuple[str, ...]:
@@ -112,7 +125,12 @@ class Ground:
 
     def narrowed(self) -> Space:
         """The space when Ollama serves the model with one slot only."""
-        return space(self.spec, self.inventory, self.facts, num_parallel=(1,), layouts=self.layouts)
+        return self.room(num_parallel=(1,))
+
+    def room(self, **changes: Any) -> Space:
+        """The space on the devices that are left, with these changes. Raises `SpecError`."""
+        found = space(self.spec, self.inventory, self.facts, layouts=self.layouts, **changes)
+        return replace(found, before=self.before)
 
     def measured_on(self) -> dict[str, Any]:
         """What besides the study file decides what a trial measures."""
@@ -124,35 +142,18 @@ class Ground:
         }
 
 
-def moved(layout: Layout, before: Inventory, left: Inventory) -> Layout | None:
-    """The same layout where some devices are gone: others of their kind take their places; None without enough."""
-    there = {device.index: device.kind for device in left.devices}
-    kinds_before = {device.index: device.kind for device in before.devices}
-    idle = [index for index in there if index not in layout.devices]
-    places: dict[int, int] = {}
-    for index in layout.devices:
-        spare = [other for other in idle if there[other] == kinds_before[index]]
-        if index not in there and not spare:
-            return None
-        places[index] = index if index in there else spare[0]
-        idle = [other for other in idle if other != places[index]]
-    parts = (replace(part, devices=tuple(sorted(places[at] for at in part.devices))) for part in layout.parts)
-    return parse_layout(" | ".join(map(str, parts)), left)
+def inventory(spec: StudySpec, lost: Collection[Device] = ()) -> Inventory:
+    """The devices of the study, with those that it has lost since it began. Raises `ClusterError`, `SpecError`."""
+    return _INVENTORIES[spec.cluster.driver](spec, lost)
 
 
-def inventory(spec: StudySpec) -> Inventory:
-    """The devices of the study. Raises `ClusterError`, `SpecError`."""
-    return _INVENTORIES[spec.cluster.driver](spec)
-
-
-def _real(spec: StudySpec) -> Inventory:
+def _real(spec: StudySpec, lost: Collection[Device]) -> Inventory:
     chosen = spec.cluster.devices
-    if isinstance(chosen, str):
-        return discover(chosen)
-    return discover([DeviceEntry(**entry.model_dump()) for entry in chosen])
+    entries = chosen if isinstance(chosen, str) else [DeviceEntry(**entry.model_dump()) for entry in chosen]
+    return discover(entries, lost=lost)
 
 
-def _played(spec: StudySpec) -> Inventory:
+def _played(spec: StudySpec, _: Collection[Device]) -> Inventory:
     profile = load_profile(spec.cluster.profile)
     devices = tuple(
         Device(
@@ -375,9 +376,14 @@ def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
     return own + cards + [f"CPU {cpu}" for cpu in cores]
 
 
-async def ground(spec: StudySpec, found: Inventory, children: Children, run: Path) -> Ground:
-    """Find out what the study stands on. Raises `SpecError`, `ModelMissing`, `PortTaken`, …"""
-    telemetry.check(spec, found)
+async def ground(
+    spec: StudySpec, found: Inventory, children: Children, run: Path, lost: Collection[str] = ()
+) -> Ground:
+    """Find out what the study stands on, whose `lost` devices are asked nothing.
+
+    Raises `SpecError`, `ModelMissing`, `PortTaken`, …
+    """
+    telemetry.check(spec, found.without(lost))
     first = baseline(spec, found)
     layouts(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
     check_ports(plans.ports(spec, 1))

@@ -27,6 +27,7 @@ from autotune.cluster.children import Children
 from autotune.cluster.lock import Lock, holder
 from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
 from autotune.events import Events, by_night, read
+from autotune.faults import missing
 from autotune.ollama.env import LIBRARIES
 from autotune.plan import Provenance, ProvenDevice
 from autotune.sampler import Sampler, Way
@@ -36,7 +37,7 @@ from autotune.study import Clock, Night
 from autotune.trial import Bench
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from autotune.benchmark.flight import Client
@@ -76,9 +77,10 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
     `source` is the study file's text, `folder` the study's own. Raises `AutotuneError` for all that can be known before
     the first trial; what breaks the night off later is in the ending, beside all that was found until then.
     """
-    found = grounds.inventory(spec)
+    store = Store(folder)
+    lost = missing(store)
+    found = grounds.inventory(spec, lost)
     with Lock(grounds.locks(spec, found, folder)):
-        store = Store(folder)
         store.open(spec, source)
         events = Events(store.events, listener)
         results = store.trials.results()
@@ -86,7 +88,7 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
             with _signals(children):
                 for process in await children.sweep():
                     events.show({"what": "swept", "process": process})
-                return await _night(spec, found, store, children, results, events)
+                return await _night(spec, found, store, children, results, events, [device.id for device in lost])
 
 
 async def _night(
@@ -96,11 +98,12 @@ async def _night(
     children: Children,
     results: list[TrialResult],
     events: Events,
+    lost: Collection[str],
 ) -> Ending:
     try:
-        grounds.check_host(spec, found)
+        grounds.check_host(spec, found.without(lost))
         asked = workload(spec)
-        ground = await grounds.ground(spec, found, children, store.run)
+        ground = await grounds.ground(spec, found, children, store.run, lost)
         _same_ground(store, ground)
         store.write_host(found, ground.facts)
         warmth = earlier.begin(store.folder, ground, provenance(ground), results)
@@ -210,10 +213,13 @@ def _cut_short(spec: StudySpec, store: Store, results: list[TrialResult], why: s
 
 async def look(spec: StudySpec, folder: Path) -> tuple[Ground, Warmth]:
     """What the study of a folder would stand on and begin with, without beginning it. Raises `AutotuneError`."""
-    found, results = grounds.inventory(spec), Store(folder).earlier()
+    store = Store(folder)
+    results, lost = store.earlier(), missing(store)
+    found, left_out = grounds.inventory(spec, lost), [device.id for device in lost]
     with tempfile.TemporaryDirectory(prefix="autotune-") as run:
         async with Children(Path(run)) as children:
-            ground = await grounds.ground(spec, found, children, Path(run))
+            ground = await grounds.ground(spec, found, children, Path(run), left_out)
+    ground = ground.without(left_out) if left_out else ground
     return ground, earlier.kept(folder) if results else earlier.look(folder, ground, provenance(ground))
 
 

@@ -192,7 +192,7 @@ class Night:
         """The latest full trial of the best configuration so far, by belief where there is one."""
         full = [result for result in self.results if result.measured and not result.dropped]
         ranked = self.sampler.ranked()
-        first = ranked[0] if ranked else next((one.params for one in standings(full)), None)
+        first = ranked[0] if ranked else next((one.params for one in standings(self.runnable(full))), None)
         return next((result for result in reversed(full) if result.params == first), None)
 
     async def _clear(self) -> None:
@@ -302,12 +302,12 @@ class Night:
         said = error.message
         if self.without is None:
             raise error
-        if any(error.device in instance.devices for instance in self.plan(self.baseline).instances):
-            raise DeviceLost(f"{said}; the baseline runs on it, and without it there is nothing to compare with")
         try:
             self._leave_out({**self.lost, error.device: said})
         except SpecError as nothing:
             raise DeviceLost(f"{said}; without it nothing is left to try: {nothing.message}") from error
+        if not self._runs(self.baseline):
+            raise DeviceLost(f"{said}; the baseline needs it, and without it there is nothing to compare with")
         await quarantine(self.store, self.events, self.lost)
         await insist(self.events, self._clear)
 
@@ -317,6 +317,7 @@ class Night:
         self.lost, self.plan, self.narrow = devices, ground.plan, ground.narrowed
         self.bench.inventory = ground.inventory
         self.sampler.limit(ground.narrowed() if self.single else ground.space)
+        self.sampler.open(self.results)  # no trial of Optuna's may know other layouts than those to come
 
     def _runs(self, params: Mapping[str, Any]) -> bool:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autotune.belief import Question
 from autotune.errors import (
     AutotuneError,
     BalancerError,
@@ -25,16 +26,20 @@ from autotune.errors import (
 from autotune.events import read
 from autotune.faults import quarantined
 from autotune.files import storage
-from autotune.ground import Ground, moved, space
+from autotune.ground import Ground, space
 from autotune.inventory import Inventory
 from autotune.ollama.api import ServerFacts
-from autotune.space import parse_layout
+from autotune.sampler import Way
+from autotune.space import moved, parse_layout
 from autotune.study import MOST_TROUBLED
 from tests.conftest import TINY, gpus, study
-from tests.factories import BASELINE, SPEC, params
+from tests.factories import BASELINE, SPEC, params, result
 from tests.virtual import TRIAL_S, Played, Studies
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autotune.result import TrialResult
     from autotune.spec import StudySpec
 
 FACTS = ServerFacts("0.32.15", TINY)
@@ -49,9 +54,9 @@ def gone(index: int) -> DeviceLost:
     return DeviceLost(f"device {index} is gone", device=gpus(3).devices[index].id)
 
 
-def nights(folder: Path, standing: Ground | None = None) -> Studies:
+def nights(folder: Path, standing: Ground | None = None, way: Way | None = None) -> Studies:
     on = standing or ground()
-    return Studies(folder / "night", on.space, without=on.without, plan=on.plan)
+    return Studies(folder / "night", on.space, without=on.without, plan=on.plan, way=way)
 
 
 @pytest.fixture
@@ -114,10 +119,21 @@ def test_a_second_device_is_left_out_beside_the_first(studies: Studies) -> None:
     assert devices(ended, 2) == {gpus(1).devices[0].id}
 
 
-def test_without_the_baselines_device_the_night_is_over(studies: Studies) -> None:
-    ended, error = studies.broken(DeviceLost, Played(faults=[None, *[gone(0)] * 3]), trials=5)
+def test_the_baseline_moves_to_another_device_of_its_kind(studies: Studies) -> None:
+    ended = studies.night(Played(faults=[None, *[gone(0)] * 3]), trials=6, early=False)
+    assert len(ended.results) == 6
+    assert devices(ended, 1) <= {card.id for card in gpus(3).devices[1:]}
+    (baseline,) = ended.night.plan(BASELINE).instances
+    assert baseline.devices == (gpus(3).devices[1].id,)
+
+
+def test_without_the_baselines_device_or_its_like_the_night_is_over(tmp_path: Path) -> None:
+    first, *others = gpus(3).devices
+    mixed = replace(gpus(3), devices=(first, *(replace(one, kind="large") for one in others)))
+    standing = nights(tmp_path, ground(inventory=mixed))
+    ended, error = standing.broken(DeviceLost, Played(faults=[None, *[gone(0)] * 3]), trials=5)
     assert error.exit_code == 3
-    assert "device 0 is gone; the baseline runs on it" in error.message
+    assert "device 0 is gone; the baseline needs it" in error.message
     assert len(ended.store.trials.results()) == 1
     assert quarantined(ended.store) == {}
 
@@ -135,6 +151,34 @@ def test_where_nobody_can_say_what_is_left_a_device_ends_the_night(tmp_path: Pat
     assert error.message == "device 1 is gone"
 
 
+def by_instances(number: int, chosen: Mapping[str, Any]) -> TrialResult:
+    """Each instance adds as much."""
+    return result(number, chosen, tps=50.0 * (chosen["layout"].count("|") + 1))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_the_search_goes_on_for_the_best_of_what_is_left(tmp_path: Path, lost: int) -> None:
+    standing = ground(4)
+    way = Way("informed", Question.of(SPEC, standing.inventory, FACTS.model), standing.rule_of_thumb())
+    studies = nights(tmp_path, standing, way)
+    fault = DeviceLost("gone", device=standing.inventory.devices[lost].id)
+    bench = Played(by_instances, faults=[None, None, None, *[fault] * 3])
+    ended = studies.night(bench, trials=9, early=False)
+    assert ended.results[1].layout.count("|") == 3, "the rule of thumb uses all four"
+    assert len(ended.results) == 9
+    assert not any(str(lost) in one.layout for one in ended.results[3:])
+    for sampler in (ended.night.sampler, studies.night(trials=9).night.sampler):  # then, and as a later night reads it
+        best = sampler.ranked()
+        assert best
+        assert best[0]["layout"].count("|") == 2
+        incumbent = sampler.incumbent()
+        assert incumbent is not None
+        assert incumbent[0] == pytest.approx(150, rel=0.1)
+        odds = sampler.odds()
+        assert odds is not None
+        assert all(one.believed.params["layout"].count("|") < 3 for one in odds.contenders)
+
+
 # what is left of the ground
 
 
@@ -145,6 +189,12 @@ def test_what_is_left_keeps_its_indices(tmp_path: Path) -> None:
     assert not any("1" in str(one["layout"]).split(" | ") for one in left.space.configurations())
     plan = left.plan(params(4, "0 | 2", policy="round_robin"))
     assert [one.devices for one in plan.instances] == [(gpus(4).devices[0].id,), (gpus(4).devices[2].id,)]
+
+
+def test_where_the_first_device_is_lost_the_last_is_left() -> None:
+    left = ground(2).without({gpus(2).devices[0].id})
+    assert {one["layout"] for one in left.space.configurations()} == {"1"}
+    assert str(left.rule_of_thumb()["layout"]) == "1"
 
 
 def test_an_earlier_configuration_moves_to_devices_of_the_same_kind_or_cannot_run() -> None:

@@ -288,6 +288,15 @@ def test_a_broken_driver_is_not_taken_for_none(stub: Stub) -> None:
         stub.call(discover, "auto")
 
 
+@pytest.mark.parametrize("second", ["card uuid=b\n", "card uuid=b lost\n", "card uuid=b fails=999\n", ""])
+def test_what_a_study_has_lost_keeps_its_place(stub: Stub, second: str) -> None:
+    stub.tell("card uuid=a\ncard uuid=b\ncard uuid=c")
+    before = stub.call(discover, "gpu").devices
+    stub.tell(f"card uuid=a\n{second}card uuid=c")
+    for chosen in ("auto", "gpu", [DeviceEntry(one) for one in "abc"], [DeviceEntry(one) for one in "012"]):
+        assert stub.call(discover, chosen, lost=before[1:2]).devices == before
+
+
 def test_a_card_that_fell_off_the_bus_is_lost(stub: Stub) -> None:
     stub.tell("card uuid=a\ncard uuid=b lost")
     with pytest.raises(DeviceLost, match="GPU 1 "):

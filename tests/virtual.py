@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from autotune.inventory import Inventory
     from autotune.plan import Plan
     from autotune.result import TrialResult
+    from autotune.sampler import Way
     from autotune.space import Space
     from autotune.spec import StudySpec
     from autotune.trial import Bench
@@ -151,6 +152,8 @@ class Studies:
     asleep: Callable[[], float] = lambda: 0.0
     promises: list[float | None] = field(default_factory=list)
     """What the sampler promises, one time after the other."""
+    way: Way | None = None
+    """How they are searched."""
 
     def night(
         self, bench: Played | None = None, began: datetime = EVENING, *, proof: bool = False, **budget: Any
@@ -163,7 +166,7 @@ class Studies:
         store, shown = Store(self.folder), list[dict[str, Any]]()
         store.open(SPEC, "")
         results = store.trials.results()
-        sampler = Promising(store.optuna, "test", 1, self.where, BASELINE)
+        sampler = Promising(store.optuna, "test", 1, self.where, BASELINE, self.way)
         sampler.open(results)
         sampler.promises = self.promises
         night = Night(

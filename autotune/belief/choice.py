@@ -94,6 +94,8 @@ class Chooser:
 
     mind: Mind
     pool: Sequence[Mapping[str, Any]]
+    runs: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    """Whether what was tried could run again: what could not is nothing to beat, and not recommended."""
 
     def __post_init__(self) -> None:
         self._whole = self.mind.designer.design(self.pool)
@@ -213,7 +215,9 @@ class Chooser:
         trials = self.mind.trials
         if not self.mind.views:
             return None
-        return self._now().tried, np.array([trial.measured and not trial.rough for trial in trials])
+        return self._now().tried, np.array(
+            [trial.measured and not trial.rough and self.runs(trial.params) for trial in trials]
+        )
 
     def ranked(self) -> list[Mapping[str, Any]]:
         """Of what was tried all that likely holds the limits, the highest believed output first, each once.
@@ -257,6 +261,7 @@ class Chooser:
             (load.tps, at)
             for at, trial in enumerate(self.mind.trials)
             if not trial.rough
+            and self.runs(trial.params)
             and (load := trial.at(asked.users)) is not None
             and all(dict(trial.bounds).get(bound.name, np.inf) <= bound.most for bound in asked.bounds if bound.limit)
         ]

@@ -64,7 +64,7 @@ class Odds:
     """What could still win."""
 
     contenders: tuple[Contender, ...]
-    """All that were tried, and the most promising others; the likeliest first."""
+    """All that were tried and could run again, and the most promising others; the likeliest first."""
     nothing: float
     """Chance that no configuration holds the limits."""
 
@@ -97,7 +97,7 @@ def odds(chooser: Chooser) -> Odds | None:
     if not mind.views:
         return None
     tried = {key(trial.params): trial.params for trial in mind.trials}
-    every = [*tried.values(), *_promising(chooser, tried)]
+    every = [*filter(chooser.runs, tried.values()), *_promising(chooser, tried)]
     design = mind.design(every)
     drawn = mind.draws(design, WORLDS)
     sure = {key(trial.params) for trial in mind.trials if trial.measured}

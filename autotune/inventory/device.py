@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 Make = Literal["nvidia", "amd", "cpu"]
 
@@ -50,6 +50,10 @@ class Inventory:
         if index < len(self.devices) and self.devices[index].index == index:
             return self.devices[index]
         return next(device for device in self.devices if device.index == index)
+
+    def without(self, ids: Collection[str]) -> Inventory:
+        """The same without these devices; the others keep their indices."""
+        return replace(self, devices=tuple(device for device in self.devices if device.id not in ids))
 
 
 def visible_devices(devices: Iterable[Device]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from autotune.space.build import build
 from autotune.space.choices import ENUMERATED, USUAL, Params, Space, Value, key
-from autotune.space.layout import Layout, Part, Shape, canonical, kinds, layouts, orbit, parse_layout
+from autotune.space.layout import Layout, Part, Shape, canonical, kinds, layouts, moved, orbit, parse_layout
 from autotune.space.memory import ModelFacts, fits, needed_bytes, shortage
 from autotune.space.pool import simple
 from autotune.space.shape import Member, called, classes, instances, letter, own
@@ -30,6 +30,7 @@ __all__ = [
     "kinds",
     "layouts",
     "letter",
+    "moved",
     "needed_bytes",
     "orbit",
     "own",

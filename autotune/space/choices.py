@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from autotune.errors import SpecError
 from autotune.space import pool, why
 from autotune.space.counting import Tally, Uncounted
-from autotune.space.layout import canonical, parse_layout, shapes_of
+from autotune.space.layout import canonical, moved, parse_layout, shapes_of
 from autotune.space.shape import SLOTS, instances, own
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Mapping, Sequence
 
+    from autotune.inventory import Inventory
     from autotune.space.family import Every, Listed, Shapes
     from autotune.space.limits import Limits, Terms
     from autotune.space.shape import Kinds, Member
@@ -70,6 +71,8 @@ class Space:
     """Whether each class of instances has a `num_parallel` of its own."""
     cache_brings_flash: bool = False
     """Whether a quantised cache switches flash attention on where that is left to Ollama (before 0.30)."""
+    before: Inventory | None = None
+    """The devices before some were lost, on which configurations were tried; None where all are there."""
     _terms: dict[tuple[str, int | None], Terms] = field(default_factory=dict, init=False, repr=False, compare=False)
     _shapes: dict[str, Shapes] = field(default_factory=dict, init=False, repr=False, compare=False)
     _tallies: dict[tuple[object, ...], Tally] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -94,8 +97,22 @@ class Space:
         return spread and others == params.keys()
 
     def members(self, params: Mapping[str, Value]) -> tuple[Member, ...]:
-        """The instances of a configuration, of this space or not, in the order of its plan."""
-        return instances(params, self.limits.inventory)
+        """The instances of a configuration, of this space or not, in the order of its plan.
+
+        Those of one on devices that were lost since are where they were when it ran.
+        """
+        try:
+            return instances(params, self.limits.inventory)
+        except SpecError:
+            if self.before is None:
+                raise
+            return instances(params, self.before)
+
+    def runs(self, params: Mapping[str, Value]) -> bool:
+        """Whether the devices of a configuration are there, or others of their kinds in their places."""
+        if self.before is None:
+            return True
+        return moved(parse_layout(str(params["layout"]), self.before), self.before, self.limits.inventory) is not None
 
     # all of them
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice, product
 from math import factorial, inf, prod
@@ -111,6 +111,22 @@ def _parse_part(piece: str, text: str) -> Part:
 def canonical(layout: Layout, inventory: Inventory) -> Layout:
     """The one spelling of all layouts that differ from this one by swapping devices of equal kind."""
     return spell(shapes_of(layout, inventory), kinds(inventory))
+
+
+def moved(layout: Layout, before: Inventory, left: Inventory) -> Layout | None:
+    """The same layout where some devices are gone: others of their kind take their places; None without enough."""
+    there = {device.index: device.kind for device in left.devices}
+    kinds_before = {device.index: device.kind for device in before.devices}
+    idle = [index for index in there if index not in layout.devices]
+    places: dict[int, int] = {}
+    for index in layout.devices:
+        spare = [other for other in idle if there[other] == kinds_before[index]]
+        if index not in there and not spare:
+            return None
+        places[index] = index if index in there else spare[0]
+        idle = [other for other in idle if other != places[index]]
+    parts = (replace(part, devices=tuple(sorted(places[at] for at in part.devices))) for part in layout.parts)
+    return parse_layout(" | ".join(map(str, parts)), left)
 
 
 def layouts(inventory: Inventory, copies: Sequence[int], spans: Sequence[int]) -> list[Layout]:

@@ -110,8 +110,8 @@ def _short_on_gpu(part: Part, inventory: Inventory, need: int, free: int) -> str
 
 
 def _short_of_ram(layout: Layout, inventory: Inventory, need: int, free: int) -> str:
-    on_cpu = [devices for devices in layout.instances if inventory.devices[devices[0]].make == "cpu"]
-    ram = max((inventory.devices[devices[0]].memory_bytes for devices in on_cpu), default=0)
+    on_cpu = [devices for devices in layout.instances if inventory.at(devices[0]).make == "cpu"]
+    ram = max((inventory.at(devices[0]).memory_bytes for devices in on_cpu), default=0)
     if not on_cpu or len(on_cpu) * need <= ram - free:
         return ""
     return f"needs at least {_times(len(on_cpu), need)}, the host has {_less(ram, free)}"
@@ -119,7 +119,7 @@ def _short_of_ram(layout: Layout, inventory: Inventory, need: int, free: int) ->
 
 def _supply(part: Part, inventory: Inventory, free: int) -> str:
     if len(part.devices) == 1:
-        return f"device {part.devices[0]} has {_less(inventory.devices[part.devices[0]].memory_bytes, free)}"
+        return f"device {part.devices[0]} has {_less(inventory.at(part.devices[0]).memory_bytes, free)}"
     together = sum(inventory.at(index).memory_bytes for index in part.devices)
     return f"devices {part} have together {_less(together, free * len(part.devices))}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -166,13 +167,23 @@ def test_a_card_that_falls_off_the_bus_is_left_out_and_the_night_goes_on(two_car
     two_cards.is_clean()
 
 
-def test_the_baselines_card_ends_the_night_with_what_was_found(two_cards: Folder) -> None:
+def test_a_night_goes_on_on_the_other_card_and_a_later_one_though_the_first_is_still_gone(two_cards: Folder) -> None:
     with two_cards.begin() as running:
         running.reaches("load begins", 0)
         until(lambda: bool(two_cards.results()), 60)
         show(two_cards, lost=0)
         running.wait()
-    assert running.code == 3, running.output
-    assert "the baseline runs on it, and without it there is nothing to compare with" in running.output
-    assert [one.number for one in two_cards.results()] == [0]
+    assert running.code == 0, running.output
+    two_cards.file.write_text(two_cards.file.read_text().replace("trials = 3", "trials = 4"))
+    again = two_cards.run()
+    assert again.code == 0, again.output
+    assert [one.reason for one in two_cards.results()] == [""] * 4
+    store = Store(two_cards.study)
+    used = [[one.devices for one in store.trials.plan(number).instances] for number in range(4)]
+    assert used == [[(CARDS[0],)], *[[(CARDS[1],)]] * 3]
+    assert list(quarantined(store)) == [CARDS[0]]
     two_cards.is_clean()
+    plan = [sys.executable, "-m", "autotune", "plan", str(two_cards.file)]
+    shown = subprocess.run(plan, env={**os.environ, **two_cards.env}, capture_output=True, text=True, check=True).stdout
+    assert CARDS[1] in shown
+    assert CARDS[0] not in shown
