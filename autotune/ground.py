@@ -87,11 +87,22 @@ class Ground:
         return plans.make(self.spec, self.inventory, self.facts, params, (self.models, self.home))
 
     def without(self, ids: Collection[str]) -> Ground:
-        """The same ground, whose other devices keep their indices. Raises `SpecError` where nothing is left to try."""
+        """The same ground, whose other devices keep their indices.
+
+        Raises `SpecError` where nothing is left to try, or what is left would go by other names.
+        """
         before = self.before or self.inventory
         left = before.without(ids)
         if not left.devices:
             raise SpecError("no device is left")
+        if (
+            self.spec.search.per_class
+            and 1 < len(kinds(left))
+            and _letters(left) != _letters(before)[: len(kinds(left))]
+        ):
+            raise SpecError(
+                "its whole kind is gone, and num_parallel@… of the kinds that are left would change its meaning"
+            )
         fewer = replace(self, before=before, inventory=left)
         return replace(fewer, space=fewer.room())
 
@@ -140,6 +151,11 @@ class Ground:
             "host.ollama": self.facts.version,
             "host.model digest": self.facts.model.digest,
         }
+
+
+def _letters(found: Inventory) -> list[str]:
+    """The kinds of devices, in the order by which they are called A, B, …"""
+    return [devices[0].kind for devices in kinds(found)]
 
 
 def inventory(spec: StudySpec, lost: Collection[Device] = ()) -> Inventory:

@@ -25,7 +25,7 @@ from autotune.benchmark.spread import Spread
 from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
 from autotune.cluster.children import Children
 from autotune.cluster.lock import Lock, holder
-from autotune.errors import AutotuneError, Interrupted, SpecError, StorageError
+from autotune.errors import AutotuneError, ClusterError, Interrupted, SpecError, StorageError
 from autotune.events import Events, by_night, read
 from autotune.faults import missing
 from autotune.ollama.env import LIBRARIES
@@ -171,18 +171,23 @@ async def whole(night: Night) -> Ending:
     proof = await _proof(night, begun) if begun else ""
     why = await night.run()
     results = tuple(night.results)
-    candidates, unproved = confirm.chosen(
-        night.store, spec, night.runnable(results), night.clock.left_s(), night.sampler.ranked()
-    )
-    if not candidates:
-        return Ending(why, results, proof=confirm.verdict(night.store, spec.proof), unproved=unproved)
-    if candidates != begun:
-        proof = await _proof(night, candidates)
-    return Ending(f"{why}; the proof: {proof}", results, proof=confirm.verdict(night.store, spec.proof))
+    while True:
+        candidates, unproved = confirm.chosen(
+            night.store, spec, night.runnable(results), night.clock.left_s(), night.sampler.ranked()
+        )
+        if not candidates:
+            return Ending(why, results, proof=confirm.verdict(night.store, spec.proof), unproved=unproved)
+        if candidates != begun or not proof:
+            proof = await _proof(night, candidates)
+        if proof:
+            return Ending(f"{why}; the proof: {proof}", results, proof=confirm.verdict(night.store, spec.proof))
 
 
 async def _proof(night: Night, candidates: list[dict[str, Any]]) -> str:
-    """The candidates run against each other, for as long as it takes or time is left; says why it ended."""
+    """The candidates run against each other, for as long as it takes or time is left; says why it ended.
+
+    Nothing where a device has failed in it and is left out from now on: others may be the best of what is left.
+    """
     number = night.store.begin_proof(candidates)
     proof = confirm.Proof(
         bench=night.bench,
@@ -194,7 +199,13 @@ async def _proof(night: Night, candidates: list[dict[str, Any]]) -> str:
         candidates=candidates,
         run_s=confirm.expected_s(night.results),
     )
-    return await proof.run()
+    try:
+        return await proof.run()
+    except ClusterError as error:
+        if not error.device:
+            raise
+        await night.lose(error)
+        return ""
 
 
 def _broken(spec: StudySpec, store: Store, results: list[TrialResult], error: AutotuneError) -> Ending:

@@ -167,7 +167,7 @@ class Night:
         except ClusterError as error:
             if not error.device:
                 raise
-            await self._quarantine(error)
+            await self.lose(error)
             return None
         await self._keep(result, records, plan)
         self.troubled.append(any(not getattr(error, "device", "") for error in faults))
@@ -297,15 +297,15 @@ class Night:
                 " (see the faults above); what was found until then stands"
             )
 
-    async def _quarantine(self, error: ClusterError) -> None:
-        """Go on without a device. Raises the error where there is no going on."""
+    async def lose(self, error: ClusterError) -> None:
+        """Go on without the device that an error is about. Raises `ClusterError` where there is no going on."""
         said = error.message
         if self.without is None:
             raise error
         try:
             self._leave_out({**self.lost, error.device: said})
         except SpecError as nothing:
-            raise DeviceLost(f"{said}; without it nothing is left to try: {nothing.message}") from error
+            raise DeviceLost(f"{said}; without it the study cannot go on: {nothing.message}") from error
         if not self._runs(self.baseline):
             raise DeviceLost(f"{said}; the baseline needs it, and without it there is nothing to compare with")
         await quarantine(self.store, self.events, self.lost)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from autotune.belief import Question
+from autotune.confirm import Kind
 from autotune.errors import (
     AutotuneError,
     BalancerError,
@@ -142,7 +143,7 @@ def test_with_nothing_left_to_try_the_night_is_over(tmp_path: Path) -> None:
     spec = study(search={"layouts": ["0 | 1 | 2"]})
     ended, error = nights(tmp_path, ground(3, spec)).broken(DeviceLost, Played(faults=[None, *[gone(2)] * 3]), trials=5)
     assert error.exit_code == 3
-    assert "device 2 is gone; without it nothing is left to try: search: no " in error.message
+    assert "device 2 is gone; without it the study cannot go on: search: no " in error.message
     assert len(ended.store.trials.results()) == 1
 
 
@@ -177,6 +178,20 @@ def test_the_search_goes_on_for_the_best_of_what_is_left(tmp_path: Path, lost: i
         odds = sampler.odds()
         assert odds is not None
         assert all(one.believed.params["layout"].count("|") < 3 for one in odds.contenders)
+
+
+def test_a_device_that_fails_in_the_proof_leaves_a_proof_of_what_is_left(tmp_path: Path) -> None:
+    fault = [DeviceLost("gone", device=gpus(4).devices[3].id)] * 3
+    bench = Played(by_instances, faults=[*[None] * 9, *fault])
+    ended = nights(tmp_path, ground(4)).night(bench, trials=8, early=False, proof=True)
+    assert "the proof: decided" in ended.why
+    assert ended.store.proofs() == 2
+    first, second = map(ended.store.candidates, range(2))
+    assert any(one["layout"] == "0 | 1 | 2 | 3" for one in first), "the fastest, before the loss"
+    assert not any("3" in one["layout"] for one in second)
+    assert ended.proof is not None
+    assert ended.proof.number == 1
+    assert ended.proof.kind is Kind.WINNER
 
 
 # what is left of the ground
@@ -219,6 +234,15 @@ def test_written_layouts_are_those_that_can_still_be() -> None:
     left = ground(3, spec).without({gpus(3).devices[1].id})
     assert left.layouts == ("0", "0 | 2")
     assert left.narrowed().allows({**params(1, "0 | 2"), "policy": "round_robin"})
+
+
+def test_kinds_that_would_go_by_other_letters_are_no_ground() -> None:
+    cards = [replace(card, kind=kind) for card, kind in zip(gpus(4).devices, "xyzz", strict=True)]
+    standing = ground(spec=study(search={"per_class": True}), inventory=replace(gpus(4), devices=tuple(cards)))
+    for there in ({cards[2].id}, {cards[2].id, cards[3].id}, {cards[0].id, cards[1].id}):
+        assert standing.without(there).space.after_memory
+    with pytest.raises(SpecError, match="its whole kind is gone"):
+        standing.without({cards[0].id})
 
 
 def test_without_any_device_there_is_no_ground() -> None:
