@@ -95,11 +95,7 @@ class Ground:
         left = before.without(ids)
         if not left.devices:
             raise SpecError("no device is left")
-        if (
-            self.spec.search.per_class
-            and 1 < len(kinds(left))
-            and _letters(left) != _letters(before)[: len(kinds(left))]
-        ):
+        if self.spec.search.per_class and _renamed(before, left):
             raise SpecError(
                 "its whole kind is gone, and num_parallel@… of the kinds that are left would change its meaning"
             )
@@ -153,9 +149,10 @@ class Ground:
         }
 
 
-def _letters(found: Inventory) -> list[str]:
-    """The kinds of devices, in the order by which they are called A, B, …"""
-    return [devices[0].kind for devices in kinds(found)]
+def _renamed(before: Inventory, left: Inventory) -> bool:
+    """Whether several kinds are left, which would not be called A, B, … as they were."""
+    then, now = ([devices[0].kind for devices in kinds(found)] for found in (before, left))
+    return len(now) > 1 and now != then[: len(now)]
 
 
 def inventory(spec: StudySpec, lost: Collection[Device] = ()) -> Inventory:
