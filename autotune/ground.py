@@ -78,13 +78,10 @@ class Ground:
         return self._made[name]
 
     def _plan(self, params: Mapping[str, Any]) -> plans.Plan:
-        if self.before is not None:
-            text = str(params["layout"])
-            layout = moved(parse_layout(text, self.before), self.before, self.inventory)
-            if layout is None:
-                raise DeviceLost(f'layout "{text}": too few of its devices are left')
-            params = {**params, "layout": str(layout)}
-        return plans.make(self.spec, self.inventory, self.facts, params, (self.models, self.home))
+        today = self.space.today(params)
+        if today is None:
+            raise DeviceLost(f'layout "{params["layout"]}": too few of its devices are left')
+        return plans.make(self.spec, self.inventory, self.facts, today, (self.models, self.home))
 
     def without(self, ids: Collection[str]) -> Ground:
         """The same ground, whose other devices keep their indices.

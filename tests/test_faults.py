@@ -180,6 +180,21 @@ def test_the_search_goes_on_for_the_best_of_what_is_left(tmp_path: Path, lost: i
         assert all(one.believed.params["layout"].count("|") < 3 for one in odds.contenders)
 
 
+@pytest.mark.parametrize("by", ["informed", "tpe"])
+def test_what_was_tried_on_a_lost_device_is_not_tried_again_by_another_name(tmp_path: Path, by: str) -> None:
+    standing = ground(3, study(search={"layouts": ["0", "0 | 1", "0 | 2", "1 | 2"], "num_parallel": [1, 2]}))
+    way = Way(by, Question.of(SPEC, standing.inventory, FACTS.model))
+    lost = standing.inventory.devices[1].id
+    bench = Played(by_instances, faults=[*[None] * 4, *[DeviceLost("gone", device=lost)] * 3])
+    ended = nights(tmp_path, standing, way).night(bench, trials=30, early=False)
+    plans = [ended.night.plan(one.params).fingerprint for one in ended.results]
+    assert len(set(plans)) == standing.without({lost}).space.after_memory
+    ranked = [ended.night.plan(one).fingerprint for one in ended.night.sampler.ranked() or []]
+    assert len(ranked) == len(set(ranked))
+    if by == "tpe":  # which measures nothing twice
+        assert len(plans) == len(set(plans))
+
+
 def test_a_device_that_fails_in_the_proof_leaves_a_proof_of_what_is_left(tmp_path: Path) -> None:
     fault = [DeviceLost("gone", device=gpus(4).devices[3].id)] * 3
     bench = Played(by_instances, faults=[*[None] * 9, *fault])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from autotune.belief.design import Array, Design
+    from autotune.belief.evidence import Evidence
     from autotune.belief.mind import Forecast, Mind
 
 CANDIDATES = 250
@@ -94,8 +95,9 @@ class Chooser:
 
     mind: Mind
     pool: Sequence[Mapping[str, Any]]
-    runs: Callable[[Mapping[str, Any]], bool] = lambda _: True
-    """Whether what was tried could run again: what could not is nothing to beat, and not recommended."""
+    today: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda params: params
+    """What a configuration that was tried is called in the pool; None where it cannot run any more: then it is nothing
+    to beat, and not recommended."""
 
     def __post_init__(self) -> None:
         self._whole = self.mind.designer.design(self.pool)
@@ -121,13 +123,21 @@ class Chooser:
         """What is roughly believed of the pool now."""
         return self._now().rough
 
+    def runs(self, trial: Evidence) -> bool:
+        """Whether what was tried could run again."""
+        return self.today(trial.params) is not None
+
+    def name(self, trial: Evidence) -> str:
+        """What a trial's configuration goes by."""
+        return key(self.today(trial.params) or trial.params)
+
     def next(self, cost: Callable[[Mapping[str, Any]], float] | None = None) -> Mapping[str, Any]:
         """The configuration that promises most, by itself and by what it teaches of others; one may come again.
 
         With a `cost`, the seconds of a trial, the one that promises most for each second.
         """
-        tried = Counter(key(trial.params) for trial in self.mind.trials)
-        failed = {key(trial.params) for trial in self.mind.trials if trial.failed}
+        tried = Counter(map(self.name, self.mind.trials))
+        failed = {self.name(trial) for trial in self.mind.trials if trial.failed}
         barred = {name for name, times in tried.items() if times >= REPEATS} | failed
         free = [one for one, name in zip(self.pool, self._keys, strict=True) if name not in barred]
         if not free or not self.mind.views:  # nothing is left, or nothing was measured
@@ -152,7 +162,7 @@ class Chooser:
         itself. Not so while nothing holds, or where several goals are all that counts."""
         if self.mind.question.goals or not np.isfinite(self.incumbent()):
             return np.zeros(len(rows), dtype=bool)
-        full = {key(trial.params) for trial in self.mind.trials if trial.measured and not trial.rough}
+        full = {self.name(trial) for trial in self.mind.trials if trial.measured and not trial.rough}
         return np.array([self._keys[row] in full for row in rows.tolist()], dtype=bool)
 
     def _taught(self, forecast: Forecast) -> Array | float:
@@ -206,7 +216,7 @@ class Chooser:
 
     def _showing(self, places: Sequence[int], forecast: Forecast) -> list[int]:
         """The same trials: first those on the front, in the order that shows most of it, each configuration once."""
-        once = list({key(self.mind.trials[at].params): at for at in reversed(places)}.values())[::-1]
+        once = list({self.name(self.mind.trials[at]): at for at in reversed(places)}.values())[::-1]
         points = [tuple(point) for point in self._wanted(_means(forecast)).T[once].tolist()]
         shown = [once[at] for at in spread_out(points)]
         return [*shown, *(at for at in once if at not in shown)]
@@ -216,7 +226,7 @@ class Chooser:
         if not self.mind.views:
             return None
         return self._now().tried, np.array(
-            [trial.measured and not trial.rough and self.runs(trial.params) for trial in trials]
+            [trial.measured and not trial.rough and self.runs(trial) for trial in trials]
         )
 
     def ranked(self) -> list[Mapping[str, Any]]:
@@ -242,7 +252,7 @@ class Chooser:
             equal = [at for at in places if forecast.tps[at] >= near]
             places = [*sorted(equal, key=self._simple), *places[len(equal) :]]
         places = places or self._met()
-        found = {key(self.mind.trials[at].params): self.mind.trials[at].params for at in reversed(places)}
+        found = {self.name(self.mind.trials[at]): self.mind.trials[at].params for at in reversed(places)}
         return list(found.values())[::-1]
 
     def _simple(self, trial: int) -> tuple[int, int]:
@@ -261,7 +271,7 @@ class Chooser:
             (load.tps, at)
             for at, trial in enumerate(self.mind.trials)
             if not trial.rough
-            and self.runs(trial.params)
+            and self.runs(trial)
             and (load := trial.at(asked.users)) is not None
             and all(dict(trial.bounds).get(bound.name, np.inf) <= bound.most for bound in asked.bounds if bound.limit)
         ]
@@ -276,7 +286,7 @@ class Chooser:
         best = self.incumbent()
         if not np.isfinite(best):
             return None
-        tried = {key(trial.params) for trial in self.mind.trials}
+        tried = set(map(self.name, self.mind.trials))
         fresh = np.array([name not in tried for name in self._keys])
         if not fresh.any():
             return 0.0

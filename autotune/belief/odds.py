@@ -96,19 +96,20 @@ def odds(chooser: Chooser) -> Odds | None:
     mind = chooser.mind
     if not mind.views:
         return None
-    tried = {key(trial.params): trial.params for trial in mind.trials}
-    every = [*filter(chooser.runs, tried.values()), *_promising(chooser, tried)]
+    tried = {chooser.name(trial): trial.params for trial in mind.trials if chooser.runs(trial)}
+    fresh = _promising(chooser, tried)
+    names, every = [*tried, *map(key, fresh)], [*tried.values(), *fresh]
     design = mind.design(every)
     drawn = mind.draws(design, WORLDS)
-    sure = {key(trial.params) for trial in mind.trials if trial.measured}
-    starts = np.where([key(one) in sure for one in every], 1.0, mind.forecast(design).starts)
+    sure = {chooser.name(trial) for trial in mind.trials if trial.measured}
+    starts = np.where([name in sure for name in names], 1.0, mind.forecast(design).starts)
     alive = np.random.default_rng(WORLDS).random(drawn.shape[1:]) < starts
     output = np.where(alive & (drawn[1 : 1 + mind.question.limits] <= 0).all(axis=0), drawn[0], -np.inf)
     winners = np.where(np.isfinite(output.max(axis=1)), output.argmax(axis=1), len(every))
     *chances, nothing = (np.bincount(winners, minlength=len(every) + 1) / len(winners)).tolist()
     found = [
-        Contender(one, chance, key(one.params) in tried)
-        for one, chance in zip(believed(mind, every), chances, strict=True)
+        Contender(one, chance, name in tried)
+        for name, one, chance in zip(names, believed(mind, every), chances, strict=True)
     ]
     return Odds(tuple(sorted(found, key=lambda one: (-one.chance, -one.believed.tps.value))), nothing)
 

@@ -59,7 +59,7 @@ class InformedSampler(BaseSampler):
         self._random = random.Random(f"{seed} informed")
         self._first = [dict(one) for one in first if space.allows(one)]
         self._mind = Mind(question, Designer.of(space, len(question.kinds)), prior=prior)
-        self._chooser = Chooser(self._mind, self.pool, space.runs)
+        self._chooser = Chooser(self._mind, self.pool, space.today)
         self._domain = distributions(widened(space.choices, () if space.choices["layout"] else self.pool))
 
     # as Optuna asks

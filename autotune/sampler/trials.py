@@ -120,7 +120,7 @@ class Sampler:
                 optuna.delete_study(study_name=self._name, storage=self._storage)
                 self._study = self._create()
                 self._study.add_trials(ours)
-        self._tried = {key(result.params) for result in results}
+        self._tried = {self._called(result.params) for result in results}
         self._evidence = [self._said(result) for result in results]
 
     @property
@@ -215,8 +215,12 @@ class Sampler:
             for step, value in self._reports(result).items():
                 trial.report(value, step)  # of a pruned trial Optuna takes the last report for its value
             self._study.tell(trial, _told(result), state=_state(result))
-        self._tried.add(key(result.params))
+        self._tried.add(self._called(result.params))
         self._evidence.append(self._said(result))
+
+    def _called(self, params: Mapping[str, Any]) -> str:
+        """What a configuration goes by in the space of today."""
+        return key(self._space.today(params) or params)
 
     def _said(self, result: TrialResult) -> Evidence:
         return evidence(result, self._question or Question(1, 1.0, 1.0))

@@ -108,11 +108,16 @@ class Space:
                 raise
             return instances(params, self.before)
 
-    def runs(self, params: Mapping[str, Value]) -> bool:
-        """Whether the devices of a configuration are there, or others of their kinds in their places."""
+    def today(self, params: Mapping[str, Value]) -> Mapping[str, Value] | None:
+        """What a configuration is called on the devices that are left, others of a kind in the places of those lost.
+
+        None where there are too few to run it.
+        """
         if self.before is None:
-            return True
-        return moved(parse_layout(str(params["layout"]), self.before), self.before, self.limits.inventory) is not None
+            return params
+        left = self.limits.inventory
+        layout = moved(parse_layout(str(params["layout"]), self.before), self.before, left)
+        return None if layout is None else {**params, "layout": str(canonical(layout, left))}
 
     # all of them
 
