@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from autotune.errors import ClusterError, StorageError
+from autotune.space import moved, parse_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 
     from autotune.errors import AutotuneError
     from autotune.events import Events
-    from autotune.inventory import Device
-    from autotune.store import Store
+    from autotune.inventory import Inventory
+    from autotune.result import TrialResult
+    from autotune.store import Shelf, Store
 
 T = TypeVar("T")
 
@@ -59,10 +62,36 @@ def quarantined(store: Store) -> dict[str, str]:
     return dict((store.header() or {}).get(QUARANTINE, {}))
 
 
-def missing(store: Store) -> list[Device]:
-    """The same devices, as they were."""
-    lost, host = quarantined(store), store.host()
-    return [device for device in host[0].devices if device.id in lost] if lost and host else []
+def whole(store: Store) -> Inventory | None:
+    """The devices of a study that has measured and lost some, as they were before; None where it has lost none."""
+    host = store.host() if quarantined(store) else None
+    return host[0] if host is not None and store.earlier() else None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a study has lost to faults of the machine."""
+
+    devices: Mapping[str, str] = field(default_factory=dict)
+    """By id, each with what was said of it."""
+    trials: frozenset[int] = frozenset()
+    """Those whose configurations cannot run on the devices that are left, by number."""
+
+    @classmethod
+    def of(cls, store: Store, results: Iterable[TrialResult]) -> Losses:
+        """Of these results of a study."""
+        devices, before = quarantined(store), whole(store)
+        if before is None:
+            return cls(devices)
+        left, layouts = before.without(devices), {one.number: str(one.params["layout"]) for one in results}
+        unable = [at for at, text in layouts.items() if moved(parse_layout(text, before), before, left) is None]
+        return cls(devices, frozenset(unable))
+
+
+def spoilt(shelf: Shelf, lost: Container[str]) -> bool:
+    """Whether any of these runs was on one of these devices."""
+    every = (shelf.plan(one.number).instances for one in shelf.results()) if lost else ()
+    return any(device in lost for instances in every for instance in instances for device in instance.devices)
 
 
 async def quarantine(store: Store, events: Events, lost: Mapping[str, str]) -> None:

@@ -78,7 +78,7 @@ class Ground:
         return self._made[name]
 
     def _plan(self, params: Mapping[str, Any]) -> plans.Plan:
-        today = self.space.today(params)
+        today = params if self.before is None else self.space.today(params)
         if today is None:
             raise DeviceLost(f'layout "{params["layout"]}": too few of its devices are left')
         return plans.make(self.spec, self.inventory, self.facts, today, (self.models, self.home))
@@ -92,12 +92,11 @@ class Ground:
         left = before.without(ids)
         if not left.devices:
             raise SpecError("no device is left")
-        if self.spec.search.per_class and _renamed(before, left):
-            raise SpecError(
-                "its whole kind is gone, and num_parallel@… of the kinds that are left would change its meaning"
-            )
+        if (self.spec.search.per_class or self.spec.baseline.num_parallel_at) and _renamed(before, left):
+            raise SpecError("the kinds that are left would get other letters, and num_parallel@… another meaning")
         fewer = replace(self, before=before, inventory=left)
-        return replace(fewer, space=fewer.room())
+        room = fewer.room()
+        return replace(fewer, space=room, baseline=dict(room.today(self.baseline) or self.baseline))
 
     @property
     def layouts(self) -> Literal["auto"] | tuple[str, ...]:
@@ -152,18 +151,19 @@ def _renamed(before: Inventory, left: Inventory) -> bool:
     return len(now) > 1 and now != then[: len(now)]
 
 
-def inventory(spec: StudySpec, lost: Collection[Device] = ()) -> Inventory:
-    """The devices of the study, with those that it has lost since it began. Raises `ClusterError`, `SpecError`."""
-    return _INVENTORIES[spec.cluster.driver](spec, lost)
+def inventory(spec: StudySpec) -> Inventory:
+    """The devices of the study. Raises `ClusterError`, `SpecError`."""
+    return _INVENTORIES[spec.cluster.driver](spec)
 
 
-def _real(spec: StudySpec, lost: Collection[Device]) -> Inventory:
+def _real(spec: StudySpec) -> Inventory:
     chosen = spec.cluster.devices
-    entries = chosen if isinstance(chosen, str) else [DeviceEntry(**entry.model_dump()) for entry in chosen]
-    return discover(entries, lost=lost)
+    if isinstance(chosen, str):
+        return discover(chosen)
+    return discover([DeviceEntry(**entry.model_dump()) for entry in chosen])
 
 
-def _played(spec: StudySpec, _: Collection[Device]) -> Inventory:
+def _played(spec: StudySpec) -> Inventory:
     profile = load_profile(spec.cluster.profile)
     devices = tuple(
         Device(

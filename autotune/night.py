@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune import __version__, confirm, earlier
+from autotune import __version__, confirm, earlier, faults
 from autotune import ground as grounds
 from autotune import selftest as selftests
 from autotune.belief import Prior, Question
@@ -27,7 +27,7 @@ from autotune.cluster.children import Children
 from autotune.cluster.lock import Lock, holder
 from autotune.errors import AutotuneError, ClusterError, Interrupted, SpecError, StorageError
 from autotune.events import Events, by_night, read
-from autotune.faults import missing
+from autotune.inventory import remembered
 from autotune.ollama.env import LIBRARIES
 from autotune.plan import Provenance, ProvenDevice
 from autotune.sampler import Sampler, Way
@@ -78,8 +78,7 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
     the first trial; what breaks the night off later is in the ending, beside all that was found until then.
     """
     store = Store(folder)
-    lost = missing(store)
-    found = grounds.inventory(spec, lost)
+    found, lost = _devices(spec, store)
     with Lock(grounds.locks(spec, found, folder)):
         store.open(spec, source)
         events = Events(store.events, listener)
@@ -88,7 +87,16 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
             with _signals(children):
                 for process in await children.sweep():
                     events.show({"what": "swept", "process": process})
-                return await _night(spec, found, store, children, results, events, [device.id for device in lost])
+                return await _night(spec, found, store, children, results, events, lost)
+
+
+def _devices(spec: StudySpec, store: Store) -> tuple[Inventory, Collection[str]]:
+    """The devices of a study, and of these the ids of those that it has lost, which may still be gone."""
+    before = faults.whole(store)
+    if before is None:
+        return grounds.inventory(spec), ()
+    lost = faults.quarantined(store)
+    return remembered(before, lost), lost
 
 
 async def _night(
@@ -169,9 +177,11 @@ async def whole(night: Night) -> Ending:
     spec = night.bench.spec
     begun = confirm.begun(night.store, spec, night.runnable(night.results), night.sampler.ranked())
     proof = await _proof(night, begun) if begun else ""
-    why = await night.run()
-    results = tuple(night.results)
     while True:
+        lost = night.lost
+        why = await night.run()
+        proof = proof if night.lost == lost else ""  # what it has proved ran on a device that is no more
+        results = tuple(night.results)
         candidates, unproved = confirm.chosen(
             night.store, spec, night.runnable(results), night.clock.left_s(), night.sampler.ranked()
         )
@@ -186,9 +196,9 @@ async def whole(night: Night) -> Ending:
 async def _proof(night: Night, candidates: list[dict[str, Any]]) -> str:
     """The candidates run against each other, for as long as it takes or time is left; says why it ended.
 
-    Nothing where a device has failed in it and is left out from now on: others may be the best of what is left.
+    Nothing where a device has failed in it and is left out from now on: then the search goes on for what is left.
     """
-    number = night.store.begin_proof(candidates)
+    number = confirm.begin(night.store, candidates)
     proof = confirm.Proof(
         bench=night.bench,
         number=number,
@@ -225,12 +235,12 @@ def _cut_short(spec: StudySpec, store: Store, results: list[TrialResult], why: s
 async def look(spec: StudySpec, folder: Path) -> tuple[Ground, Warmth]:
     """What the study of a folder would stand on and begin with, without beginning it. Raises `AutotuneError`."""
     store = Store(folder)
-    results, lost = store.earlier(), missing(store)
-    found, left_out = grounds.inventory(spec, lost), [device.id for device in lost]
+    results = store.earlier()
+    found, lost = _devices(spec, store)
     with tempfile.TemporaryDirectory(prefix="autotune-") as run:
         async with Children(Path(run)) as children:
-            ground = await grounds.ground(spec, found, children, Path(run), left_out)
-    ground = ground.without(left_out) if left_out else ground
+            ground = await grounds.ground(spec, found, children, Path(run), lost)
+    ground = ground.without(lost) if lost else ground
     return ground, earlier.kept(folder) if results else earlier.look(folder, ground, provenance(ground))
 
 

@@ -75,7 +75,7 @@ def recall(store: Store) -> Recalled | None:
 
 def _read(text: str, space: Space) -> dict[str, Any]:
     told = dict(_pairs(text))
-    inventory = space.limits.inventory
+    inventory = space.before or space.limits.inventory
     if "layout" not in told:
         raise UsageError(f"{text!r}: says no layout; a configuration is written as in {EXAMPLE}")
     try:

@@ -176,12 +176,10 @@ class Store:
         return any((self.folder / "trials").glob("*/result.json"))
 
     def begin_proof(self, candidates: Sequence[Mapping[str, Any]]) -> int:
-        """The number of the proof of these candidates: of the last one, if it had the same, or of a new one."""
-        last = self.proofs() - 1
-        if last >= 0 and self.candidates(last) == list(candidates):
-            return last
-        write(self.proof(last + 1).folder / "proof.json", json.dumps({"candidates": list(candidates)}, indent=1))
-        return last + 1
+        """The number of a new proof of these candidates."""
+        number = self.proofs()
+        write(self.proof(number).folder / "proof.json", json.dumps({"candidates": list(candidates)}, indent=1))
+        return number
 
     def proofs(self) -> int:
         """How many proofs were begun."""

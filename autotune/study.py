@@ -93,6 +93,7 @@ class Night:
         self.running = frozenset()
         if self.without is not None and (known := quarantined(self.store)):
             self._leave_out(known)
+            self.sampler.open(self.results)
 
     async def run(self) -> str:
         """Work through the night; says why it ended. Raises `ClusterError`, `StorageError`."""
@@ -133,8 +134,11 @@ class Night:
         return lambda params: cost.of(self.plan(params))
 
     def runnable(self, results: Sequence[TrialResult]) -> list[TrialResult]:
-        """Those whose configurations can run on the devices that are left."""
-        return [result for result in results if self._runs(result.params)] if self.lost else list(results)
+        """Those whose configurations can run on the devices that are left, by the fingerprints of their plans there."""
+        if not self.lost:
+            return list(results)
+        there = (result for result in results if self._runs(result.params))
+        return [replace(result, fingerprint=self.plan(result.params).fingerprint) for result in there]
 
     def left(self) -> Wait | None:
         """How long the search is expected to go on; None before there is anything to expect it from."""
@@ -308,8 +312,10 @@ class Night:
             raise DeviceLost(f"{said}; without it the study cannot go on: {nothing.message}") from error
         if not self._runs(self.baseline):
             raise DeviceLost(f"{said}; the baseline needs it, and without it there is nothing to compare with")
+        self.unpromising = 0
         await quarantine(self.store, self.events, self.lost)
         await insist(self.events, self._clear)
+        await insist(self.events, self._again)
 
     def _leave_out(self, devices: dict[str, str]) -> None:
         assert self.without is not None
@@ -317,7 +323,10 @@ class Night:
         self.lost, self.plan, self.narrow = devices, ground.plan, ground.narrowed
         self.bench.inventory = ground.inventory
         self.sampler.limit(ground.narrowed() if self.single else ground.space)
-        self.sampler.open(self.results)  # no trial of Optuna's may know other layouts than those to come
+
+    async def _again(self) -> None:
+        """Tell Optuna all again: none of its trials may know other layouts than those to come."""
+        self.sampler.open(self.results)
 
     def _runs(self, params: Mapping[str, Any]) -> bool:
         try:

@@ -17,6 +17,7 @@ from autotune.confirm import (
     Contender,
     Kind,
     Verdict,
+    begin,
     cautions,
     chosen,
     contenders,
@@ -494,12 +495,12 @@ def test_as_many_finalists_as_there_is_time_for(store: Store) -> None:
 
 
 def test_a_proof_that_was_begun_goes_on_unless_the_search_says_otherwise(store: Store) -> None:
-    assert store.begin_proof([BASELINE, FAST]) == 0
+    assert begin(store, [BASELINE, FAST]) == 0
     assert chosen(store, SPEC, SEARCH, 60.0) == ([BASELINE, FAST], "")
-    assert store.begin_proof([BASELINE, FAST]) == 0
+    assert begin(store, [BASELINE, FAST]) == 0
     better = [*SEARCH, result(3, params(8), 900)]
     assert chosen(store, SPEC, better, None)[0] == [BASELINE, params(8), FAST]
-    assert store.begin_proof([BASELINE, params(8), FAST]) == 1
+    assert begin(store, [BASELINE, params(8), FAST]) == 1
     assert store.proofs() == 2
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autotune import report
 from autotune.belief import Question
 from autotune.confirm import Kind
 from autotune.errors import (
@@ -23,9 +24,11 @@ from autotune.errors import (
     SpecError,
     StorageError,
     TooManyFaults,
+    UsageError,
 )
 from autotune.events import read
-from autotune.faults import quarantined
+from autotune.export.bundle import bundle
+from autotune.faults import Losses, quarantined, spoilt
 from autotune.files import storage
 from autotune.ground import Ground, space
 from autotune.inventory import Inventory
@@ -209,6 +212,53 @@ def test_a_device_that_fails_in_the_proof_leaves_a_proof_of_what_is_left(tmp_pat
     assert ended.proof.kind is Kind.WINNER
 
 
+def test_a_proof_whose_candidates_move_to_other_devices_begins_anew(tmp_path: Path) -> None:
+    standing = ground(3, study(search={"layouts": ["0", "0 | 1"], "num_parallel": [1, 2]}))
+    lost = standing.inventory.devices[1].id
+    bench = Played(by_instances, faults=[*[None] * 8, *[DeviceLost("gone", device=lost)] * 3])
+    ended = nights(tmp_path, standing).night(bench, trials=5, early=False, proof=True)
+    assert ended.proof is not None
+    assert ended.proof.number == 1
+    shelf = ended.store.proof(1)
+    assert not spoilt(shelf, {lost})
+    assert len(shelf.results()) >= 2 * ended.proof.blocks
+    again = nights(tmp_path, standing).night(trials=5, early=False, proof=True)
+    assert again.proof is not None
+    assert again.proof.number == 1
+
+
+def test_after_a_loss_in_the_proof_the_search_goes_on_for_what_is_left(tmp_path: Path) -> None:
+    studies = nights(tmp_path, ground(4))
+    studies.promises = [0.01] * 20
+    fault = [DeviceLost("gone", device=gpus(4).devices[3].id)] * 3
+    first = studies.night(Played(by_instances), trials=40, proof=True)
+    searched = len(first.results)
+    studies = nights(tmp_path / "other", ground(4))
+    studies.promises = [0.01] * 20
+    ended = studies.night(Played(by_instances, faults=[*[None] * (searched + 2), *fault]), trials=40, proof=True)
+    assert len(ended.results) > searched
+    assert "the proof: " in ended.why
+
+
+def test_what_cannot_run_any_more_is_neither_recommended_nor_exported(tmp_path: Path) -> None:
+    standing = ground(4)
+    lost = standing.inventory.devices[3].id
+    way = Way("informed", Question.of(SPEC, standing.inventory, FACTS.model), standing.rule_of_thumb())
+    bench = Played(by_instances, faults=[*[None] * 4, *[DeviceLost("gone", device=lost)] * 3])
+    ended = nights(tmp_path, standing, way).night(bench, trials=6, early=False)
+    store = ended.store
+    store.write_host(standing.inventory, FACTS)
+    (whole,) = {one.number for one in ended.results if one.layout == "0 | 1 | 2 | 3"} & {1}
+    found = report.read(store)
+    assert whole in Losses.of(store, ended.results).trials
+    assert not any("0 | 1 | 2 | 3" in place.configuration for place in found.ranking)
+    assert found.answer.startswith("Best: 0 | 1 | 2 ")
+    assert "left out since it failed: gone" in found.cautions
+    assert any("used more devices of a kind than are left" in line for line in found.infeasible)
+    with pytest.raises(UsageError, match="has failed since, and is not exported: gone"):
+        bundle(store, trial=whole)
+
+
 # what is left of the ground
 
 
@@ -256,7 +306,7 @@ def test_kinds_that_would_go_by_other_letters_are_no_ground() -> None:
     standing = ground(spec=study(search={"per_class": True}), inventory=replace(gpus(4), devices=tuple(cards)))
     for there in ({cards[2].id}, {cards[2].id, cards[3].id}, {cards[0].id, cards[1].id}):
         assert standing.without(there).space.after_memory
-    with pytest.raises(SpecError, match="its whole kind is gone"):
+    with pytest.raises(SpecError, match="would get other letters"):
         standing.without({cards[0].id})
 
 

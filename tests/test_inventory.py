@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import AutotuneError, ClusterError, DeviceLost, SpecError
-from autotune.inventory import Device, DeviceEntry, Inventory, cpu, discover, holders, visible_devices
+from autotune.inventory import Device, DeviceEntry, Inventory, cpu, discover, holders, remembered, visible_devices
 from tests.nvml import stub as nvml
 
 if TYPE_CHECKING:
@@ -290,11 +290,18 @@ def test_a_broken_driver_is_not_taken_for_none(stub: Stub) -> None:
 
 @pytest.mark.parametrize("second", ["card uuid=b\n", "card uuid=b lost\n", "card uuid=b fails=999\n", ""])
 def test_what_a_study_has_lost_keeps_its_place(stub: Stub, second: str) -> None:
+    stub.tell("driver 1\ncard uuid=a\ncard uuid=b\ncard uuid=c")
+    before = stub.call(discover, [DeviceEntry("2"), DeviceEntry("b")])
+    stub.tell(f"driver 2\ncard uuid=a\n{second}card uuid=c")
+    assert stub.call(remembered, before, ["b"]) == replace(before, driver="2")
+
+
+def test_another_that_is_gone_beside_it_is_named(stub: Stub) -> None:
     stub.tell("card uuid=a\ncard uuid=b\ncard uuid=c")
-    before = stub.call(discover, "gpu").devices
-    stub.tell(f"card uuid=a\n{second}card uuid=c")
-    for chosen in ("auto", "gpu", [DeviceEntry(one) for one in "abc"], [DeviceEntry(one) for one in "012"]):
-        assert stub.call(discover, chosen, lost=before[1:2]).devices == before
+    before = stub.call(discover, "gpu")
+    stub.tell("card uuid=a lost\ncard uuid=c")
+    with pytest.raises(DeviceLost, match=r"device 0 \(.*, a\) is gone"):
+        stub.call(remembered, before, ["b"])
 
 
 def test_a_card_that_fell_off_the_bus_is_lost(stub: Stub) -> None:

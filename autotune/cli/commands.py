@@ -44,7 +44,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Run a study; 0, or 1 when nothing is feasible."""
     from autotune import console, night, report
     from autotune.earlier import kept
-    from autotune.faults import quarantined
+    from autotune.faults import Losses
     from autotune.store import Store
 
     spec = _load(chosen)
@@ -54,8 +54,9 @@ def run(chosen: argparse.Namespace) -> int:
     with console.Night(spec, screen, store.earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
     with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
+        losses = Losses.of(store, ending.results)
         found = report.findings(
-            spec, ending.results, ending.proof, ending.unproved, store.selftest(), quarantined(store), kept(folder)
+            spec, ending.results, ending.proof, ending.unproved, store.selftest(), losses, kept(folder)
         )
         console.morning(screen, found, night.spent(folder / "events.jsonl"), ending, chosen.study)
     if ending.error is not None:

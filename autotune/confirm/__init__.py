@@ -24,7 +24,7 @@ from autotune.confirm.contender import Contender, contenders
 from autotune.confirm.contest import USUAL_GAIN, Kind, Verdict
 from autotune.confirm.front import Front
 from autotune.confirm.order import BASELINE, looks, place
-from autotune.confirm.proof import Proof, begun, chosen, expected_s, finalists, verdict
+from autotune.confirm.proof import Proof, begin, begun, chosen, expected_s, finalists, verdict
 
 __all__ = [
     "BASELINE",
@@ -36,6 +36,7 @@ __all__ = [
     "Kind",
     "Proof",
     "Verdict",
+    "begin",
     "begun",
     "cautions",
     "chosen",

@@ -12,7 +12,7 @@ from autotune.confirm.contender import contenders
 from autotune.confirm.contest import Verdict
 from autotune.confirm.order import BASELINE, looks, place
 from autotune.errors import StorageError
-from autotune.faults import insist
+from autotune.faults import insist, quarantined, spoilt
 from autotune.space import key
 from autotune.standing import on_front, standings
 
@@ -58,9 +58,11 @@ def finalists(
 def verdict(store: Store, rules: ProofSpec) -> Verdict | None:
     """What the proof of a study says that counts: the last with enough blocks, or else the last one.
 
-    None where there was none. Raises `StorageError`.
+    None where there was none, or none that has not run on a device that was lost since. Raises `StorageError`.
     """
-    every = [_verdict(store, number, rules) for number in reversed(range(store.proofs()))]
+    lost = quarantined(store)
+    sound = [number for number in range(store.proofs()) if not spoilt(store.proof(number), lost)]
+    every = [_verdict(store, number, rules) for number in reversed(sound)]
     return next((one for one in every if one.blocks >= rules.pairs), every[0] if every else None)
 
 
@@ -208,10 +210,20 @@ def begun(
     ranked: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """The candidates of the last proof, if those are still the best of the search; else none."""
-    last = store.proofs() - 1
-    known = store.candidates(last) if last >= 0 and results else []
+    known = _last(store) if results else []
     best = finalists(results, spec.proof.finalists, ranked)
     return known if known and known == [results[BASELINE].params, *best[: len(known) - 1]] else []
+
+
+def _last(store: Store) -> list[dict[str, Any]]:
+    """The candidates of the last proof; none where there was none, or a device on which it ran was lost since."""
+    last = store.proofs() - 1
+    return [] if last < 0 or spoilt(store.proof(last), quarantined(store)) else store.candidates(last)
+
+
+def begin(store: Store, candidates: list[dict[str, Any]]) -> int:
+    """The number of the proof of these candidates: of the last one, if it goes on, or of a new one."""
+    return store.proofs() - 1 if _last(store) == candidates else store.begin_proof(candidates)
 
 
 def expected_s(results: Sequence[TrialResult]) -> float:

@@ -16,6 +16,7 @@ from autotune import report
 from autotune.confirm import Kind
 from autotune.errors import NothingFeasible, StorageError, UsageError
 from autotune.export import compose, guide, systemd
+from autotune.faults import quarantined
 from autotune.plan import LOOPBACK
 from autotune.report.words import configuration, verdict
 from autotune.result import TOKENS_PER_S
@@ -156,9 +157,13 @@ def bundle(store: Store, *, trial: int | None = None, listen: str = LOOPBACK, us
     if not found.results:
         raise StorageError(f"{store.folder}: nothing was measured in this study yet, so there is nothing to export")
     shelf, runs = (_winner if trial is None else _trial)(store, found, trial or 0)
+    plan = shelf.plan(runs[0].number)
+    for device, said in quarantined(store).items():
+        if any(device in instance.devices for instance in plan.instances):
+            raise UsageError(f"{store.folder}: it ran on a device that has failed since, and is not exported: {said}")
     provenance = shelf.provenance(runs[0].number)
     runner = _named(user) if user is not None else _owner(provenance, found.spec)
-    return Bundle(found, shelf.plan(runs[0].number), runs, provenance, store.header() or {}, runner, address)
+    return Bundle(found, plan, runs, provenance, store.header() or {}, runner, address)
 
 
 def write(store: Store, folder: Path, **choices: Any) -> list[str]:

@@ -39,10 +39,9 @@ class _Host:
     sysfs: Path
     procfs: Path
     allowed: frozenset[int]
-    lost: Collection[Device]
 
     def gpus(self) -> tuple[Sequence[Device], str]:
-        return nvml.find(self.sysfs, [device for device in self.lost if device.make == "nvidia"])
+        return nvml.find(self.sysfs)
 
     def cores(self) -> list[cpu.Core]:
         return cpu.within_quota(cpu.physical_cores(self.sysfs, self.allowed), self.sysfs)
@@ -58,21 +57,32 @@ def discover(
     sysfs: Path = Path("/sys"),
     procfs: Path = Path("/proc"),
     affinity: Collection[int] | None = None,
-    lost: Collection[Device] = (),
 ) -> Inventory:
     """Look at the host and return the devices that a study may use.
 
     `devices` is `auto` (NVML's GPUs, or `cpu` where there are none), `gpu` (NVML's), `cpu`, `numa`, `cores:N` or
     `groups:N` (see `cpu.groups`), or entries one by one. AMD GPUs are used only when entries name them. `sysfs`,
-    `procfs` and `affinity` (CPU ids; None means this process's own) tell another host than this one. GPUs that are
-    `lost` are still among them, as they were.
+    `procfs` and `affinity` (CPU ids; None means this process's own) tell another host than this one.
 
     Raises SpecError for a choice or an entry that this host cannot meet, ClusterError where NVML does not work.
     """
-    host = _Host(sysfs, procfs, frozenset(os.sched_getaffinity(0) if affinity is None else affinity), lost)
+    host = _Host(sysfs, procfs, frozenset(os.sched_getaffinity(0) if affinity is None else affinity))
     found, driver = _chosen(devices, host) if isinstance(devices, str) else _listed(devices, host)
     numbered = tuple(replace(device, index=index) for index, device in enumerate(found))
     return Inventory(socket.gethostname(), numbered, driver)
+
+
+def remembered(before: Inventory, lost: Collection[str]) -> Inventory:
+    """The devices as they were before some, by id, were lost, and the driver as it is now.
+
+    Raises DeviceLost where another GPU is gone, too, ClusterError where NVML does not work.
+    """
+    with nvml.session() as lib:
+        for device in before.without(lost).devices:
+            if device.make == "nvidia":
+                with nvml.handle(lib, device):
+                    pass
+        return replace(before, driver=str(lib.nvmlSystemGetDriverVersion()))
 
 
 def _chosen(choice: str, host: _Host) -> tuple[Sequence[Device], str]:

@@ -8,14 +8,13 @@ to be equally far from each other.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import ClusterError, DeviceLost
 from autotune.inventory.device import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -77,27 +76,11 @@ def memory_used_bytes(lib: Any, card: Any) -> int:
     return int(used.used)
 
 
-def find(sysfs: Path, lost: Collection[Device] = ()) -> tuple[tuple[Device, ...], str]:
-    """All GPUs that NVML shows, and the driver's version. Raises NoDriver, ClusterError, DeviceLost.
-
-    Those that are known to be lost are among them, in the places that their indices say, whether NVML still shows them
-    or not; and a GPU that it shows and cannot read is no error then.
-    """
+def find(sysfs: Path) -> tuple[tuple[Device, ...], str]:
+    """All GPUs that NVML shows, and the driver's version. Raises NoDriver, ClusterError, DeviceLost."""
     with session() as lib:
-        devices = [gpu for gpu in _shown(lib, sysfs, strict=not lost) if gpu.id not in {one.id for one in lost}]
-        for one in sorted(lost, key=lambda device: device.index):
-            devices.insert(one.index, one)
-        numbered = tuple(replace(device, index=index) for index, device in enumerate(devices))
-        return numbered, str(lib.nvmlSystemGetDriverVersion())
-
-
-def _shown(lib: Any, sysfs: Path, *, strict: bool) -> Iterator[Device]:
-    for index in range(lib.nvmlDeviceGetCount()):
-        try:
-            yield _gpu(lib, index, sysfs)
-        except (DeviceLost, lib.NVMLError):
-            if strict:
-                raise
+        devices = tuple(_gpu(lib, index, sysfs) for index in range(lib.nvmlDeviceGetCount()))
+        return devices, str(lib.nvmlSystemGetDriverVersion())
 
 
 def _gpu(lib: Any, index: int, sysfs: Path) -> Device:

@@ -11,7 +11,7 @@ from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
 from autotune.earlier import kept
 from autotune.events import read as read_events
-from autotune.faults import quarantined
+from autotune.faults import Losses
 from autotune.hindsight import foretold
 from autotune.metrics import CONFIDENCE
 from autotune.report.front import Point, points
@@ -22,7 +22,7 @@ from autotune.standing import standings
 from autotune.stats import proportion_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from autotune.belief import Odds
     from autotune.confirm import Contender, Verdict
@@ -145,7 +145,12 @@ def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> 
     proof = verdict_of(store, written.proof) if results else None
     goals = written.objective.goals  # of which no single one wins
     found = findings(
-        written, results, proof, selftest=store.selftest(), lost=quarantined(store), warmth=kept(store.folder)
+        written,
+        results,
+        proof,
+        selftest=store.selftest(),
+        losses=Losses.of(store, results),
+        warmth=kept(store.folder),
     )
     return replace(
         found,
@@ -167,25 +172,27 @@ def findings(
     proof: Verdict | None = None,
     unproved: str = "",
     selftest: SelfTest | None = None,
-    lost: Mapping[str, str] | None = None,
+    losses: Losses | None = None,
     warmth: Warmth | None = None,
 ) -> Findings:
-    """What these results say. `unproved` is why there was no proof, `selftest` what the client could do, `lost` the
-    devices that were left out since they failed, and why, `warmth` what the study began with."""
-    title, changes = _changes(results, proof) if results else ("", ())
+    """What these results say. `unproved` is why there was no proof, `selftest` what the client could do,
+    `losses` what cannot be used any more, `warmth` what the study began with."""
+    lost = losses or Losses()
+    left = [result for result in results if result.number not in lost.trials]
+    title, changes = _changes(left, proof) if left else ("", ())
     return Findings(
         spec=spec,
         results=tuple(results),
         proof=proof,
-        answer=answer(results, proof, unproved),
+        answer=answer(left, proof, unproved),
         title=title,
         changes=changes,
-        ranking=_ranking(results, spec.level(None).label),
-        configurations=len(standings(results)),
-        infeasible=_infeasible(results),
-        cautions=(*(f"left out since it failed: {said}" for said in (lost or {}).values()), *_cautions(results, proof)),
-        front=points(results, proof) if results else (),
-        attained=_attained(results, proof),
+        ranking=_ranking(left, spec.level(None).label),
+        configurations=len(standings(left)),
+        infeasible=(*_infeasible(results), *_unable(len(lost.trials))),
+        cautions=(*(f"left out since it failed: {said}" for said in lost.devices.values()), *_cautions(left, proof)),
+        front=points(left, proof) if left else (),
+        attained=_attained(left, proof),
         client=_client(spec, results, selftest) if selftest else "",
         warm=warm(warmth) if warmth else "",
     )
@@ -287,6 +294,10 @@ def _infeasible(results: Sequence[TrialResult]) -> tuple[str, ...]:
     if behind := sum(BEHIND in names for names in broken):
         lines.append(f"{_trials(behind)} could not beat the best by then, and ended early")
     return tuple(lines)
+
+
+def _unable(count: int) -> list[str]:
+    return [f"{_trials(count)} used more devices of a kind than are left, and cannot be chosen"] if count else []
 
 
 def _trials(count: int) -> str:
