@@ -47,7 +47,10 @@ def test_a_night_proves_what_it_ran(folder: Folder) -> None:
     assert done.code == 0, done.output
     assert "SIMULATED" not in done.output
     results = folder.results()
-    assert {(result.instances, result.params["num_parallel"]) for result in results} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    tried = [(result.instances, result.params["num_parallel"]) for result in results]
+    assert tried[:2] == [(1, 1), (2, 2)], "the baseline, and the rule of thumb"
+    assert len(tried) == 4
+    assert set(tried) <= {(1, 1), (1, 2), (2, 1), (2, 2)}  # one of them may teach more when it is measured again
     for result in results:
         assert not result.simulated
         assert [found.num_parallel for found in result.placements] == [result.params["num_parallel"]] * result.instances
