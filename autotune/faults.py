@@ -11,7 +11,7 @@ from autotune.errors import ClusterError, StorageError
 from autotune.space import moved, parse_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
     from autotune.errors import AutotuneError
     from autotune.events import Events
@@ -62,10 +62,10 @@ def quarantined(store: Store) -> dict[str, str]:
     return dict((store.header() or {}).get(QUARANTINE, {}))
 
 
-def whole(store: Store) -> Inventory | None:
-    """The devices of a study that has measured and lost some, as they were before; None where it has lost none."""
+def devices_before(store: Store) -> Inventory | None:
+    """The devices of a study that has lost some, as they were before; None where it has lost none."""
     host = store.host() if quarantined(store) else None
-    return host[0] if host is not None and store.earlier() else None
+    return None if host is None else host[0]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Losses:
     @classmethod
     def of(cls, store: Store, results: Iterable[TrialResult]) -> Losses:
         """Of these results of a study."""
-        devices, before = quarantined(store), whole(store)
+        devices, before = quarantined(store), devices_before(store)
         if before is None:
             return cls(devices)
         left, layouts = before.without(devices), {one.number: str(one.params["layout"]) for one in results}
@@ -88,10 +88,9 @@ class Losses:
         return cls(devices, frozenset(unable))
 
 
-def spoilt(shelf: Shelf, lost: Container[str]) -> bool:
+def spoilt(shelf: Shelf, lost: Collection[str]) -> bool:
     """Whether any of these runs was on one of these devices."""
-    every = (shelf.plan(one.number).instances for one in shelf.results()) if lost else ()
-    return any(device in lost for instances in every for instance in instances for device in instance.devices)
+    return bool(lost) and any(not shelf.plan(one.number).devices.isdisjoint(lost) for one in shelf.results())
 
 
 async def quarantine(store: Store, events: Events, lost: Mapping[str, str]) -> None:

@@ -78,7 +78,7 @@ class Ground:
         return self._made[name]
 
     def _plan(self, params: Mapping[str, Any]) -> plans.Plan:
-        today = params if self.before is None else self.space.today(params)
+        today = self.space.today(params)
         if today is None:
             raise DeviceLost(f'layout "{params["layout"]}": too few of its devices are left')
         return plans.make(self.spec, self.inventory, self.facts, today, (self.models, self.home))

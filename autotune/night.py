@@ -92,8 +92,8 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
 
 def _devices(spec: StudySpec, store: Store) -> tuple[Inventory, Collection[str]]:
     """The devices of a study, and of these the ids of those that it has lost, which may still be gone."""
-    before = faults.whole(store)
-    if before is None:
+    before = faults.devices_before(store)
+    if before is None or not store.earlier():  # a study that has measured nothing begins as new
         return grounds.inventory(spec), ()
     lost = faults.quarantined(store)
     return remembered(before, lost), lost

@@ -105,6 +105,11 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def devices(self) -> frozenset[str]:
+        """The ids of all devices that it uses."""
+        return frozenset(device for instance in self.instances for device in instance.devices)
+
+    @property
     def slots(self) -> str:
         """OLLAMA_NUM_PARALLEL of its instances: "16", or "16 and 8" where they differ."""
         return " and ".join(dict.fromkeys(str(instance.slots) for instance in self.instances))

@@ -21,7 +21,7 @@ from autotune.ollama.api import ServerFacts
 from autotune.store import Store
 from tests.conftest import TINY, gpus, study
 from tests.export.test_bundle import RAN, REAL
-from tests.factories import BASELINE, LIMIT, params, result
+from tests.factories import BASELINE, LIMIT, params, result, space
 from tests.proofs import CANDIDATES, RULES, steady
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def proved(folder: Path, *figures: tuple[float, float]) -> Store:
     spec = study(objective={"metric": ["tps", "ttft_mean_s"], "limits": [LIMIT]}, **REAL)
     store = Store(folder / "night")
     store.open(spec, "# a study\n")
-    ground = Ground(spec, gpus(), ServerFacts("0.32.15", TINY), Path("/models of all"), Path("/home"), None, {})  # type: ignore[arg-type]
+    ground = Ground(spec, gpus(), ServerFacts("0.32.15", TINY), Path("/models of all"), Path("/home"), space(), {})
     several = CANDIDATES[: len(figures)]
     for number, (one, made) in enumerate(zip([*several, params(16)], [*figures, (90.0, 0.6)], strict=True)):
         plan = ground.plan(one)

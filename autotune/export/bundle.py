@@ -159,7 +159,7 @@ def bundle(store: Store, *, trial: int | None = None, listen: str = LOOPBACK, us
     shelf, runs = (_winner if trial is None else _trial)(store, found, trial or 0)
     plan = shelf.plan(runs[0].number)
     for device, said in quarantined(store).items():
-        if any(device in instance.devices for instance in plan.instances):
+        if device in plan.devices:
             raise UsageError(f"{store.folder}: it ran on a device that has failed since, and is not exported: {said}")
     provenance = shelf.provenance(runs[0].number)
     runner = _named(user) if user is not None else _owner(provenance, found.spec)

@@ -27,7 +27,7 @@ from autotune.simulator import SIMULATED
 from autotune.simulator.profiles import load_profile
 from autotune.store import FORMAT, Store
 from tests.conftest import TINY, cores, gpus, study
-from tests.factories import BASELINE, LIMIT, PROVENANCE, params, result
+from tests.factories import BASELINE, LIMIT, PROVENANCE, params, result, space
 from tests.proofs import FAST
 from tests.simulator.exchange import free_port, instance
 
@@ -51,7 +51,7 @@ def proved(
     spec: StudySpec = study(objective={"limits": [LIMIT]}, **{**REAL, **tables})
     store, there = Store(folder / "night"), inventory or gpus()
     store.open(spec, "# a study\n")
-    ground = Ground(spec, there, ServerFacts("0.32.15", TINY), Path("/models of all"), Path("/home"), None, {})  # type: ignore[arg-type]
+    ground = Ground(spec, there, ServerFacts("0.32.15", TINY), Path("/models of all"), Path("/home"), space(), {})
     first = {**BASELINE, "layout": "0+1"} if inventory and inventory.devices[0].make == "cpu" else BASELINE
     pair = [first, chosen]
     for number, one in enumerate([*pair, params(32)]):
