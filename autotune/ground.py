@@ -277,7 +277,7 @@ def space(spec: StudySpec, found: Inventory, known: ServerFacts, **changes: Any)
         "num_ctx": spec.workload.num_ctx,
         "num_parallel": search.num_parallel,
         "per_class": search.per_class,
-        "vram_free_bytes": int((spec.cluster.vram_free_gib or 0) * GIB),
+        "vram_free_bytes": spec.cluster.free_bytes or 0,
         "layouts": search.layouts,
         "copies": search.instances_per_device,
         "spans": search.devices_per_instance,

@@ -161,7 +161,7 @@ async def _night(
 
 def way(ground: Ground, prior: Prior | None = None) -> Way:
     """How a study is searched; `prior` is what earlier ones say."""
-    question = Question.of(ground.spec, ground.inventory, ground.facts.model)
+    question = Question.of(ground.spec, ground.inventory, ground.facts.model, ground.facts.version)
     return Way(
         ground.spec.search.sampler, question, ground.rule_of_thumb(), ground.spec.objective.goals, prior or Prior()
     )

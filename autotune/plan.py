@@ -210,7 +210,6 @@ def _server(
 
 def _settings(spec: StudySpec, params: Mapping[str, Any], group: tuple[Device, ...], slots: int) -> Settings:
     on_gpu = group[0].make != "cpu"
-    free = spec.cluster.vram_free_gib
     return Settings(
         num_parallel=slots,
         num_ctx=spec.workload.num_ctx,
@@ -218,7 +217,7 @@ def _settings(spec: StudySpec, params: Mapping[str, Any], group: tuple[Device, .
         kv_cache_type=str(params.get("kv_cache_type", "f16")),
         threads=_threads(params, group),
         spread=on_gpu and len(group) > 1,
-        memory_free_bytes=int(free * GIB) if on_gpu and free is not None else None,
+        memory_free_bytes=spec.cluster.free_bytes if on_gpu else None,
     )
 
 

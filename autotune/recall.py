@@ -57,7 +57,7 @@ def recall(store: Store) -> Recalled | None:
     if host is None or spec.search.sampler != INFORMED or not any(result.measured for result in results):
         return None
     inventory, facts = host
-    question = Question.of(spec, inventory, facts.model)
+    question = Question.of(spec, inventory, facts.model, facts.version)
     if question is None:
         return None
     room, first = grounds.space(spec, inventory, facts), grounds.baseline(spec, inventory)

@@ -25,7 +25,7 @@ from scipy.special import ndtr, ndtri
 
 from autotune.belief.design import octaves
 from autotune.belief.question import JOULES
-from autotune.belief.sizing import SPARE_BYTES, Sizing
+from autotune.belief.sizing import Sizing
 from autotune.belief.steady import State, Terms
 from autotune.space.forecast import CONTEXT
 
@@ -45,6 +45,8 @@ TURNS = 6
 PART = "part"
 TAILS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 NARROW = 1e-3
+SPARE_DOUBT = 0.6
+"""Of the logarithm of what no instance gets of a device."""
 BATCHES = 3.0
 """Octaves of busy slots over which a knob's effect on batches counts once."""
 
@@ -149,7 +151,7 @@ class Law:
             Parameter("memory", 0.0, 0.06),
             Parameter("buffer", 0.0, 0.5),
             Parameter("context", 0.0, CONTEXT[1] / CONTEXT[0]),
-            Parameter("spare", math.log(SPARE_BYTES), 0.5),
+            Parameter("spare", math.log(question.spare_bytes), SPARE_DOUBT),
             Parameter("cache", 0.0, question.slot_doubt),
             Parameter("kappa", math.log(0.8), 0.25),
             Parameter("curve", 0.0, 1.0, len(KNOTS)),

@@ -147,6 +147,7 @@ def named(law: Law, knobs: Collection[str] = (), devices: Collection[int] = ()) 
         "knob_prompt": columns,
         "device": ["" if at in devices else f" {at}" for at in range(law.designer.device_count)],
         "kind": [f" {kind}" for kind in law.kinds[1:]],
+        "spare": [f" {law.question.spare_bytes / 2**20:.0f} MiB"],
     }
     found = list[str]()
     for one in law.parameters:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from autotune.space.forecast import predict
+from autotune.ollama.env import left_free_bytes
+from autotune.space.forecast import BASELINE, FIT_MARGIN_BYTES, predict
+from autotune.space.sizes import GIB
 
 if TYPE_CHECKING:
     from autotune.inventory import Inventory
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 MANY = 17
 """Slots at which a model's cache outweighs what does not grow with them."""
 LEAST_DOUBT = 0.05
+HELD_BYTES = BASELINE[0] * GIB
+"""In use of a GPU with nothing loaded."""
+SPARE_BYTES = FIT_MARGIN_BYTES + HELD_BYTES
 JOULES = "joules_per_token"
 """What a belief has in place of tokens per joule: all but the output is to be small."""
 
@@ -66,6 +71,8 @@ class Question:
     """Of its buffers, once more on each further device."""
     context_bytes: float = 0.0
     """What an instance takes beside that: the driver's own, on a GPU."""
+    spare_bytes: float = SPARE_BYTES
+    """Of each GPU, what no instance gets: what Ollama leaves free, and what is in use with nothing loaded."""
     slot_bytes: float = 0.0
     """Of the key-value cache of one slot at f16."""
     slot_doubt: float = 0.1
@@ -82,8 +89,9 @@ class Question:
         return tuple(dict.fromkeys((self.users, *(bound.users for bound in self.bounds))))
 
     @classmethod
-    def of(cls, spec: StudySpec, inventory: Inventory, facts: ModelFacts | None) -> Self | None:
-        """The question of a study; None where it is none of these: an open loop, or a capacity."""
+    def of(cls, spec: StudySpec, inventory: Inventory, facts: ModelFacts | None, version: str = "") -> Self | None:
+        """The question of a study, for an Ollama of this version; None for another than these: an open loop, or a
+        capacity."""
         level, predicted, asked = spec.level(None), spec.workload.num_predict, spec.workload.input_tokens
         bounds = [(limit, spec.level(limit.at).users) for limit in spec.objective.limits]
         if level.users is None or spec.objective.metric == "capacity" or None in (users for _, users in bounds):
@@ -111,6 +119,7 @@ class Question:
             weights_bytes=base,
             buffer_bytes=buffers,
             context_bytes=context,
+            spare_bytes=left_free_bytes(spec.cluster.free_bytes, version) + HELD_BYTES,
             slot_bytes=slot,
             slot_doubt=max(LEAST_DOUBT, 2 * doubt),
         )

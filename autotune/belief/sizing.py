@@ -13,9 +13,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from autotune.space.forecast import BASELINE, FIT_MARGIN_BYTES
-from autotune.space.sizes import GIB
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
 SIZING = ("memory", "cache", "buffer", "context", "spare")
 """The parameters that decide whether an instance fits: factors, as logarithms, of its weights, its cache, its buffers
 on further devices, and what the driver takes for it; and the logarithm of what no instance gets of a device, bytes."""
-SPARE_BYTES = FIT_MARGIN_BYTES + BASELINE[0] * GIB
-"""The latter before any trial."""
 WIDTH = 0.01
 """Of the room, over which what fits becomes what does not."""
 

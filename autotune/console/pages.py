@@ -10,13 +10,13 @@ from rich.text import Text
 
 from autotune.console.scene import estimate_s
 from autotune.console.tables import before_after, front, odds, ranking
-from autotune.ollama.env import has_llama_server
+from autotune.ollama.env import left_free_bytes
 from autotune.plan import GIB
 from autotune.report.beliefs import checked, remaining
 from autotune.report.words import configuration, flags, span, warm
 from autotune.simulator import SIMULATED
 from autotune.space import kinds, letter
-from autotune.space.forecast import FIT_MARGIN_BYTES, OLD_MARGIN_BYTES, chances
+from autotune.space.forecast import chances
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,8 +71,8 @@ def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> N
 def _memory(ground: Ground) -> str:
     """What the forecast of memory says of the configurations, or of so many that stand for them."""
     space, known = ground.space, ground.facts
-    pool, free = space.pool(ground.spec.study.seed, _MOST_FORESEEN), space.limits.free_bytes
-    margin = free or FIT_MARGIN_BYTES if has_llama_server(known.version) else free + OLD_MARGIN_BYTES
+    pool = space.pool(ground.spec.study.seed, _MOST_FORESEEN)
+    margin = left_free_bytes(ground.spec.cluster.free_bytes, known.version)
     found = chances(space, known.model, ground.spec.workload.num_ctx, pool, margin)
     fit, misfit = (found >= _SURE).mean(), (found <= 1 - _SURE).mean()
     if fit == 1:

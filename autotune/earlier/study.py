@@ -38,6 +38,8 @@ class Study:
 
     folder: Path
     spec: StudySpec
+    version: str
+    """Of its Ollama."""
     results: tuple[TrialResult, ...]
     winner: dict[str, Any] | None
     """Of its proof."""
@@ -72,6 +74,7 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     return Study(
         folder=folder,
         spec=spec,
+        version=then.ollama,
         results=tuple(results),
         winner=proof.contenders[proof.recommended].params if proof is not None and proved else None,
         space=space,
@@ -111,7 +114,7 @@ def mind(study: Study, ground: Ground) -> Mind | None:
 
     Raises `SpecError` and `StorageError` for trials that are none of these devices.
     """
-    question = Question.of(study.spec, ground.inventory, ground.facts.model)
+    question = Question.of(study.spec, ground.inventory, ground.facts.model, study.version)
     if question is None:
         return None
     found = Mind(question, Designer.of(study.space, len(question.kinds)))
@@ -130,7 +133,7 @@ def unlawful(known: Mind) -> Change:
 
 def lesson(study: Study, ground: Ground, known: Mind, weight: float) -> Lesson | None:
     """What it teaches the new study's law; None where that has none, or there is nothing to tell."""
-    question = Question.of(ground.spec, ground.inventory, ground.facts.model)
+    question = Question.of(ground.spec, ground.inventory, ground.facts.model, ground.facts.version)
     if question is None:
         return None
     there = set(named(Law(question, Designer.of(ground.space, len(question.kinds)))))

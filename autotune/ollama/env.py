@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from autotune.space.forecast import FIT_MARGIN_BYTES, OLD_MARGIN_BYTES
+
 LLAMA_SERVER_SINCE = (0, 30, 0)
 """From here on models are served by llama.cpp's `llama-server`, which reads `LLAMA_ARG_*` from the environment."""
 
@@ -74,6 +76,13 @@ def _memory_left_free(free_bytes: int, version: str) -> dict[str, str]:
     if has_llama_server(version):
         return {"LLAMA_ARG_FIT_TARGET": str(free_bytes // 2**20)}
     return {"OLLAMA_GPU_OVERHEAD": str(free_bytes)}
+
+
+def left_free_bytes(asked_bytes: int | None, version: str) -> int:
+    """What a server leaves free on each GPU that is told to leave so much, or nothing (None)."""
+    if has_llama_server(version):
+        return FIT_MARGIN_BYTES if asked_bytes is None else asked_bytes
+    return OLD_MARGIN_BYTES + (asked_bytes or 0)
 
 
 def model_parameters(settings: Settings, version: str, num_batch: int | None, own: dict[str, str]) -> dict[str, int]:

@@ -142,7 +142,8 @@ class Cluster(Section):
     """`gpu`: the NVIDIA GPUs; `cpu`: the cores in some groups; `numa`: a group for each NUMA node; `cores:N`: groups of
     N cores; `groups:N`: N groups; `auto`: `gpu`, or `cpu` where there are none; or one by one."""
     vram_free_gib: NotNegative | None = None
-    """Memory to leave free on each GPU, GiB; without it what llama.cpp leaves by itself (1 GiB)."""
+    """Memory to leave free on each GPU, GiB; without it what Ollama leaves by itself (1 GiB; before 0.30 it leaves
+    457 MiB in any case)."""
     env: dict[Variable, Value] = {}
     """Further variables of every instance, the same in each trial: names that begin with OLLAMA_ or LLAMA_ARG_, but for
     those that have a key of their own."""
@@ -167,6 +168,11 @@ class Cluster(Section):
     def simulated(self) -> bool:
         """Whether figures of this study come from a played host."""
         return self.driver == "simulated" or self.time_scale != 1
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What each GPU is to keep free; None leaves it to Ollama."""
+        return None if self.vram_free_gib is None else int(self.vram_free_gib * 2**30)
 
 
 class Search(Section):

@@ -217,6 +217,24 @@ def test_only_on_a_gpu_the_driver_takes_memory_of_its_own() -> None:
     assert on_gpus.weights_bytes == on_cores.weights_bytes < predict(TINY, 1024, 1, "f16").bytes - on_gpus.context_bytes
 
 
+@pytest.mark.parametrize(
+    ("cluster", "version", "left_mib"),
+    [
+        ({}, "0.32.15", 1024),
+        ({}, "0.24.0", 457),
+        ({"vram_free_gib": 0}, "0.32.15", 0),
+        ({"vram_free_gib": 3}, "0.32.15", 3072),
+        ({"vram_free_gib": 3}, "0.24.0", 3072 + 457),
+    ],
+)
+def test_of_each_gpu_no_instance_gets_what_ollama_leaves_free(
+    cluster: dict[str, float], version: str, left_mib: int
+) -> None:
+    found = Question.of(study(cluster=cluster), gpus(), TINY, version)
+    assert found is not None
+    assert found.spare_bytes == pytest.approx((left_mib + 0.2 * 1024) * 2**20)
+
+
 def test_without_facts_of_the_model_nothing_is_known_of_memory() -> None:
     found = Question.of(SPEC, cores((0, 1), (2, 3)), None)
     assert found is not None

@@ -13,6 +13,7 @@ import pytest
 
 from autotune.belief import Designer, Evidence, Law, Lesson, Mind, Prior, learned, named
 from autotune.belief.prior import Expected
+from autotune.belief.question import SPARE_BYTES
 from tests.belief.worlds import EVERY, USERS, World, asked, known, params
 from tests.belief.worlds import space as space_of
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 BASELINE = params(4)
 
 
-def law(space: Space | None = None, users: int = USERS, devices: int = 4) -> Law:
-    question = replace(asked(devices), users=users, bounds=())
+def law(space: Space | None = None, users: int = USERS, devices: int = 4, free_bytes: float = SPARE_BYTES) -> Law:
+    question = replace(asked(devices), users=users, bounds=(), spare_bytes=free_bytes)
     return Law(question, Designer.of(space or space_of(), devices))
 
 
@@ -144,6 +145,12 @@ def test_a_knob_is_found_by_its_name_and_value_wherever_it_stands() -> None:
     found = Expected.of(there, [lesson])
     assert named(there)[int(np.argmax(found.weights[:, 0]))] == "knob num_batch=512"
     assert np.count_nonzero(found.weights) == 1
+
+
+def test_what_no_instance_gets_of_a_device_is_another_where_another_amount_is_left_free() -> None:
+    usual, more = law(), law(free_bytes=3 * 2**30)
+    assert set(named(usual)) - set(named(more)) == {"spare 1229 MiB"}
+    assert float(np.exp(more.mean[more.at["spare"]])[0]) == pytest.approx(3 * 2**30)
 
 
 def test_the_host_gives_way_to_busy_slots_and_not_to_a_share_of_the_users() -> None:
