@@ -16,7 +16,6 @@ import numpy as np
 
 from autotune.belief.kernel import Places
 from autotune.belief.law import PART
-from autotune.belief.sizing import SIZING
 from autotune.belief.slopes import SMALL, Slopes, moved
 from autotune.space.forecast import BASELINE
 from autotune.space.sizes import GIB
@@ -43,7 +42,7 @@ LEFT = {"tps": 1.0, "tpot_s": 0.8, "ttft_s": 2.0, "tail": 2.5, "prefill_s": 1.0,
 ROUGH = 2.0
 """By which that of a load counts that ended before its time."""
 MISFIT_SD = 0.02
-SIZE_SD = 0.04
+SIZE_SD = 0.02
 """Of what an instance says that it takes: buffers are counted or not."""
 USED_SD = 0.01
 """Of what is in use of a device, beside what is in use with nothing loaded."""
@@ -100,7 +99,7 @@ class Problem:
         used = [(n, one.used_bytes) for n, one in enumerate(trials) if one.used_bytes and not one.spilled]
         self._used = [number for number, _ in used] if law.question.context_bytes else []
         self._uses = np.array([size for _, size in used]) if self._used else np.ones(0)
-        self._memory = [law.at[name].start for name in SIZING]
+        self._memory = law.sizing.places
         on_cpu = law.question.on_cpu
         self._misfits = [number for number, one in enumerate(trials) if one.misfit or (one.spilled and not on_cpu)]
         self._fitting = [number for number, one in enumerate(trials) if one.measured and number not in self._misfits]

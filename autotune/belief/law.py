@@ -25,7 +25,7 @@ from scipy.special import ndtr, ndtri
 
 from autotune.belief.design import octaves
 from autotune.belief.question import JOULES
-from autotune.belief.sizing import Sizing
+from autotune.belief.sizing import KNOBS, Sizing
 from autotune.belief.steady import State, Terms
 from autotune.space.forecast import CONTEXT
 
@@ -153,6 +153,7 @@ class Law:
             Parameter("context", 0.0, CONTEXT[1] / CONTEXT[0]),
             Parameter("spare", math.log(question.spare_bytes), SPARE_DOUBT),
             Parameter("cache", 0.0, question.slot_doubt),
+            Parameter(KNOBS, 0.0, 0.04, knobs),
             Parameter("kappa", math.log(0.8), 0.25),
             Parameter("curve", 0.0, 1.0, len(KNOTS)),
             Parameter("shape", 0.0, 0.05, 5, heavy=True),
@@ -223,7 +224,8 @@ class Law:
         """The same, and how it came about."""
         of = {name: theta[:, where] for name, where in self.at.items()}
         scalar = {one.name: of[one.name][:, :, None] for one in self.parameters if one.size == 1 and not one.heavy}
-        terms, memory = self._terms(of, scalar, design, users)
+        memory, off = self.sizing.both(theta, design)
+        terms = self._terms(of, scalar, design, users, off)
         population = np.broadcast_to(users[:, None] * terms.share, terms.factor.shape).copy()
         state = self._state(of, scalar, terms, population)
         uneven, turns = terms.uneven(), list[State]()
@@ -241,13 +243,10 @@ class Law:
         found: Array = near.population / (1 + terms.way * rate / turn)
         return found
 
-    def _terms(
-        self, of: dict[str, Array], scalar: dict[str, Array], design: Design, users: Array
-    ) -> tuple[Terms, Array]:
-        """What does not depend on how the users spread, and [B, C] how full the fullest device is."""
+    def _terms(self, of: dict[str, Array], scalar: dict[str, Array], design: Design, users: Array, off: Array) -> Terms:
+        """What does not depend on how the users spread. `off` is by what a part is slower that does not fit."""
         copies, span = design.copies[None], np.log2(design.span)[None]
         instances = design.instances[None, :, None]
-        memory, off = self.sizing.both(scalar, design)
         crowd = 1 + np.exp(scalar["host"]) * (instances - 1)
         crowd = crowd + np.exp(scalar["host2"]) * (instances - 1) ** 2 / len(self.question.kinds)
         speed = np.exp(np.einsum("bd,cjd->bcj", of["device"] + of["kind"] @ self.kind, design.devices))
@@ -270,7 +269,7 @@ class Law:
             slope=(of["knob_batch"] @ design.knobs.T)[:, :, None] / BATCHES,
             spread=np.exp(policies[:, design.policy])[:, :, None] * (instances > 1) + NARROW,
             way=np.exp(scalar["overhead"]) + np.exp(of["way"][:, design.policy])[:, :, None] * (instances > 1),
-        ), memory
+        )
 
     @staticmethod
     def _prompt_effects(of: dict[str, Array], design: Design) -> Array:

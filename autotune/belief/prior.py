@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from autotune.belief.fit import DEVICE_TAILS
+from autotune.belief.sizing import KNOBS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -145,6 +146,7 @@ def named(law: Law, knobs: Collection[str] = (), devices: Collection[int] = ()) 
         "knob": columns,
         "knob_batch": columns,
         "knob_prompt": columns,
+        KNOBS: columns,
         "device": ["" if at in devices else f" {at}" for at in range(law.designer.device_count)],
         "kind": [f" {kind}" for kind in law.kinds[1:]],
         "spare": [f" {law.question.spare_bytes / 2**20:.0f} MiB"],

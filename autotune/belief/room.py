@@ -8,7 +8,6 @@ import numpy as np
 from scipy.special import ndtr
 
 from autotune.belief.kernel import nearness
-from autotune.belief.sizing import SIZING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +39,7 @@ def fits(law: Law, fitted: Fit, design: Design) -> Array:
     full = law.sizing.full(fitted.theta[None], design)[0]
     if not full.any():
         return np.full(len(design), SOUND)
-    places = [law.at[name].start for name in SIZING]
+    places = law.sizing.places
     moved = fitted.theta + STEP * np.eye(len(fitted.theta))[places]
     logs = np.log(np.maximum(np.concatenate([full[None], law.sizing.full(moved, design)]), 1e-9))
     slopes = (logs[1:] - logs[0]) / STEP

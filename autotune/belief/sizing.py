@@ -8,6 +8,7 @@ had none.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SIZING = ("memory", "cache", "buffer", "context", "spare")
 """The parameters that decide whether an instance fits: factors, as logarithms, of its weights, its cache, its buffers
 on further devices, and what the driver takes for it; and the logarithm of what no instance gets of a device, bytes."""
+KNOBS = "knob_memory"
+"""What knobs add to the first of them, as buffers are counted with the weights."""
 WIDTH = 0.01
 """Of the room, over which what fits becomes what does not."""
 
@@ -35,29 +38,35 @@ class Sizing:
     """Where each parameter is in a vector."""
     _known: WeakKeyDictionary[Design, Array] = field(default_factory=WeakKeyDictionary, repr=False, compare=False)
 
+    @cached_property
+    def places(self) -> list[int]:
+        """Of all these parameters in a vector."""
+        return [place for name in (*SIZING, KNOBS) for place in range(self.at[name].start, self.at[name].stop)]
+
     def full(self, theta: Array, design: Design) -> Array:
         """[B, C] how full the fullest device is; 0 where nothing is known."""
-        return self.both(self._scalars(theta), design)[0]
+        return self.both(theta, design)[0]
 
     def slower(self, theta: Array, design: Design) -> Array:
         """[B, C, J] by what a part is slower that does not fit; [1, 1, 1] where nothing is known."""
-        return self.both(self._scalars(theta), design)[1]
+        return self.both(theta, design)[1]
 
     def sizes(self, theta: Array, design: Design) -> Array:
         """[B, C] bytes of the largest instance, as Ollama tells them; 0 where nothing is known."""
-        found: Array = np.where(design.copies > 0, self._size(self._scalars(theta), design), 0.0).max(axis=2)
+        found: Array = np.where(design.copies > 0, self._size(self._of(theta, design), design), 0.0).max(axis=2)
         return found
 
     def used(self, theta: Array, design: Design) -> Array:
         """[B, C] bytes of the fullest device that instances take; 0 where nothing is known."""
-        found: Array = np.where(design.copies > 0, self._needed(self._scalars(theta), design), 0.0).max(axis=2)
+        found: Array = np.where(design.copies > 0, self._needed(self._of(theta, design), design), 0.0).max(axis=2)
         return found
 
-    def both(self, scalar: Mapping[str, Array], design: Design) -> tuple[Array, Array]:
-        """The first two of these, from each parameter as [B, 1, 1]."""
+    def both(self, theta: Array, design: Design) -> tuple[Array, Array]:
+        """What `full` and `slower` say."""
         asked = self.question
         if not asked.weights_bytes or not min(asked.memory_bytes):
-            return np.zeros((len(scalar["spare"]), len(design))), np.ones((1, 1, 1))
+            return np.zeros((len(theta), len(design))), np.ones((1, 1, 1))
+        scalar = self._of(theta, design)
         needed = self._needed(scalar, design)
         room = self._memory(design)
         if not asked.on_cpu:
@@ -75,8 +84,11 @@ class Sizing:
             self._known[design] = np.where(np.isfinite(least) & (not self.question.on_cpu), least, most)
         return self._known[design]
 
-    def _scalars(self, theta: Array) -> dict[str, Array]:
-        return {name: theta[:, self.at[name]][:, :, None] for name in (*SIZING, "offload")}
+    def _of(self, theta: Array, design: Design) -> dict[str, Array]:
+        """Each parameter as [B, 1, 1]; with what knobs add the first of them is [B, C, 1]."""
+        found = {name: theta[:, self.at[name]][:, :, None] for name in (*SIZING, "offload")}
+        found["memory"] = found["memory"] + (theta[:, self.at[KNOBS]] @ design.knobs.T)[:, :, None]
+        return found
 
     def _size(self, scalar: Mapping[str, Array], design: Design) -> Array:
         """[B, C, J] bytes of an instance of each part."""

@@ -17,7 +17,6 @@ from scipy.special import expit, ndtr, ndtri
 from autotune.belief.design import octaves
 from autotune.belief.law import BATCHES, KNOTS, NARROW, PART, TAILS, prompt_shape, step_shape
 from autotune.belief.question import JOULES
-from autotune.belief.sizing import SIZING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     Partials = Mapping[str, Array | float]
 
 SMALL = 1e-5
-FITTING = (*SIZING, "offload")
 ROOT_TAU = math.sqrt(2 * math.pi)
 
 
@@ -316,7 +314,7 @@ class Slopes:
 
     def _memory(self, both: Array, back: _Back) -> None:
         """What does not fit; by differences, as it is but a handful of parameters."""
-        places = [self.law.at[name].start for name in FITTING]
+        places = [*self.law.sizing.places, self.law.at["offload"].start]
         off = np.log(self.law.sizing.slower(moved(self.theta, places), self.design))
         if len(off) > 1:
             back.theta[:, :, places] += np.einsum("cqj,pcj->cqp", both, (off[1:] - off[0]) / SMALL)

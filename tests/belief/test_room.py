@@ -40,7 +40,12 @@ class Searched:
     def __init__(self, facts: ModelFacts, inventory: Inventory, texts: Sequence[str] = TEXTS) -> None:
         question = Question.of(SPEC, inventory, facts)
         assert question is not None
-        choices: dict[str, Any] = {"policies": ("least_conn",), "kv_cache_type": tuple(KINDS), "num_batch": (512,)}
+        choices: dict[str, Any] = {
+            "policies": ("least_conn",),
+            "kv_cache_type": tuple(KINDS),
+            "num_batch": (512, 1024),
+            "flash_attention": ("auto", "off"),
+        }
         self.space: Space = build(inventory, facts, num_ctx=8192, num_parallel=SLOTS, layouts=texts, **choices)
         self.mind = Mind(question, Designer.of(self.space, len(question.kinds)), HYPOTHESES[1:2])
         self.pool = list(self.space.configurations())
@@ -136,6 +141,17 @@ def test_one_figure_that_goes_with_no_other_is_not_believed() -> None:
     assert straight.size(params(6)) == pytest.approx(10.9 * GIB, rel=0.02)
 
 
+def test_memory_that_a_knob_takes_is_put_down_to_the_knob() -> None:
+    searched, without = Searched(LLAMA, cards(24)), {"flash_attention": "off"}
+    for slots in (4, 8, 12):
+        more = Evidence({**params(slots), **without}, FIGURES, full_bytes=(5.4 + slots) * GIB)
+        searched.learn(trial(slots, 5.0 + slots), more)
+    for slots in (4, 16):
+        said = searched.size({**params(slots), **without}) - searched.size(params(slots))
+        assert 0.2 * GIB < said < 0.5 * GIB
+        assert searched.size(params(slots)) == pytest.approx((5.0 + slots) * GIB, rel=0.02)
+
+
 def test_a_belief_that_goes_with_no_figure_yields() -> None:
     searched = Searched(LLAMA, cards(24))
     told, believed = (4.9 + 1.3 * 12) * GIB, searched.size(params(12))
@@ -200,7 +216,16 @@ def search(true: World, rng: Random, trials: int, tally: Tally, *, greedy: bool)
     every = layouts(true.inventory, [1, 2, 3], [2, 4])
     searched = Searched(true.facts, true.inventory, [str(layout) for layout in every])
     parts = {str(layout): layout.parts for layout in every}
-    loads = [Load(8192, int(one["num_parallel"]), str(one["kv_cache_type"]), 512) for one in searched.pool]
+    loads = [
+        Load(
+            8192,
+            int(one["num_parallel"]),
+            str(one["kv_cache_type"]),
+            int(one["num_batch"]),
+            str(one["flash_attention"]),
+        )
+        for one in searched.pool
+    ]
     of = [parts[str(one["layout"])] for one in searched.pool]
     fitting = np.array([all(true.fits(part, load) for part in mine) for mine, load in zip(of, loads, strict=True)])
     slots = np.array([len(searched.space.members(one)) * int(one["num_parallel"]) for one in searched.pool])
