@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,9 +52,32 @@ def cold_s(spec: StudySpec) -> float:
     return COLD_S * spec.cluster.time_scale
 
 
+def decides(spec: StudySpec, level: Level) -> bool:
+    """Whether the objective or a limit is about this level, or it may be more than a configuration can do."""
+    return level == spec.level(None) or level.users is None or bool(limits(spec, level))
+
+
 def ordered(spec: StudySpec) -> list[Level]:
-    """The levels of a trial as they are loaded: the objective's first, for who is out there needs no other."""
-    return sorted(spec.workload.levels, key=lambda level: level != spec.level(None))
+    """The levels of a trial as they are loaded: the objective's first, for who is out there needs no other, then those
+    of limits; last what decides nothing."""
+    return sorted(spec.workload.levels, key=lambda level: (level != spec.level(None), not decides(spec, level)))
+
+
+def proof_share(spec: StudySpec, results: Sequence[TrialResult]) -> float:
+    """What a run of the fewest blocks of a proof takes, on the mean, in parts of a trial of the search.
+
+    Only in the first block there are loads that decide nothing.
+    """
+    whole_s = math.fsum(result.seconds for result in results)
+    more = math.fsum(_more_s(spec, result) for result in results) / whole_s if whole_s else 0.0
+    return 1 - more * (1 - 1 / spec.proof.pairs)
+
+
+def _more_s(spec: StudySpec, result: TrialResult) -> float:
+    """How long a trial was at loads that decide nothing, which come last; s of this host."""
+    ends = {label: end for label, (_, end) in result.windows.items()}
+    last = [ends[level.label] for level in spec.workload.levels if level.label in ends and decides(spec, level)]
+    return (max(ends.values()) - max(last)) / spec.cluster.time_scale if last else 0.0
 
 
 def beside(spec: StudySpec, users: Sequence[int]) -> list[Level]:

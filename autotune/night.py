@@ -207,7 +207,7 @@ async def _proof(night: Night, candidates: list[dict[str, Any]]) -> str:
         clock=night.clock,
         plan=night.plan,
         candidates=candidates,
-        run_s=confirm.expected_s(night.results),
+        run_s=confirm.expected_s(night.bench.spec, night.results),
     )
     try:
         return await proof.run()

@@ -258,7 +258,8 @@ class Night:
         whole, rules = self.clock.whole_s, self.bench.spec.proof
         if whole is None or not self.turns:
             return 0.0
-        run_s = max(self.pace.usual_s, self.pace.trial_s(self.plan(self.baseline)))
+        trial_s = max(self.pace.usual_s, self.pace.trial_s(self.plan(self.baseline)))
+        run_s = trial_s * aims.proof_share(self.bench.spec, [result for result in self.results if result.measured])
         blocks = [run_s * (1 + finalists) for finalists in range(1, rules.finalists + 1)]
         return kept_s(self.clock.budget.proof_share, whole, blocks, rules.pairs)
 

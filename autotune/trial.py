@@ -72,18 +72,20 @@ class Bench:
     rival: Rival | None = None
     """What a candidate has to beat: its trial ends as soon as it is clear that it does not. None: it is measured in
     full, as the baseline is, and all that runs in a proof."""
+    brief: bool = False
+    """Whether levels that decide nothing are left out."""
     extra: tuple[int, ...] = ()
     """So many users each are loaded shortly, too, after the levels of a trial that was not dropped."""
 
     @contextmanager
     def proving(self, proof: int, keep: Callable[[int, dict[str, str]], None]) -> Iterator[None]:
         """Inside, trials are the runs of that proof: on fresh starts, and with logs in a place of their own."""
-        before = self.keep, self.fresh, self.mark, self.rival, self.extra
+        before = self.keep, self.fresh, self.mark, self.rival, self.extra, self.brief
         self.keep, self.fresh, self.mark, self.rival, self.extra = keep, True, {"proof": proof}, None, ()
         try:
             yield
         finally:
-            self.keep, self.fresh, self.mark, self.rival, self.extra = before
+            self.keep, self.fresh, self.mark, self.rival, self.extra, self.brief = before
 
     async def trial(
         self, number: int, params: dict[str, Any], plan: Plan
@@ -163,6 +165,8 @@ class Bench:
         """The study's levels in its order, and the result with its score; of one that was dropped those up to there."""
         found, dropped = list[_Measured](), ""
         for level in aims.ordered(self.spec):
+            if self.brief and not aims.decides(self.spec, level):
+                continue
             found.append(one := await self._level(plan, level, number))
             if one.look.dropped:
                 dropped = why_dropped(one.look, self.rival)

@@ -32,9 +32,10 @@ from autotune.night import budget
 from autotune.result import Samples
 from autotune.score import Score
 from autotune.spec import Proof
+from autotune.stats import Interval
 from autotune.store import Store
 from autotune.telemetry import DeviceSample
-from tests.factories import BASELINE, SPEC, params, result, space
+from tests.factories import BASELINE, SPEC, params, result, space, summary
 from tests.proofs import CANDIDATES, FAST, LEAN, RULES, Lasting, proof, proved, steady
 from tests.test_study import ONE_SLOT
 from tests.virtual import Noise, Played, Studies
@@ -454,6 +455,22 @@ def test_a_clock_that_falls_is_told() -> None:
     assert even.heat.slower == {}
 
 
+def test_of_a_load_that_one_run_had_alone_counts_what_that_run_says() -> None:
+    def run(block: int, missing: float) -> TrialResult:
+        found = result(block, FAST, 150.0 + block)
+        if block:
+            return found
+        beside = {"1 users": replace(found.levels["2 users"], ttft_s=summary(1.9))}
+        constraints = {**found.score.constraints, "success rate at 1 users": missing}
+        return replace(found, levels=found.levels | beside, score=replace(found.score, constraints=constraints))
+
+    good, bad = (Contender(FAST, tuple(run(block, missing) for block in range(4))) for missing in (-0.01, 0.3))
+    assert good.violations(0.95).keys() == {*good.runs[1].score.constraints, "success rate at 1 users"}
+    assert good.violations(0.95)["success rate at 1 users"] == Interval(-0.01, -0.01, -0.01, 1)
+    assert bad.violations(0.95)["success rate at 1 users"].low == 0.3
+    assert good.ttft_s == pytest.approx(0.5)  # as of one that has no such load
+
+
 # who is proved
 
 
@@ -524,6 +541,8 @@ def test_a_night_ends_with_a_proof_on_fresh_starts(tmp_path: Path) -> None:
     assert ended.proof.kind is Kind.WINNER
     assert ended.proof.contenders[ended.proof.recommended].params["num_parallel"] == 8
     assert ended.bench.fresh
+    assert ended.bench.briefs[:9] == [False] * 9
+    assert ended.bench.briefs[9:] == [False] * 3 + [True] * (len(ended.bench.briefs) - 12)  # all but the first block
     assert verdict(ended.store, SPEC.proof) == ended.proof
     assert len(ended.results) == 9  # what was proved is no trial of the search
     assert [event["candidate"] for event in ended.seen("run")][:6] == [0, 1, 2, 2, 1, 0]

@@ -23,6 +23,7 @@ from tests.proofs import CANDIDATES, FAST, LEAN, proof, steady
 from tests.test_study import ONE_SLOT
 
 if TYPE_CHECKING:
+    from autotune.confirm import Contender
     from autotune.metrics import InstanceMetrics
     from autotune.result import TrialResult
 
@@ -127,6 +128,21 @@ def test_without_a_proof_it_says_why() -> None:
 
 
 # tables
+
+
+def test_of_a_load_that_only_the_first_runs_had_before_and_after_are_told_too() -> None:
+    made = proof(steady(100), steady(150))
+
+    def more(contender: Contender) -> Contender:
+        first, *others = contender.runs
+        beside = {"1 users": metrics(0.4 * (first.score.objective or 0.0))}
+        return replace(contender, runs=(replace(first, levels=first.levels | beside), *others))
+
+    told = found(replace(made, contenders=tuple(map(more, made.contenders))))
+    assert "mean of 4 runs each (1 users: one run each): " in told.title
+    first, second = told.changes
+    assert (first.label, second.label) == ("2 users", "1 users")
+    assert second.after.tps == pytest.approx(0.4 * 150, rel=0.02)
 
 
 def test_before_and_after_are_means_over_the_runs_of_the_proof() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autotune import aims
 from autotune.benchmark.workload import Lengths, SeededWorkload
 from autotune.errors import ClientSaturated
 from autotune.events import Events
@@ -110,6 +111,20 @@ def test_the_objectives_level_comes_first_and_is_kept_in_its_place(trial: Trial)
     for at, (label, figures) in enumerate(found.levels.items()):
         begin, end = found.windows[label]
         assert measure(trial.records(at), window_start=begin, window_end=end) == figures
+
+
+def test_what_decides_nothing_comes_last_and_is_left_out_of_a_brief_trial(trial: Trial) -> None:
+    limit = {"metric": "ttft_s", "statistic": "mean", "max": 30.0, "at": 8}
+    spec = spec_of((4, 6, 8, {"rate": 1.0}), at=6, limits=[limit])
+    whole, loads = trial(spec), trial.loads
+    assert loads == ["6 users", "8 users", "1 requests/s", "4 users"]
+    brief, loads = trial(spec, brief=True), trial.loads[len(loads) :]
+    assert loads == ["6 users", "8 users", "1 requests/s"]
+    assert set(whole.score.constraints) - set(brief.score.constraints) == {"success rate at 4 users"}
+    assert whole.score.objective == brief.score.objective
+    longer_s = whole.seconds - brief.seconds
+    assert aims.proof_share(spec, [whole]) == pytest.approx(1 - longer_s / whole.seconds * 3 / 4, rel=0.02)
+    assert aims.proof_share(spec, [brief]) == 1.0
 
 
 def test_tokens_per_joule_are_those_of_the_whole_load_at_the_objectives_level(
@@ -275,4 +290,5 @@ def test_in_a_proof_nobody_is_dropped_and_nothing_is_added(trial: Trial) -> None
     assert bench is not None
     with bench.proving(0, lambda *_: None):
         assert (bench.rival, bench.extra) == (None, ())
-    assert (bench.rival, bench.extra) == (Rival(64.0), (2,))
+        bench.brief = True
+    assert (bench.rival, bench.extra, bench.brief) == (Rival(64.0), (2,), False)

@@ -68,6 +68,9 @@ class Played:
     cleared: int = 0
     spec: StudySpec = SPEC
     fresh: bool = False
+    brief: bool = False
+    briefs: list[bool] = field(default_factory=list)
+    """Of each trial whether it was a brief one."""
     provenance: None = None
     stop_s: float = 0.0
     lasts: Callable[[Plan], float] | None = None
@@ -94,6 +97,7 @@ class Played:
     ) -> tuple[TrialResult, list[Sequence[RequestRecord]]]:
         now = asyncio.get_running_loop().time
         self.calls.append((number, now()))
+        self.briefs.append(self.brief)
         took_s = self.trial_s if self.lasts is None else self.lasts(plan)
         await asyncio.sleep(took_s)
         if self.faults and (error := self.faults.pop(0)) is not None:

@@ -96,18 +96,28 @@ class Contender:
         )
 
     def violations(self, confidence: float) -> dict[str, Interval]:
-        """The relative violation of each constraint that is decided, ≤ 0 where it is met."""
+        """The relative violation of each constraint that is decided, ≤ 0 where it is met.
+
+        Of a load that one run had alone it is what that run says.
+        """
         if len(self.measured) < 2:
             return {}
-        names = [name for name in self.measured[0].score.constraints if name not in self.undecided]
+        found: dict[str, list[float]] = {}
+        for run in self.measured:
+            for name, value in run.score.constraints.items():
+                found.setdefault(name, []).append(value)
         return {
-            name: mean_interval([run.score.constraints[name] for run in self.measured], confidence) for name in names
+            name: mean_interval(values, confidence) if len(values) > 1 else Interval(values[0], values[0], values[0], 1)
+            for name, values in found.items()
+            if name not in self.undecided
         }
 
     @property
     def ttft_s(self) -> float:
-        """The longest mean TTFT of any load, mean over its runs, s; 0 where none is known."""
-        longest = [max((load.ttft_s.mean or 0.0 for load in run.levels.values()), default=0.0) for run in self.measured]
+        """The longest mean TTFT of any load that all its runs had, mean over them, s; 0 where none is known."""
+        runs = [run.levels for run in self.measured]
+        every = [label for label in runs[0] if all(label in levels for levels in runs)] if runs else []
+        longest = [max((levels[label].ttft_s.mean or 0.0 for label in every), default=0.0) for levels in runs]
         return math.fsum(longest) / len(longest) if longest else 0.0
 
     @property

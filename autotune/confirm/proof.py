@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from autotune import pace
+from autotune import aims, pace
 from autotune.clock import TimeUp
 from autotune.confirm.contender import contenders
 from autotune.confirm.contest import Verdict
@@ -129,6 +129,7 @@ class Proof:
 
     async def _run(self, where: dict[str, int], params: dict[str, Any]) -> TrialResult:
         number, plan = where["number"], self.plan(params)
+        self.bench.brief = where["block"] > 0  # what decides nothing is seen once of each
         self.shelf.write_plan(number, params, plan, self.bench.provenance)
         self.events.show({"what": "run begins", **where, "params": params, "plan": plan})
         result, records = await insist(
@@ -189,7 +190,7 @@ def chosen(
         return [], _nothing(spec, results)
     if known := begun(store, spec, results, ranked):
         return known, ""
-    run_s = expected_s(results)
+    run_s = expected_s(spec, results)
     fitting = len(best) if left_s is None else int(left_s / (spec.proof.pairs * run_s)) - 1
     if fitting < 1:
         needed = 2 * spec.proof.pairs * run_s
@@ -226,6 +227,7 @@ def begin(store: Store, candidates: list[dict[str, Any]]) -> int:
     return store.proofs() - 1 if _last(store) == candidates else store.begin_proof(candidates)
 
 
-def expected_s(results: Sequence[TrialResult]) -> float:
-    """How long a run takes, from the trials that could be measured; s."""
-    return median(result.seconds for result in results if result.measured)
+def expected_s(spec: StudySpec, results: Sequence[TrialResult]) -> float:
+    """How long a run of the fewest blocks takes, from the trials that could be measured; s."""
+    measured = [result for result in results if result.measured]
+    return median(result.seconds for result in measured) * aims.proof_share(spec, measured)

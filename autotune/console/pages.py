@@ -130,10 +130,11 @@ def _length(spec: StudySpec, configurations: int) -> str:
 
 def _proof_length(spec: StudySpec) -> str:
     """From the least blocks to the most."""
-    block_s = (spec.proof.finalists + 1) * estimate_s(spec)
     if not spec.proof.finalists:
         return ""
-    return f", {span(spec.proof.pairs * block_s)} to {span(spec.proof.pairs_max * block_s)} for the proof"
+    first_s, block_s = ((spec.proof.finalists + 1) * estimate_s(spec, brief=brief) for brief in (False, True))
+    least, most = (span(first_s + (blocks - 1) * block_s) for blocks in (spec.proof.pairs, spec.proof.pairs_max))
+    return f", {least} to {most} for the proof"
 
 
 def morning(console: Console, found: Findings, spent: Mapping[str, float], ending: Ending, study: Path) -> None:

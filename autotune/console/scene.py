@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from autotune import aims
 from autotune.console.spark import Track
 from autotune.report.words import configuration, gain, objective, proved, span, verdict
 from autotune.standing import on_front, standings
@@ -49,10 +50,14 @@ USUAL_STEPS = 8
 """Of a search for a capacity."""
 
 
-def estimate_s(spec: StudySpec) -> float:
-    """How long a trial takes, as far as the study file says: half a minute to restart and load, then its loads."""
+def estimate_s(spec: StudySpec, *, brief: bool = False) -> float:
+    """How long a trial takes, as far as the study file says: half a minute to restart and load, then its loads.
+
+    A brief one has only those that decide something, as all runs of a proof after its first block.
+    """
     work = spec.workload
-    loads = USUAL_STEPS if spec.objective.metric == "capacity" else len(work.levels)
+    levels = [level for level in work.levels if not brief or aims.decides(spec, level)]
+    loads = USUAL_STEPS if spec.objective.metric == "capacity" else len(levels)
     return (30 + loads * (work.warmup_s + work.window_s + work.drain_s / 4)) / spec.cluster.time_scale
 
 

@@ -251,13 +251,15 @@ def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str
         title = "The best of the search against the baseline, one run each"
     if before[0].fingerprint == after[0].fingerprint:
         return "", ()
-    shared = [label for label in before[0].levels if all(label in run.levels for run in (*before, *after))]
+    shared = [label for label in before[0].levels if label in after[0].levels]
+    once = [label for label in shared if len(after) > 1 and not any(label in run.levels for run in after[1:])]
+    title += f" ({', '.join(once)}: one run each)" if once else ""
     changes = tuple(Change(label, _at(label, before), _at(label, after)) for label in shared)
     return (f"{title}: {configuration(after[0].params)}", changes) if changes else ("", ())
 
 
 def _at(label: str, runs: Sequence[TrialResult]) -> Figures:
-    return Figures.of([run.levels[label] for run in runs])
+    return Figures.of([run.levels[label] for run in runs if label in run.levels])
 
 
 def _ranking(results: Sequence[TrialResult], at: str) -> tuple[Place, ...]:

@@ -63,6 +63,22 @@ def test_a_night_kept_in_memory_is_the_one_that_is_kept_in_a_folder(tmp_path: Pa
     assert store.trials.records(0, 0)
 
 
+def test_a_proof_loads_what_decides_nothing_once(tmp_path: Path) -> None:
+    spec = small(workload={"levels": [2, 8]}, budget={"trials": 5}, objective={"at": 8})
+    store = Store(tmp_path / "study")
+    store.open(spec, "")
+    assert slept(spec, store=store).kind == "winner"
+    runs, block = store.proof(0).results(), len(store.candidates(0))
+    first, others = runs[:block], runs[block:]
+    assert all(list(run.levels) == ["2 users", "8 users"] for run in first)
+    assert all(list(run.levels) == ["8 users"] for run in others)
+    assert len(others) >= 3 * block
+    assert max(run.seconds for run in others) < 0.8 * min(run.seconds for run in first)
+    found = report.read(store)
+    assert "(2 users: one run each)" in found.title
+    assert [change.label for change in found.changes] == ["2 users", "8 users"]
+
+
 def test_a_night_with_two_goals_finds_and_proves_the_ends_of_their_front(tmp_path: Path) -> None:
     """The fewer slots the quicker each token, the more the more of them: by how the played host decodes."""
     spec = small(
