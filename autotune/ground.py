@@ -24,7 +24,7 @@ from autotune.cluster.process import ProcessDriver
 from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, DeviceLost, ModelMissing, PortTaken, SpecError
 from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
 from autotune.ollama.api import Ollama, ServerFacts, facts
-from autotune.ollama.env import has_llama_server
+from autotune.ollama.env import has_llama_server, left_free_bytes
 from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import GIB, LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
@@ -42,15 +42,21 @@ from autotune.space import (
     parse_layout,
     simple,
 )
+from autotune.space.forecast import chances
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from autotune.cluster.children import Children
     from autotune.inventory import Holder
-    from autotune.space import Layout
+    from autotune.space import Layout, Params
     from autotune.spec import StudySpec
 
+LIKELY = 0.5
+"""A configuration that is less likely to fit the memory is not what experience says."""
 DERIVED = "derived.txt"
 """Names of derived models that are in the user's store while a night runs."""
 
@@ -110,7 +116,7 @@ class Ground:
         return tuple(dict.fromkeys(str(layout) for layout in found if layout is not None))
 
     def rule_of_thumb(self) -> dict[str, Any]:
-        """What experience says before anything is measured, as near as the space has it.
+        """What experience says before anything is measured, as near as the space has it, of what likely fits.
 
         One instance on each device, a slot for each of its users, and `least_conn`.
         """
@@ -123,8 +129,16 @@ class Ground:
             return crowded, -len(members), max(users - slots, 0), slots, params.get("policy") != "least_conn"
 
         if self.space.small:
-            return min(self.space.configurations(), key=oddity)
-        return min(chain.from_iterable(chain.from_iterable(simple(self.space).values())), key=oddity)
+            every = list(self.space.configurations())
+        else:
+            every = list(chain.from_iterable(chain.from_iterable(simple(self.space).values())))
+        unlikely = self.chances(every) < LIKELY
+        return min(zip(unlikely, every, strict=True), key=lambda one: (bool(one[0]), oddity(one[1])))[1]
+
+    def chances(self, every: Sequence[Params]) -> NDArray[np.float64]:
+        """How likely each of some configurations is to fit the memory, before anything was tried."""
+        margin = left_free_bytes(self.spec.cluster.free_bytes, self.facts.version)
+        return chances(self.space, self.facts.model, self.spec.workload.num_ctx, every, margin)
 
     def narrowed(self) -> Space:
         """The space when Ollama serves the model with one slot only."""

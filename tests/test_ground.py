@@ -34,6 +34,17 @@ def test_where_slots_are_few_the_rule_of_thumb_takes_the_most() -> None:
     assert ground(gpus(2), 100, num_parallel=[1, 2, 4]).rule_of_thumb()["num_parallel"] == 4
 
 
+@pytest.mark.parametrize(("free_gib", "slots"), [(0, 64), (2.6, 2)])
+def test_the_rule_of_thumb_likely_fits_the_memory(free_gib: float, slots: int) -> None:
+    there = ground(gpus(2), 9000, num_parallel=[2, 64, 4096], kv_cache_type=["f16", "q8_0"])
+    kept = study(cluster={"vram_free_gib": free_gib}).cluster
+    tight = replace(there, spec=there.spec.model_copy(update={"cluster": kept}))
+    thumb = tight.rule_of_thumb()
+    assert (thumb["layout"], thumb["num_parallel"]) == ("0 | 1", slots)
+    fits, more = tight.chances([thumb, {**thumb, "num_parallel": 4096 if slots == 64 else 64}])
+    assert fits > 0.5 > more
+
+
 def test_the_rule_of_thumb_keeps_to_the_layouts_of_the_study() -> None:
     assert ground(gpus(4), 8, num_parallel=[4], layouts=["0x2", "0+1"]).rule_of_thumb()["layout"] in {"0x2", "0+1"}
 

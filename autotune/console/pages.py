@@ -10,13 +10,11 @@ from rich.text import Text
 
 from autotune.console.scene import estimate_s
 from autotune.console.tables import before_after, front, odds, ranking
-from autotune.ollama.env import left_free_bytes
 from autotune.plan import GIB
 from autotune.report.beliefs import checked, remaining
 from autotune.report.words import configuration, flags, span, warm
 from autotune.simulator import SIMULATED
 from autotune.space import kinds, letter
-from autotune.space.forecast import chances
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,10 +68,7 @@ def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> N
 
 def _memory(ground: Ground) -> str:
     """What the forecast of memory says of the configurations, or of so many that stand for them."""
-    space, known = ground.space, ground.facts
-    pool = space.pool(ground.spec.study.seed, _MOST_FORESEEN)
-    margin = left_free_bytes(ground.spec.cluster.free_bytes, known.version)
-    found = chances(space, known.model, ground.spec.workload.num_ctx, pool, margin)
+    found = ground.chances(ground.space.pool(ground.spec.study.seed, _MOST_FORESEEN))
     fit, misfit = (found >= _SURE).mean(), (found <= 1 - _SURE).mean()
     if fit == 1:
         return "  memory as it is foreseen: all of these fit"
