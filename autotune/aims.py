@@ -75,9 +75,10 @@ def proof_share(spec: StudySpec, results: Sequence[TrialResult]) -> float:
 
 def _more_s(spec: StudySpec, result: TrialResult) -> float:
     """How long a trial was at loads that decide nothing, which come last; s of this host."""
-    ends = {label: end for label, (_, end) in result.windows.items()}
-    last = [ends[level.label] for level in spec.workload.levels if level.label in ends and decides(spec, level)]
-    return (max(ends.values()) - max(last)) / spec.cluster.time_scale if last else 0.0
+    idle = {level.label for level in spec.workload.levels if not decides(spec, level)} | result.curve.keys()
+    ends = [end for _, end in result.windows.values()]
+    last = [end for label, (_, end) in result.windows.items() if label not in idle]
+    return (max(ends) - max(last)) / spec.cluster.time_scale if last else 0.0
 
 
 def beside(spec: StudySpec, users: Sequence[int]) -> list[Level]:
