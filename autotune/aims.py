@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,10 @@ def cold_s(spec: StudySpec) -> float:
 
 
 def decides(spec: StudySpec, level: Level) -> bool:
-    """Whether the objective or a limit is about this level, or it may be more than a configuration can do."""
+    """Whether the objective or a limit is about this level, or it may be more than a configuration can do.
+
+    Of any other nothing is asked but that requests succeed.
+    """
     return level == spec.level(None) or level.users is None or bool(limits(spec, level))
 
 
@@ -63,22 +65,20 @@ def ordered(spec: StudySpec) -> list[Level]:
     return sorted(spec.workload.levels, key=lambda level: (level != spec.level(None), not decides(spec, level)))
 
 
-def proof_share(spec: StudySpec, results: Sequence[TrialResult]) -> float:
-    """What a run of the fewest blocks of a proof takes, on the mean, in parts of a trial of the search.
+def run_s(spec: StudySpec, result: TrialResult) -> float:
+    """How long a run of the fewest blocks of a proof takes on the mean, by one trial of the search; s of this host.
 
-    Only in the first block there are loads that decide nothing.
+    It has no loads beside the study's own, and those that decide nothing in the first block only.
     """
-    whole_s = math.fsum(result.seconds for result in results)
-    more = math.fsum(_more_s(spec, result) for result in results) / whole_s if whole_s else 0.0
-    return 1 - more * (1 - 1 / spec.proof.pairs)
-
-
-def _more_s(spec: StudySpec, result: TrialResult) -> float:
-    """How long a trial was at loads that decide nothing, which come last; s of this host."""
-    idle = {level.label for level in spec.workload.levels if not decides(spec, level)} | result.curve.keys()
-    ends = [end for _, end in result.windows.values()]
-    last = [end for label, (_, end) in result.windows.items() if label not in idle]
-    return (max(ends) - max(last)) / spec.cluster.time_scale if last else 0.0
+    idle = {level.label for level in spec.workload.levels if not decides(spec, level)}
+    windows = result.windows.items()
+    own = [end for label, (_, end) in windows if label not in result.curve]
+    deciding = [end for label, (_, end) in windows if label not in idle | result.curve.keys()]
+    if not deciding:
+        return result.seconds
+    last, levels, every = max(deciding), max(own), max(end for _, (_, end) in windows)
+    more = (every - last) - (levels - last) / spec.proof.pairs
+    return result.seconds - more / spec.cluster.time_scale
 
 
 def beside(spec: StudySpec, users: Sequence[int]) -> list[Level]:

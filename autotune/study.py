@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
@@ -259,7 +260,10 @@ class Night:
         if whole is None or not self.turns:
             return 0.0
         trial_s = max(self.pace.usual_s, self.pace.trial_s(self.plan(self.baseline)))
-        run_s = trial_s * aims.proof_share(self.bench.spec, [result for result in self.results if result.measured])
+        measured = [result for result in self.results if result.measured]
+        took_s = math.fsum(result.seconds for result in measured)
+        runs_s = math.fsum(aims.run_s(self.bench.spec, result) for result in measured)
+        run_s = trial_s * (runs_s / took_s if took_s else 1.0)
         blocks = [run_s * (1 + finalists) for finalists in range(1, rules.finalists + 1)]
         return kept_s(self.clock.budget.proof_share, whole, blocks, rules.pairs)
 

@@ -31,7 +31,7 @@ from autotune.confirm.shares import levels
 from autotune.night import budget
 from autotune.result import Samples
 from autotune.score import Score
-from autotune.spec import Proof
+from autotune.spec import Level, Proof
 from autotune.stats import Interval
 from autotune.store import Store
 from autotune.telemetry import DeviceSample
@@ -546,6 +546,34 @@ def test_a_night_ends_with_a_proof_on_fresh_starts(tmp_path: Path) -> None:
     assert verdict(ended.store, SPEC.proof) == ended.proof
     assert len(ended.results) == 9  # what was proved is no trial of the search
     assert [event["candidate"] for event in ended.seen("run")][:6] == [0, 1, 2, 2, 1, 0]
+
+
+TWO_LEVELS = SPEC.model_copy(
+    update={"workload": SPEC.workload.model_copy(update={"levels": (*SPEC.workload.levels, Level(users=1))})}
+)
+BESIDE = "success rate at 1 users"
+
+
+@pytest.mark.parametrize("missing", [-0.01, 0.3])
+def test_what_was_missed_in_the_first_block_is_asked_again(tmp_path: Path, missing: float) -> None:
+    noise = Noise(seed=1, sd=0.002, gains={8: 0.4})
+    bench = Played(spec=TWO_LEVELS.model_copy(update={"objective": SPEC.objective.model_copy(update={"at": 2})}))
+
+    def law(number: int, chosen: Mapping[str, Any]) -> TrialResult:
+        found = noise.law(number, chosen)
+        if bench.brief:
+            return found
+        off = missing if bench.fresh and number == 1 else -0.01
+        return replace(found, score=replace(found.score, constraints={**found.score.constraints, BESIDE: off}))
+
+    bench.law, bench.lasts = law, lambda _: 150.0 if bench.brief else 450.0
+    ended = Studies(tmp_path / "night").night(bench, proof=True, trials=9)
+    assert ended.proof is not None
+    assert ended.proof.kind is Kind.WINNER
+    assert bench.briefs[12:] == [missing < 0] * (len(bench.briefs) - 12)
+    lefts = [event["left_s"] for event in ended.seen("run")]
+    run_s = 150.0 if missing < 0 else 450.0
+    assert lefts[3:11] == [run_s * left for left in range(8, 0, -1)]
 
 
 def test_the_time_that_was_kept_for_the_proof_bounds_it(tmp_path: Path) -> None:

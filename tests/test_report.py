@@ -139,7 +139,7 @@ def test_of_a_load_that_only_the_first_runs_had_before_and_after_are_told_too() 
         return replace(contender, runs=(replace(first, levels=first.levels | beside), *others))
 
     told = found(replace(made, contenders=tuple(map(more, made.contenders))))
-    assert "mean of 4 runs each (1 users: one run each): " in told.title
+    assert "mean of 4 runs each (1 users: 1): " in told.title
     first, second = told.changes
     assert (first.label, second.label) == ("2 users", "1 users")
     assert second.after.tps == pytest.approx(0.4 * 150, rel=0.02)

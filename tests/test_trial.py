@@ -124,15 +124,17 @@ def test_what_decides_nothing_comes_last_and_is_left_out_of_a_brief_trial(trial:
     assert set(whole.score.constraints) - set(brief.score.constraints) == {"success rate at 4 users"}
     assert whole.score.objective == brief.score.objective
     longer_s = whole.seconds - brief.seconds
-    assert aims.proof_share(spec, [whole]) == pytest.approx(1 - longer_s / whole.seconds * 3 / 4, rel=0.02)
-    assert aims.proof_share(spec, [brief]) == 1.0
+    assert aims.run_s(spec, whole) == pytest.approx(whole.seconds - longer_s * 3 / 4, rel=0.02)
+    assert aims.run_s(spec, brief) == brief.seconds
+    beside = trial(spec, extra=(2,))
+    assert aims.run_s(spec, beside) == pytest.approx(aims.run_s(spec, whole), rel=0.02)
 
 
 def test_every_step_of_a_search_for_the_capacity_decides() -> None:
     limit = {"metric": "ttft_s", "statistic": "p95", "max": 2.0}
     spec = study(workload={"levels": [4]}, objective={"metric": "capacity", "capacity_max": 64, "limits": [limit]})
     steps = {"4 users": (30.0, 90.0), "8 users": (120.0, 180.0)}
-    assert aims.proof_share(spec, [result(windows=steps, seconds=200.0)]) == 1.0
+    assert aims.run_s(spec, result(windows=steps, seconds=200.0)) == 200.0
 
 
 def test_tokens_per_joule_are_those_of_the_whole_load_at_the_objectives_level(

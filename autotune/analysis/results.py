@@ -86,7 +86,14 @@ def trials(study: Study) -> pd.DataFrame:
         "simulated": YES,
         "fingerprint": TEXT,
     }
-    return frame((_trial(study, run, level) for run in study.runs for level in study.levels(run.result)), columns)
+    every = ((run, level) for run in study.runs for level in study.levels(run.result) if not _left_out(run, level))
+    return frame((_trial(study, run, level) for run, level in every), columns)
+
+
+def _left_out(run: Run, level: Level) -> bool:
+    """Whether a run was without this level, as those of a proof are without what decides nothing."""
+    result = run.result
+    return run.phase == "proof" and result.measured and level.label not in result.levels
 
 
 def _kind(values: Iterable[object]) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from autotune.belief.fit import DEVICE_TAILS
+from autotune.belief.question import SPARE_BYTES
 from autotune.belief.sizing import KNOBS
 
 if TYPE_CHECKING:
@@ -149,8 +150,9 @@ def named(law: Law, knobs: Collection[str] = (), devices: Collection[int] = ()) 
         KNOBS: columns,
         "device": ["" if at in devices else f" {at}" for at in range(law.designer.device_count)],
         "kind": [f" {kind}" for kind in law.kinds[1:]],
-        "spare": [f" {law.question.spare_bytes / 2**20:.0f} MiB"],
     }
+    if (left_bytes := law.question.spare_bytes) != SPARE_BYTES:
+        own["spare"] = [f" {left_bytes / 2**20:.0f} MiB"]
     found = list[str]()
     for one in law.parameters:
         each = own.get(one.name, ["", *(f" {at}" for at in range(1, one.size))][: one.size])

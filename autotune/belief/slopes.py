@@ -313,7 +313,7 @@ class Slopes:
         back.theta[:, :, self.law.at["host2"].start] += both * second[:, None]
 
     def _memory(self, both: Array, back: _Back) -> None:
-        """What does not fit; by differences, as it is but a handful of parameters."""
+        """What does not fit; by differences, as few parameters are about it."""
         places = [*self.law.sizing.places, self.law.at["offload"].start]
         off = np.log(self.law.sizing.slower(moved(self.theta, places), self.design))
         if len(off) > 1:

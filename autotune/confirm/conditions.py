@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from autotune.confirm.contender import USUAL
+from autotune.confirm.contender import USUAL, shared
 from autotune.stats import FEWEST_BATCHES, repeat_spread, trend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from autotune.confirm.contender import Contender
-    from autotune.result import TrialResult
+    from autotune.result import Samples, TrialResult
     from autotune.stats import Spread
     from autotune.telemetry import DeviceSample
 
@@ -98,8 +98,10 @@ def heat(contenders: Sequence[Contender]) -> Heat | None:
     hot = [sample for sample in every if sample.throttled]
     counts = Counter(at for _, at, run in runs if any(sample.throttled for sample in _samples(run)))
     clocks: dict[int, list[tuple[int, float]]] = {}
-    for number, _, run in runs:
-        for gpu, mhz in _clocks(run).items():
+    sampled = [(number, run.samples) for number, _, run in runs if run.samples]
+    loads = shared([samples for _, samples in sampled])
+    for number, samples in sampled:
+        for gpu, mhz in _clocks(samples[label] for label in loads).items():
             clocks.setdefault(gpu, []).append((number, math.log(mhz)))
     found = {gpu: one for gpu, points in sorted(clocks.items()) if (one := _drift(points)) is not None}
     return Heat(
@@ -116,10 +118,10 @@ def _samples(run: TrialResult) -> Iterator[DeviceSample]:
         yield from (*load.before, *load.after)
 
 
-def _clocks(run: TrialResult) -> dict[int, float]:
-    """The mean clock of each GPU at the end of the loads of one run, MHz."""
+def _clocks(loads: Iterable[Samples]) -> dict[int, float]:
+    """The mean clock of each GPU at the end of some loads, MHz."""
     found: dict[int, list[int]] = {}
-    for load in run.samples.values():
+    for load in loads:
         for sample in load.after:
             if sample.sm_clock_mhz:
                 found.setdefault(sample.device, []).append(sample.sm_clock_mhz)

@@ -116,7 +116,7 @@ class Contender:
     def ttft_s(self) -> float:
         """The longest mean TTFT of any load that all its runs had, mean over them, s; 0 where none is known."""
         runs = [run.levels for run in self.measured]
-        every = [label for label in runs[0] if all(label in levels for levels in runs)] if runs else []
+        every = shared(runs)
         longest = [max((levels[label].ttft_s.mean or 0.0 for label in every), default=0.0) for levels in runs]
         return math.fsum(longest) / len(longest) if longest else 0.0
 
@@ -129,6 +129,11 @@ class Contender:
         memory = sum(found.size_bytes for found in first.placements)
         steps = round(math.log(ttft_s) / _ALIKE) if ttft_s > 0 else 0
         return first.instances, memory, steps, first.slots_in_all
+
+
+def shared(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The loads that all of some runs had, by label: what decides nothing is not loaded in all of them."""
+    return [label for label in runs[0] if all(label in run for run in runs)] if runs else []
 
 
 def contenders(candidates: Sequence[Mapping[str, Any]], results: Sequence[TrialResult]) -> tuple[Contender, ...]:

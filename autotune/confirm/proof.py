@@ -129,7 +129,7 @@ class Proof:
 
     async def _run(self, where: dict[str, int], params: dict[str, Any]) -> TrialResult:
         number, plan = where["number"], self.plan(params)
-        self.bench.brief = where["block"] > 0  # what decides nothing is seen once of each
+        self.bench.brief = self._brief(number)
         self.shelf.write_plan(number, params, plan, self.bench.provenance)
         self.events.show({"what": "run begins", **where, "params": params, "plan": plan})
         result, records = await insist(
@@ -155,22 +155,36 @@ class Proof:
                 return f"decided after {blocks} blocks"
             if blocks >= self.rules.pairs_max:
                 return f"all {blocks} blocks are done"
-        left, expected = self.clock.left_s(), median(self._took_s)
-        longest = expected if self.clock.until is None else pace.of(self._took_s).latest_s(expected)
+        left, took_s = self.clock.left_s(), self._took_s(brief=self._brief(len(self.results)))
+        expected = median(took_s)
+        longest = expected if self.clock.until is None else pace.of(took_s).latest_s(expected)
         return UP if left is not None and left < longest else ""
 
     def left(self) -> Wait:
         """How long until the next look, or until the time is up."""
         blocks = next((look for look in looks(self.rules) if look * len(self.candidates) > len(self.results)), 0)
-        known, left = pace.of(self._took_s), self.clock.left_s()
-        wait = known.wait(max(blocks * len(self.candidates) - len(self.results), 0))
-        if left is None or wait.left_s <= left:
-            return wait
-        return pace.Wait(max(left, 0.0), known.wait(1).left_s / 2)
+        briefs = [self._brief(number) for number in range(len(self.results), blocks * len(self.candidates))]
+        kinds = [(pace.of(self._took_s(brief=brief)), briefs.count(brief)) for brief in set(briefs)]
+        waits, left = [known.wait(runs) for known, runs in kinds], self.clock.left_s()
+        wait_s = sum(wait.left_s for wait in waits)
+        if left is None or wait_s <= left:
+            return pace.Wait(wait_s, sum(wait.left_error_s for wait in waits))
+        return pace.Wait(max(left, 0.0), kinds[-1][0].wait(1).left_s / 2)
 
-    @property
-    def _took_s(self) -> list[float]:
-        return [result.seconds for result in self.results] or [self.run_s]
+    def _brief(self, number: int) -> bool:
+        """Whether a run is without the levels that decide nothing: after the first block, if all went well there."""
+        first = self.results[: len(self.candidates)]
+        return number >= len(self.candidates) and all(map(self._went_well, first))
+
+    def _went_well(self, run: TrialResult) -> bool:
+        spec, missed = self.bench.spec, [name for name, value in run.score.constraints.items() if value > 0]
+        idle = tuple(f" at {level.label}" for level in spec.workload.levels if not aims.decides(spec, level))
+        return run.measured and not any(name.endswith(idle) for name in missed)
+
+    def _took_s(self, *, brief: bool) -> list[float]:
+        """Of the runs so far that were, or were not, brief; before there are any, what the search says of both."""
+        alike = [one.seconds for number, one in enumerate(self.results) if self._brief(number) == brief]
+        return alike or [self.run_s]
 
 
 def chosen(
@@ -229,5 +243,4 @@ def begin(store: Store, candidates: list[dict[str, Any]]) -> int:
 
 def expected_s(spec: StudySpec, results: Sequence[TrialResult]) -> float:
     """How long a run of the fewest blocks takes, from the trials that could be measured; s."""
-    measured = [result for result in results if result.measured]
-    return median(result.seconds for result in measured) * aims.proof_share(spec, measured)
+    return median(aims.run_s(spec, result) for result in results if result.measured)

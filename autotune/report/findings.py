@@ -246,20 +246,22 @@ def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str
         name = "The one with the most tokens/s" if proof.goals else name
         before, after = proof.contenders[BASELINE].runs, proof.contenders[other].runs
         title = f"{name} against the baseline, mean of {proof.blocks} runs each"
+        blocks = proof.blocks
     else:
         before, after = tuple(results[:1]), (standings(results)[0].results[-1],)
-        title = "The best of the search against the baseline, one run each"
+        title, blocks = "The best of the search against the baseline, one run each", 1
     if before[0].fingerprint == after[0].fingerprint:
         return "", ()
-    shared = [label for label in before[0].levels if label in after[0].levels]
-    once = [label for label in shared if len(after) > 1 and not any(label in run.levels for run in after[1:])]
-    title += f" ({', '.join(once)}: one run each)" if once else ""
-    changes = tuple(Change(label, _at(label, before), _at(label, after)) for label in shared)
-    return (f"{title}: {configuration(after[0].params)}", changes) if changes else ("", ())
-
-
-def _at(label: str, runs: Sequence[TrialResult]) -> Figures:
-    return Figures.of([run.levels[label] for run in runs if label in run.levels])
+    labels = dict.fromkeys(label for run in (*before, *after) for label in run.levels)
+    changes, fewer = list[Change](), list[str]()
+    for label in labels:
+        old, new = ([run.levels[label] for run in runs if label in run.levels] for runs in (before, after))
+        if old and new:
+            changes.append(Change(label, Figures.of(old), Figures.of(new)))
+            if min(len(old), len(new)) < blocks:
+                fewer.append(f"{label}: {min(len(old), len(new))}")
+    title += f" ({', '.join(fewer)})" if fewer else ""
+    return (f"{title}: {configuration(after[0].params)}", tuple(changes)) if changes else ("", ())
 
 
 def _ranking(results: Sequence[TrialResult], at: str) -> tuple[Place, ...]:

@@ -279,7 +279,8 @@ class Objective(Section):
     limits: tuple[Limit, ...] = ()
     """What must hold."""
     min_success_rate: Annotated[float, Field(ge=0, le=1, strict=True)] = 0.99
-    """The part of the requests that must succeed, at every level."""
+    """The part of the requests that must succeed, at every level; in a proof, of a level that nothing else is about, in
+    the first block, and in all of them where it was missed there."""
     precision: Annotated[float, Field(gt=0, lt=1, strict=True)] = 0.05
     """A window ends when half the 95 % interval of the output rate is this part of it, and the limits are decided; or
     after `workload.window_max_s`. Of a `capacity` it is the step between what holds and what does not. A goal that is a

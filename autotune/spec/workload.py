@@ -132,7 +132,7 @@ class Workload(Section, json_schema_extra=one_of("input_tokens", "prompts")):
     """Whether a model that can think does so before it answers; without it as the model does by itself."""
     levels: Annotated[tuple[Annotated[Level, short("users", int, "a whole number of users", Count | Level)], ...], Some]
     """The loads of a trial, one after the other: the objective's first, last those of users that no limit is about,
-    which in a proof only the first run of each candidate has."""
+    which in a proof only the first run of each candidate has, unless requests failed there."""
     warmup_s: NotNegative = 10
     """Seconds of load before the measurement window."""
     warmup_max_s: Positive = 180

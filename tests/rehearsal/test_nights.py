@@ -75,7 +75,7 @@ def test_a_proof_loads_what_decides_nothing_once(tmp_path: Path) -> None:
     assert len(others) >= 3 * block
     assert max(run.seconds for run in others) < 0.8 * min(run.seconds for run in first)
     found = report.read(store)
-    assert "(2 users: one run each)" in found.title
+    assert "(2 users: 1)" in found.title
     assert [change.label for change in found.changes] == ["2 users", "8 users"]
 
 
