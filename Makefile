@@ -14,6 +14,7 @@ EARLY := tests/night tests/test_confirm.py
 # What computes for minutes, and minds no time.
 SUMS := tests/sampler tests/clusters tests/rehearsal tests/test_forecast.py \
 	tests/test_budget.py tests/test_rival.py tests/test_study.py tests/test_sampler.py tests/test_counting.py tests/test_space.py
+# The same, once the other tests are through.
 MORE := tests/belief
 RUN := $(BIN)/python -m pytest --durations=10
 REST := $(patsubst %,--ignore=%,$(EARLY) $(LATE) $(SUMS) $(MORE))

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from itertools import permutations
 from statistics import fmean, median
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,9 @@ from autotune.confirm import (
     place,
     verdict,
 )
+from autotune.confirm.proof import Proof as Runs
 from autotune.confirm.shares import levels
+from autotune.events import Events
 from autotune.night import budget
 from autotune.result import Samples
 from autotune.score import Score
@@ -574,6 +577,17 @@ def test_what_was_missed_in_the_first_block_is_asked_again(tmp_path: Path, missi
     lefts = [event["left_s"] for event in ended.seen("run")]
     run_s = 150.0 if missing < 0 else 450.0
     assert lefts[3:11] == [run_s * left for left in range(8, 0, -1)]
+
+
+def test_after_the_last_block_and_the_last_second_nothing_is_left(tmp_path: Path) -> None:
+    rules = Proof(pairs_max=4)
+    runs = [result(number, CANDIDATES[place(number, 3)[1]], 100.0) for number in range(12)]
+    late: Any = SimpleNamespace(left_s=lambda: -5.0)
+    bench: Any = Played(spec=SPEC.model_copy(update={"proof": rules}))
+    plan: Any = None
+    events = Events(tmp_path / "events.jsonl")
+    done = Runs(bench, 0, Store(tmp_path).proof(0), events, late, plan, CANDIDATES, 60.0, runs)
+    assert done.left().left_s == 0.0
 
 
 def test_the_time_that_was_kept_for_the_proof_bounds_it(tmp_path: Path) -> None:

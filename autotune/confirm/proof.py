@@ -164,12 +164,12 @@ class Proof:
         """How long until the next look, or until the time is up."""
         blocks = next((look for look in looks(self.rules) if look * len(self.candidates) > len(self.results)), 0)
         briefs = [self._brief(number) for number in range(len(self.results), blocks * len(self.candidates))]
-        kinds = [(pace.of(self._took_s(brief=brief)), briefs.count(brief)) for brief in set(briefs)]
-        waits, left = [known.wait(runs) for known, runs in kinds], self.clock.left_s()
-        wait_s = sum(wait.left_s for wait in waits)
+        waits = [pace.of(self._took_s(brief=brief)).wait(briefs.count(brief)) for brief in sorted(set(briefs))]
+        wait_s, left = sum(wait.left_s for wait in waits), self.clock.left_s()
         if left is None or wait_s <= left:
             return pace.Wait(wait_s, sum(wait.left_error_s for wait in waits))
-        return pace.Wait(max(left, 0.0), kinds[-1][0].wait(1).left_s / 2)
+        took_s = self._took_s(brief=self._brief(len(self.results)))
+        return pace.Wait(max(left, 0.0), pace.of(took_s).wait(1).left_s / 2)
 
     def _brief(self, number: int) -> bool:
         """Whether a run is without the levels that decide nothing: after the first block, if all went well there."""
