@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from autotune.belief.front import Open, corner, covered, improvement
+from autotune.belief.front import Open, covered, improvement
 from autotune.belief.kernel import Places
 from autotune.space import key
-from autotune.stats import front, spread_out
+from autotune.stats import corner, front, most_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -207,10 +207,11 @@ class Chooser:
         likely = rough.holds() * rough.starts >= LIKELY
         wanted = self._wanted(_means(rough))[:, likely]
         ends = [wanted[:, place] for place in wanted.argmax(axis=1)] if likely.any() else []
-        return self._expected(known, corner(np.array([*known, *ends])))
+        return self._expected(known, np.array([*known, *ends]))
 
-    def _expected(self, known: Array, low: Array) -> Callable[[Forecast], Array]:
-        beyond = Open.over(known[front([*map(tuple, known.tolist())])], low)
+    def _expected(self, known: Array, above: Array) -> Callable[[Forecast], Array]:
+        """What is added to the front of those known, over the low corner of these points, [N, goals] each."""
+        beyond = Open.over(known[front([*map(tuple, known.tolist())])], np.array(corner(above.tolist())))
         rows = [0, *(1 + place for place in self.mind.question.goals)]
         return lambda of: beyond.expected(self._wanted(_means(of)), np.stack([of.tps_sd, *of.bounds_sd])[rows])
 
@@ -218,7 +219,7 @@ class Chooser:
         """The same trials: first those on the front, in the order that shows most of it, each configuration once."""
         once = list({self.name(self.mind.trials[at]): at for at in reversed(places)}.values())[::-1]
         points = [tuple(point) for point in self._wanted(_means(forecast)).T[once].tolist()]
-        shown = [once[at] for at in spread_out(points)]
+        shown = [once[at] for at in most_first(points)]
         return [*shown, *(at for at in once if at not in shown)]
 
     def _tried(self) -> tuple[Forecast, NDArray[np.bool_]] | None:
@@ -233,7 +234,7 @@ class Chooser:
         """Of what was tried all that likely holds the limits, the highest believed output first, each once.
 
         Of those that are as good as the best, as far as anyone knows, the simplest come first. With several goals the
-        front comes first, in the order that shows most of it: its ends, then what lies in the widest gaps.
+        front comes first, in the order that shows most of it (see `autotune.stats.most_first`).
         Where nothing surely does, what likely does; where nothing likely does, what was measured to do: better than
         nothing.
         """
@@ -298,7 +299,7 @@ class Chooser:
             beating = ndtr((rough.tps - bar) / rough.tps_sd)
         else:
             known = known + np.log1p(tolerance)
-            beating = self._expected(known, corner(known))(rough)
+            beating = self._expected(known, known)(rough)
         score = np.where(fresh, rough.holds() * rough.starts * beating, -1.0)
         rows = np.argsort(-score)[:CANDIDATES]
         rows = rows[score[rows] >= 0]

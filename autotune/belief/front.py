@@ -27,21 +27,12 @@ FAR = 1e6
 """What is infinity here: no logarithm comes near."""
 SLICE = 250
 """So many configurations at a time: what is needed of them stays near the processor."""
-MARGIN = 0.1
-"""So far below the worst lies the low corner: in parts of the way to the best, and at least."""
 
 
 def improvement(mean: Array, sd: Array, best: float | Array) -> Array:
     """Expected improvement over `best` of what is normal."""
     z = (mean - best) / sd
     found: Array = sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi))
-    return found
-
-
-def corner(points: Array) -> Array:
-    """[G] the low corner under these points, [N, G]."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    found: Array = low - MARGIN - MARGIN * (high - low)
     return found
 
 

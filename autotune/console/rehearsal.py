@@ -10,6 +10,8 @@ from autotune.report.words import configuration, figure, span
 from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from autotune.rehearsal import Rehearsed, Told
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 STAGES = {"truth": "how fast each configuration really is", "nights": "nights"}
 KINDS = {
     "winner": "a winner was proved",
+    "front": "a front was proved",
     "keep": "keep the baseline",
     "unclear": "cannot be told apart",
     "unproved": "the proof had no time to end",
@@ -70,15 +73,17 @@ def summary(found: Rehearsed) -> Table:
     table.add_column("what")
     table.add_column("figure", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
-    best = "the best" if found.whole_space else "the best that was tried"
+    near, parts = _worded(found)
     for part in (0.02, 0.05):
-        table.add_row(f"recommends within {part:.0%} of {best}", *_share(found.within(part)))
+        table.add_row(near.format(part, 1 - part), *_share(found.within(part)))
     if found.shares is not None:
-        table.add_row(f"true TPS in parts of {best}, median", f"{found.shares[0]:.1%}", "")
+        table.add_row(f"{parts}, median", f"{found.shares[0]:.1%}", "")
         table.add_row("nine of ten nights reach", f"{found.shares[1]:.1%}", "")
     for kind, share in found.kinds.items():
         table.add_row(f"night ended: {KINDS.get(kind, kind)}", *_share(share))
-    table.add_row("a winner that is none", *_share(found.false_winners))
+    table.add_row(
+        "a point of the front that is none" if found.several else "a winner that is none", *_share(found.false_winners)
+    )
     table.add_row("recommends what in truth misses a limit", *_share(found.infeasible))
     middle, late = found.hours
     table.add_row("length of a night, median", span(3600 * middle), "")
@@ -86,24 +91,43 @@ def summary(found: Rehearsed) -> Table:
     return table
 
 
+def _worded(found: Rehearsed) -> tuple[str, str]:
+    """What it is to be near the best by a part and the rest of it, and what is given in parts of what."""
+    if found.several:
+        front = "the true front" if found.whole_space else "the front of all that was tried"
+        return f"covers {{1:.0%}} of {front}, or more", f"volume that it covers of {front}"
+    best = "the best" if found.whole_space else "the best that was tried"
+    return f"recommends within {{0:.0%}} of {best}", f"true TPS in parts of {best}"
+
+
 def _share(found: Interval) -> tuple[str, str]:
     return f"{found.mean:.1%}", f"{found.low:.1%} to {found.high:.1%}"
 
 
 def _recommended(found: Rehearsed) -> list[str]:
-    groups: dict[str, list[Told]] = {}
+    groups: dict[str, list[str]] = {}
     for night in found.nights:
-        groups.setdefault(configuration(night.params), []).append(night)
+        for name, worth in _worth(night):
+            groups.setdefault(name, []).append(worth)
     often = sorted(groups.items(), key=lambda group: -len(group[1]))[:MOST_SHOWN]
-    return [f"{_nights(len(nights))} {name}: {_worth(nights[0])}" for name, nights in often]
+    return [f"{_nights(len(worth))} {name}: {worth[0]}" for name, worth in often]
 
 
 def _nights(count: int) -> str:
     return "1 night recommends" if count == 1 else f"{count} nights recommend"
 
 
-def _worth(night: Told) -> str:
-    if not night.tps:
+def _worth(night: Told) -> Iterator[tuple[str, str]]:
+    """What a night recommends, and what each is in truth."""
+    for one in night.front:
+        goals = "".join(f", {name} {value:.4g}" for name, value in one.goals.items())
+        yield configuration(one.params), _truly(one.tps, goals, feasible=one.feasible)
+    if not night.front:
+        best = f"; the best has {figure(night.best_tps)}" if night.tps else ""
+        yield configuration(night.params), _truly(night.tps, feasible=night.feasible) + best
+
+
+def _truly(tps: float, goals: str = "", *, feasible: bool) -> str:
+    if not tps:
         return "it does not run"
-    missed = "" if night.feasible else ", and misses a limit"
-    return f"{figure(night.tps)} tokens/s in truth{missed}; the best has {figure(night.best_tps)}"
+    return f"{figure(tps)} tokens/s{goals} in truth" + ("" if feasible else ", and misses a limit")

@@ -8,7 +8,7 @@ load, where the layers go, a load of requests; and what is kept stays in memory.
 - `light`: a store and a sampler that touch no disk
 - `host`: what a study stands on, told by the profile
 - `truth`: how fast a configuration really is, in a long load without noise
-- `nights`, `summary`: one night, many nights, what they say together
+- `nights`, `worth`, `summary`: one night, many nights, what each is worth in truth, what they say together
 - `sightings`, `fit`, `sizes`, `page`, `profile`: a finished study as a hardware profile
 """
 
@@ -17,6 +17,6 @@ from __future__ import annotations
 from autotune.rehearsal.host import played
 from autotune.rehearsal.nights import simulate
 from autotune.rehearsal.profile import make as profile
-from autotune.rehearsal.summary import Rehearsed, Told
+from autotune.rehearsal.summary import Point, Rehearsed, Told
 
-__all__ = ["Rehearsed", "Told", "played", "profile", "simulate"]
+__all__ = ["Point", "Rehearsed", "Told", "played", "profile", "simulate"]

@@ -9,32 +9,32 @@ import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from autotune.confirm import BASELINE, Kind
 from autotune.errors import Interrupted, UsageError
 from autotune.events import Events
 from autotune.night import budget, provenance, way, whole
+from autotune.rehearsal import worth
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.host import Host, host
 from autotune.rehearsal.light import LightStore
-from autotune.rehearsal.summary import Rehearsed, Told
+from autotune.rehearsal.summary import Rehearsed
 from autotune.rehearsal.truth import Truth, truth
 from autotune.sampler import Sampler
 from autotune.simulator.clock import run_virtual
 from autotune.space import key
-from autotune.spec import OUTPUT
-from autotune.standing import standings
+from autotune.spec import OUTPUT, PER_JOULE
 from autotune.study import Clock, Night
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from autotune.belief import Prior
-    from autotune.night import Ending
+    from autotune.rehearsal.summary import Told
+    from autotune.rehearsal.worth import Slept
     from autotune.spec import StudySpec
     from autotune.store import Store
 
@@ -49,20 +49,6 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 BEGIN = datetime(2026, 1, 15, 22)  # noqa: DTZ001 - ten in the evening wherever this runs
 """When a night begins whose end is a time of day."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slept:
-    """What one night said, before the truth is known."""
-
-    seed: int
-    params: dict[str, Any]
-    kind: str
-    trials: int
-    seconds: float
-    blocks: int
-    why: str
-    tried: tuple[dict[str, Any], ...]
 
 
 def simulate(
@@ -88,7 +74,7 @@ def simulate(
             for slept in work(_night, range(seed, seed + nights)):
                 if not whole_space:
                     _learn(known, work, [stage.ground.baseline, *slept.tried])
-                told.append(_told(slept, known, stage.ground.baseline, whole_space=whole_space))
+                told.append(worth.told(slept, known, stage.ground.baseline, whole_space=whole_space))
                 say("nights", len(told), nights)
     except KeyboardInterrupt:
         if not told:
@@ -118,9 +104,11 @@ def _check(spec: StudySpec, nights: int, processes: int) -> None:
             raise UsageError(f"{name} = {value}: allowed is a whole number above 0")
     if spec.cluster.driver != "simulated":
         raise UsageError('cluster.driver = "process": name the host to play')
-    if spec.objective.metric != OUTPUT:
-        asked = json.dumps(spec.objective.metric)
-        raise UsageError(f'objective.metric = {asked}: only nights for "{OUTPUT}" alone can be rehearsed')
+    asked = f"objective.metric = {json.dumps(spec.objective.metric)}"
+    if spec.objective.metric == "capacity":
+        raise UsageError(f'{asked}: only nights for "{OUTPUT}", alone or beside other goals, can be rehearsed')
+    if PER_JOULE in spec.objective.metric:
+        raise UsageError(f'{asked}: no "{PER_JOULE}" can be rehearsed, for no played host tells its energy')
 
 
 def _learn(
@@ -131,25 +119,6 @@ def _learn(
         known[name] = found
         if say is not None:
             say("truth", number, len(new))
-
-
-def _told(slept: Slept, known: Mapping[str, Truth], baseline: Mapping[str, Any], *, whole_space: bool) -> Told:
-    mine, today = known[key(slept.params)], known[key(baseline)]
-    among = known.values() if whole_space else [known[key(params)] for params in (baseline, *slept.tried)]
-    better = mine.feasible and (not today.feasible or mine.tps > today.tps)
-    return Told(
-        seed=slept.seed,
-        params=slept.params,
-        kind=slept.kind,
-        tps=mine.tps,
-        best_tps=max([one.tps for one in among if one.feasible], default=0.0),
-        feasible=mine.feasible,
-        false_winner=slept.kind == Kind.WINNER and not better,
-        trials=slept.trials,
-        hours=slept.seconds / 3600,
-        blocks=slept.blocks,
-        why=slept.why,
-    )
 
 
 @contextmanager
@@ -223,15 +192,4 @@ async def night(playing: Host, seed: int, store: Store | None = None, prior: Pri
     judged = bench(playing, spec, events, f"night {seed}")
     judged.provenance = provenance(ground)
     ending = await whole(Night(judged, kept, sampler, events, clock, ground.baseline, ground.plan, ground.narrowed, []))
-    return _slept(seed, ending, now())
-
-
-def _slept(seed: int, ending: Ending, seconds: float) -> Slept:
-    params, kind, blocks = standings(ending.results)[0].params, "search", 0
-    if (proof := ending.proof) is not None:
-        kind, blocks = str(proof.kind), proof.blocks
-        if proof.kind is not Kind.UNPROVED:
-            params = proof.contenders[proof.recommended if proof.kind is Kind.WINNER else BASELINE].params
-    why = ending.why if not ending.unproved else f"{ending.why}; {ending.unproved}"
-    tried = tuple({key(result.params): result.params for result in ending.results}.values())
-    return Slept(seed, params, kind, len(ending.results), seconds, blocks, why, tried)
+    return worth.slept(seed, ending, now())

@@ -18,12 +18,23 @@ NEAR = (0.02, 0.05)
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """A configuration on the front that a night recommends, as it is in truth."""
+
+    params: dict[str, Any]
+    tps: float
+    goals: dict[str, float]
+    """What counts beside the output, by the names of the study file."""
+    feasible: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """What one night found, and what that is worth in truth."""
 
     seed: int
     params: dict[str, Any]
-    """What it recommends."""
+    """What it recommends; of several goals the one with the most tokens/s."""
     kind: str
     """How its proof ended; `search` where there was none."""
     tps: float
@@ -31,9 +42,10 @@ class Told:
     best_tps: float
     """Of the best that meets the limits; 0 where nothing does."""
     feasible: bool
-    """Whether it meets the limits in truth."""
+    """Whether it meets the limits in truth; of several goals everything that it recommends."""
     false_winner: bool
-    """A winner that in truth is no better than the baseline, or misses a limit."""
+    """A winner that in truth is no better than the baseline, or misses a limit; of several goals a proved point of the
+    front that is better in none."""
     trials: int
     hours: float
     """Of the night, on the clock on which its budget counts."""
@@ -41,19 +53,26 @@ class Told:
     """Of the proof."""
     why: str
     """The search, and the proof, ended."""
+    front: tuple[Point, ...] = ()
+    """Where several goals count: all that it recommends, `params` first; empty where there is one answer."""
+    covered: float | None = None
+    """Where several goals count: which part of the volume under the true front lies under that of `front`."""
 
     @property
     def share(self) -> float | None:
-        """True tokens/s of what it recommends in parts of the best; None where nothing can be recommended."""
+        """True tokens/s of what it recommends in parts of the best, or of several goals what it covers; None where
+        nothing can be recommended."""
+        if self.front:
+            return self.covered
         return self.tps / self.best_tps if self.best_tps else None
 
     @property
     def regret(self) -> float | None:
-        """What is lost against the best, in parts of it."""
+        """What is lost against the best, or the true front, in parts of it."""
         return None if self.share is None else 1 - self.share
 
     def near(self, within: float) -> bool:
-        """Whether it recommends something that meets the limits and is so near the best."""
+        """Whether it recommends something that meets the limits and is so near the best, or the true front."""
         return self.feasible and self.regret is not None and self.regret <= within
 
 
@@ -99,8 +118,13 @@ class Rehearsed:
         return self.share([night.false_winner for night in self.nights])
 
     @property
+    def several(self) -> bool:
+        """Whether several goals count."""
+        return any(night.front for night in self.nights)
+
+    @property
     def shares(self) -> tuple[float, float] | None:
-        """TPS of what is recommended in parts of the best: the median, and what nine of ten nights reach."""
+        """`Told.share` of the nights: the median, and what nine of ten reach."""
         known = [share for night in self.nights if (share := night.share) is not None]
         return (median(known), quantile(known, 0.1)) if known else None
 
@@ -116,6 +140,7 @@ class Rehearsed:
         def part(found: Interval) -> dict[str, float]:
             return {"share": found.mean, "low": found.low, "high": found.high}
 
+        shares = None if self.shares is None else dict(zip(("median", "p10"), self.shares, strict=True))
         named = {f"within_{within:g}": part(self.within(within)) for within in NEAR}
         return {
             "simulated": True,
@@ -131,7 +156,7 @@ class Rehearsed:
                 "kinds": {kind: part(found) for kind, found in self.kinds.items()},
                 "misses_a_limit": part(self.infeasible),
                 "false_winners": part(self.false_winners),
-                "tps_of_best": None if self.shares is None else dict(zip(("median", "p10"), self.shares, strict=True)),
+                "volume_of_front" if self.several else "tps_of_best": shares,
                 "hours": dict(zip(("median", "p90"), self.hours, strict=True)),
             },
             "nights": [{**asdict(night), "regret": night.regret} for night in self.nights],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autotune.benchmark import pacer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from autotune.rehearsal.bench import Rehearsal
     from autotune.rehearsal.host import Host
     from autotune.simulator.profiles import Profile
-    from autotune.spec import Level, Limit
+    from autotune.spec import Goal, Level, Limit
 
 WARM_REQUESTS, REQUESTS = 300, 2000
 """By then the load is steady; of so many requests the output rate is known to a few parts of a thousand."""
@@ -47,11 +47,18 @@ class Truth:
     """At the objective's level, tokens/s; 0 for one that does not run."""
     violation: float
     """Of the limit that it misses by most, in parts of it; below 0 where all are met."""
+    goals: dict[str, float] = field(default_factory=dict)
+    """What counts beside the output, by the names of the study file: times, s, infinite where nothing is known."""
 
     @property
     def feasible(self) -> bool:
-        """Whether it runs and meets every limit."""
-        return self.tps > 0 and self.violation <= TOLERANCE
+        """Whether it runs, meets every limit, and something is known of every goal."""
+        return self.tps > 0 and self.violation <= TOLERANCE and all(map(math.isfinite, self.goals.values()))
+
+    @property
+    def point(self) -> tuple[float, ...]:
+        """Output and goals as logarithms, so turned that more is better; of what is feasible."""
+        return (math.log(self.tps), *(-math.log(value) for value in self.goals.values()))
 
 
 def truth(host: Host, params: Mapping[str, Any]) -> Truth:
@@ -72,13 +79,15 @@ async def _truth(host: Host, params: Mapping[str, Any]) -> Truth:
     try:
         await judged.ready(plan)
     except TrialFailure:
-        return Truth(0.0, float("inf"))
+        return Truth(0.0, math.inf, {goal.name: math.inf for goal in spec.objective.goals})
     limits = [(limit, spec.level(limit.at)) for limit in spec.objective.limits]
     objective = spec.level(None)
     loads = {level: _load(judged, plan, level) for level in {objective, *(level for _, level in limits)}}
-    missed = [_violation(limit, loads[level]) for limit, level in limits]
+    missed = [_statistic(limit, loads[level]) / limit.max - 1 for limit, level in limits]
     loaded = loads[objective]
-    return Truth(output_tps(loaded.records, loaded.window, None) / loaded.scale, max(missed, default=-1.0))
+    tps = output_tps(loaded.records, loaded.window, None) / loaded.scale
+    goals = {goal.name: _statistic(goal, loaded) for goal in spec.objective.goals}
+    return Truth(tps, max(missed, default=-1.0), goals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +115,17 @@ def _load(judged: Rehearsal, plan: Plan, level: Level) -> _Long:
     return _Long(play.records, Window(*play.window, isinstance(paced, OpenLoop), math.inf), scale)
 
 
-def _violation(limit: Limit, loaded: _Long) -> float:
+def _statistic(asked: Limit | Goal, loaded: _Long) -> float:
+    """Of the times of a load what a limit or a goal is about, s; infinite where nothing is known."""
     window = loaded.window
-    if limit.metric == "ttft_s":
-        asked = (record for record in loaded.records if window.has(window.asked_at(record)))
-        values = [ttft_s(record, window) for record in asked]
+    if asked.metric == "ttft_s":
+        sent = (record for record in loaded.records if window.has(window.asked_at(record)))
+        values = [ttft_s(record, window) for record in sent]
     else:
         done = [r for r in loaded.records if r.outcome in COMPLETE and window.has(r.finished_at)]
-        values = [tpot_s(r) if limit.metric == "tpot_s" else _lasted_s(r.finished_at, window.asked_at(r)) for r in done]
+        values = [tpot_s(r) if asked.metric == "tpot_s" else _lasted_s(r.finished_at, window.asked_at(r)) for r in done]
     known = [value for value in values if value is not None]
-    return loaded.scale * percentile(known, limit.statistic) / limit.max - 1 if known else float("inf")
+    return loaded.scale * percentile(known, asked.statistic) if known else math.inf
 
 
 def _lasted_s(end: float | None, asked_at: float) -> float | None:

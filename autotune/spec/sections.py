@@ -329,7 +329,7 @@ class Proof(Section):
 
     finalists: Annotated[int, Field(ge=0, le=6, strict=True)] = 2
     """The most configurations that run against the baseline; 0: no proof. Of several goals these are points of the
-    front, its ends first, then what lies in its widest gaps: more than two show more of it, and take longer."""
+    front, first the one that covers most of it, then what adds most: more than two show more of it, and take longer."""
     pairs: Annotated[int, Field(ge=4, strict=True)] = 4
     """Blocks, in each of which every candidate runs once, before anything is decided."""
     pairs_max: Count = 24

@@ -6,7 +6,7 @@
 - `steady`, `trends`: whether a series has settled, and whether it grows
 - `looks`, `boundaries`, `decisions`: whether a limit is met, asked more than once
 - `differences`: whether two measurements differ
-- `fronts`: of points that are good in more than one way, those that no other one beats
+- `fronts`: of points that are good in more than one way, those that no other one beats, and what they cover
 - `blocks`: how far repeats scatter, and how candidates differ that ran in the same blocks
 
 A limit on what follows: a window cannot tell of what changes more slowly than the window. The intervals of `batches`
@@ -22,7 +22,7 @@ from autotune.stats.blocks import Spread, block_spread, blocks_needed, contrast,
 from autotune.stats.boundaries import boundaries
 from autotune.stats.decisions import Decision, decide_mean, decide_series, decide_share
 from autotune.stats.differences import Difference, Side, difference, quantile_difference
-from autotune.stats.fronts import dominates, front, spread_out
+from autotune.stats.fronts import corner, dominates, front, most_first, volume
 from autotune.stats.intervals import Interval, mean_interval, next_interval, ready
 from autotune.stats.looks import Looks
 from autotune.stats.quantiles import QuantileInterval, quantile_interval
@@ -60,6 +60,7 @@ __all__ = [
     "chance_of_at_least",
     "chance_of_at_most",
     "contrast",
+    "corner",
     "decide_mean",
     "decide_series",
     "decide_share",
@@ -72,6 +73,7 @@ __all__ = [
     "least_requests",
     "mean",
     "mean_interval",
+    "most_first",
     "mser5",
     "next_interval",
     "percentile",
@@ -81,7 +83,7 @@ __all__ = [
     "quantile_interval",
     "ready",
     "repeat_spread",
-    "spread_out",
     "steady_from",
     "trend",
+    "volume",
 ]

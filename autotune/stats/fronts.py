@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Point = tuple[float, ...]
+MARGIN = 0.1
+"""So far below the worst point lies a low corner: in parts of the way to the best, and at least."""
 
 
 def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -24,21 +26,30 @@ def front(points: Sequence[Point]) -> list[int]:
     return sorted(found, key=lambda place: (points[place], -place), reverse=True)
 
 
-def spread_out(points: Sequence[Point]) -> list[int]:
-    """The same, in the order in which they show most of the front: its ends, then what lies in the widest gaps."""
-    left = front(points)
-    if not left:
-        return []
-    sides = list(zip(*(points[place] for place in left), strict=True))
-    widths = [max(side) - min(side) or 1.0 for side in sides]
-    chosen = list(dict.fromkeys(max(left, key=lambda place: points[place][side]) for side in range(len(sides))))
+def corner(points: Sequence[Sequence[float]]) -> Point:
+    """A low corner under these points: as far below the worst of each side as says `MARGIN`."""
+    lows, highs = zip(*((min(side), max(side)) for side in zip(*points, strict=True)), strict=True)
+    return tuple(low - MARGIN - MARGIN * (high - low) for low, high in zip(lows, highs, strict=True))
 
-    def gap(place: int) -> float:
-        return min(
-            math.hypot(*((a - b) / width for a, b, width in zip(points[place], points[other], widths, strict=True)))
-            for other in chosen
-        )
 
-    while rest := [place for place in left if place not in chosen]:
-        chosen.append(max(rest, key=gap))
-    return chosen
+def volume(points: Sequence[Sequence[float]], low: Sequence[float]) -> float:
+    """What points cover above a low corner together (the hypervolume), by slabs of the last coordinate."""
+    *rest, floor = low
+    if not rest:
+        return max([point[0] - floor for point in points if point[0] > floor], default=0.0)
+    edges = [floor, *sorted({point[-1] for point in points if point[-1] > floor})]
+    slabs = (
+        (above - below, [point[:-1] for point in points if point[-1] >= above]) for below, above in pairwise(edges)
+    )
+    return sum(height * volume(covering, rest) for height, covering in slabs)
+
+
+def most_first(points: Sequence[Point]) -> list[int]:
+    """The same, in the order in which they show most of the front: what covers most, then what adds most to that."""
+    left, shown = front(points), list[int]()
+    low = corner([points[place] for place in left]) if left else ()
+    while left:
+        best = max(left, key=lambda place: volume([points[one] for one in (*shown, place)], low))
+        shown.append(best)
+        left.remove(best)
+    return shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.belief import JOULES, Bound, Chooser, Evidence, Loaded, Question
-from autotune.belief.front import FAR, Open, corner, covered
+from autotune.belief.front import FAR, Open, covered
 from autotune.space import key
-from autotune.stats import front
+from autotune.stats import corner, front, volume
 from tests.belief.worlds import EVERY, USERS, World, asked, params
 from tests.conftest import gpus, study
 
@@ -30,7 +31,7 @@ numbers = st.integers(1, 6).map(float)
 clouds = st.integers(2, 3).flatmap(lambda goals: st.lists(st.tuples(*[numbers] * goals), min_size=1, max_size=6))
 
 
-def volume(points: Array, low: Array) -> int:
+def cells_under(points: Array, low: Array) -> int:
     """Cells of a grid that some point covers."""
     cells = np.stack(np.meshgrid(*[np.arange(8) + 0.5] * points.shape[1], indexing="ij")).reshape(points.shape[1], -1)
     inside = (cells >= low[:, None]).all(axis=0)
@@ -47,7 +48,7 @@ def test_what_a_point_adds_is_the_volume_with_it_less_that_without_it(
     points, goals = np.array(cloud), len(cloud[0])
     low = np.array(data.draw(st.tuples(*[st.integers(0, 3).map(float)] * goals)))
     new = np.array([data.draw(st.tuples(*[numbers] * goals))])
-    added = volume(np.concatenate([points, new]), low) - volume(points, low)
+    added = cells_under(np.concatenate([points, new]), low) - cells_under(points, low)
     assert Open.over(points, low).added(new) == pytest.approx([added])
 
 
@@ -66,7 +67,7 @@ def test_the_boxes_do_not_overlap_and_hold_what_is_not_covered(cloud: list[tuple
 def test_the_expectation_is_that_of_many_draws(goals: int) -> None:
     chance = np.random.default_rng(goals)
     points = chance.normal(size=(7, goals))
-    beyond = Open.over(points, corner(points))
+    beyond = Open.over(points, np.array(corner(points.tolist())))
     mean, sd = chance.normal(size=(goals, 5)), chance.uniform(0.1, 0.8, (goals, 5))
     draws = mean + sd * chance.standard_normal((40_000, goals, 5))
     told = [beyond.added(draws[:, :, at]).mean() for at in range(5)]
@@ -78,11 +79,6 @@ def test_what_is_certainly_behind_adds_nothing_and_what_is_ahead_by_more_adds_mo
     mean = np.array([[0.5, 1.5, 3.0], [0.5, 1.5, 3.0]])
     behind, between, ahead = beyond.expected(mean, np.full((2, 3), 1e-3))
     assert (behind, between, ahead) == pytest.approx((0.0, 0.25, 6.0), abs=1e-6)
-
-
-def test_the_low_corner_lies_below_all() -> None:
-    points = np.array([[1.0, 5.0], [3.0, 5.0]])
-    assert corner(points).tolist() == pytest.approx([0.7, 4.9])
 
 
 # the question
@@ -148,24 +144,17 @@ def covered_part(seed: int) -> float:
     choosing = searched(world, 14)
     points = (world.truth(EVERY) * np.array([[1.0], [-1.0]])).T
     places = [at for at, one in enumerate(EVERY) if key(one) in {key(trial.params) for trial in choosing.mind.trials}]
-    low = corner(points[front(list(map(tuple, points.tolist())))])
-
-    def cover(rows: list[int]) -> float:
-        """By what each point adds to those before it."""
-        found, known = 0.0, np.array([low])
-        for row in rows:
-            found += float(Open.over(known, low).added(points[[row]])[0])
-            known = np.concatenate([known, points[[row]]])
-        return found
-
-    return cover(places) / cover(front(list(map(tuple, points.tolist()))))
+    every = points.tolist()
+    best = [every[at] for at in front([*map(tuple, every)])]
+    low = corner(best)
+    return volume([every[at] for at in places], low) / volume(best, low)
 
 
 def test_it_soon_covers_most_of_what_the_true_front_covers() -> None:
     assert np.mean([covered_part(seed) for seed in range(3)]) > 0.95
 
 
-def test_ranked_shows_the_front_first_with_its_ends_and_then_the_rest_by_output() -> None:
+def test_ranked_shows_the_front_first_what_covers_most_of_it_and_then_the_rest_by_output() -> None:
     world = World(1, noise=0.01, question=BOTH)
     choosing = searched(world, 8)
     ranked = choosing.ranked()
@@ -173,8 +162,10 @@ def test_ranked_shows_the_front_first_with_its_ends_and_then_the_rest_by_output(
     points = list(zip(forecast.tps.tolist(), (-forecast.bounds[0]).tolist(), strict=True))
     on = front(points)
     assert sorted(on) == list(range(len(on)))
-    assert points[0][0] == max(point[0] for point in points)
-    assert max(points[1][1], points[0][1]) == max(point[1] for point in points)
+    low = corner([points[at] for at in on])
+    two = max(volume(pair, low) for pair in combinations((points[at] for at in on), 2))
+    assert volume(points[:1], low) == max(volume([point], low) for point in points)
+    assert volume(points[:2], low) > 0.9 * two
     rest = [point[0] for point in points[len(on) :]]
     assert rest == sorted(rest, reverse=True)
     assert len({key(one) for one in ranked}) == len(ranked)

@@ -9,7 +9,7 @@ import pytest
 
 from autotune import rehearsal
 from autotune.cli import main
-from autotune.rehearsal import Rehearsed, Told
+from autotune.rehearsal import Point, Rehearsed, Told
 from tests.night.harness import Folder
 
 if TYPE_CHECKING:
@@ -36,6 +36,28 @@ def test_it_says_what_nights_find_and_that_they_are_simulated(
     assert len(kept["nights"]) == kept["asked"] == 2
     assert 0 <= kept["summary"]["within_0.02"]["low"] <= kept["summary"]["within_0.02"]["high"] <= 1
     assert not folder.study.exists()
+
+
+def test_of_several_goals_it_says_what_of_the_true_front_is_covered(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick, fast = (
+        Point({"layout": "0", "num_parallel": slots}, 20.0 * slots, {"ttft_p95_s": slots / 10}, feasible=slots < 4)
+        for slots in (1, 4)
+    )
+    nights = tuple(
+        Told(seed, front[0].params, "front", 90.0, 100.0, True, False, 4, 1.0, 4, "", front, covered)  # noqa: FBT003
+        for seed, front, covered in ((1, (fast, quick), 0.97), (2, (quick,), 0.5))
+    )
+    monkeypatch.setattr(rehearsal, "simulate", lambda *_: Rehearsed("s", "p", 2, 9, whole_space=True, nights=nights))
+    assert main(["simulate", str(folder.file), "--nights", "2"]) == 0
+    said = [" ".join(line.strip("│ ").replace("│", "").split()) for line in capsys.readouterr().out.splitlines()]
+    assert "covers 95% of the true front, or more 50.0% 1.3% to 98.7%" in said
+    assert "volume that it covers of the true front, median 73.5%" in said
+    assert any(line.startswith("night ended: a front was proved 100.0%") for line in said)
+    assert any(line.startswith("a point of the front that is none 0.0%") for line in said)
+    assert "2 nights recommend 0 NUM_PARALLEL 1: 20.00 tokens/s, ttft_p95_s 0.1 in truth" in said
+    assert "1 night recommends 0 NUM_PARALLEL 4: 80.00 tokens/s, ttft_p95_s 0.4 in truth, and misses a limit" in said
 
 
 def test_another_host_is_named_by_its_profile(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
