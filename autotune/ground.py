@@ -1,4 +1,4 @@
-"""What a study stands on: host, programs, ports, model, space. All of it is looked at before anything wakes.
+"""What a study stands on: host, server, model, space. All of it is looked at before anything wakes.
 
 Nothing is changed, but that one Ollama server, which sees no GPU, is started to tell its version and the model's facts.
 """
@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 
+from autotune import claims, telemetry
 from autotune import plan as plans
-from autotune import telemetry
-from autotune.cluster import host
 from autotune.cluster.cluster import Cluster
 from autotune.cluster.nginx import Nginx
 from autotune.cluster.process import ProcessDriver
-from autotune.errors import BinaryMissing, ClusterError, DeviceBusy, DeviceLost, ModelMissing, PortTaken, SpecError
-from autotune.inventory import Device, DeviceEntry, Inventory, discover, holders, visible_devices
+from autotune.errors import BinaryMissing, ClusterError, DeviceLost, ModelMissing, SpecError
+from autotune.inventory import Device, DeviceEntry, Inventory, discover, visible_devices
 from autotune.ollama.api import Ollama, ServerFacts, facts
 from autotune.ollama.env import has_llama_server, left_free_bytes
 from autotune.ollama.models import manifest, stores, unusable
-from autotune.plan import GIB, LOOPBACK, InstancePlan
+from autotune.plan import LOOPBACK, InstancePlan
 from autotune.simulator.profiles import load_profile
 from autotune.space import (
     Space,
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from autotune.cluster.children import Children
-    from autotune.inventory import Holder
     from autotune.space import Layout, Params
     from autotune.spec import StudySpec
 
@@ -353,53 +351,6 @@ def _layout(key: str, text: str, found: Inventory) -> Layout:
         raise SpecError(f"{key}: {error.message}") from error
 
 
-def check_host(spec: StudySpec, found: Inventory) -> None:
-    """Programs and devices. Raises `BinaryMissing`, `BalancerError`, `DeviceBusy`."""
-    command(spec)
-    if spec.cluster.balancer == "nginx":
-        Nginx.check()
-    if found.simulated:
-        return
-    busy = holders(found)
-    if busy:
-        raise DeviceBusy("\n".join(map(_held, busy)))
-
-
-def _held(holder: Holder) -> str:
-    free = f": free it with `{holder.free_with}`" if holder.free_with else ""
-    return f"{holder.device.name} {holder.device.id} is in use: {held_by(holder)}{free}"
-
-
-def held_by(holder: Holder) -> str:
-    """How much of a device is held, and by whom."""
-    size = "" if holder.memory_bytes is None else f"{holder.memory_bytes / GIB:.1f} GiB "
-    unit = f", unit {holder.unit}" if holder.unit else ""
-    who = f"pid {holder.pid} of {holder.user} ({holder.command[:80]}{unit})" if holder.pid else holder.command
-    return f"{size}held by {who}"
-
-
-def check_ports(ports: Sequence[int]) -> None:
-    """Raises `PortTaken`, naming who listens there; that process is never ended."""
-    for port in ports:
-        if not host.port_free(port):
-            raise PortTaken(f"port {port} is taken by {host.port_holder(port)}: end it, or choose another port")
-
-
-def lock_of(folder: Path) -> str:
-    """The name of the lock that a night on a study folder holds."""
-    return f"study folder {folder}"
-
-
-def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
-    """What a night needs for itself: its folder, its ports, and every device, core by core."""
-    cores = sorted({cpu for device in found.devices for cpu in device.cpus})
-    own = [lock_of(folder), f"port {spec.cluster.first_port}"]
-    if found.simulated:
-        return own
-    cards = [f"device {device.id}" for device in found.devices if not device.cpus]
-    return own + cards + [f"CPU {cpu}" for cpu in cores]
-
-
 async def ground(
     spec: StudySpec, found: Inventory, children: Children, run: Path, lost: Collection[str] = ()
 ) -> Ground:
@@ -410,14 +361,14 @@ async def ground(
     telemetry.check(spec, found.without(lost))
     first = baseline(spec, found)
     layouts(spec, found)  # before anything is started: a layout that is wrong needs no server to say so
-    check_ports(plans.ports(spec, 1))
+    claims.check_ports(plans.ports(spec, 1))
     models = store_of(spec, run)
     known = await ask(spec, children, run, models)
     trained = known.model.context_length
     if 0 < trained < spec.workload.num_ctx:
         raise SpecError(f"workload.num_ctx = {spec.workload.num_ctx}: {spec.cluster.model} was trained for {trained}")
     room = space(spec, found, known)
-    check_ports(plans.ports(spec, max(room.most_instances, len(room.members(first)))))
+    claims.check_ports(plans.ports(spec, max(room.most_instances, len(room.members(first)))))
     return Ground(spec, found, known, models, _home(spec, run), room, first)
 
 

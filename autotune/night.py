@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune import __version__, confirm, earlier, faults
+from autotune import __version__, claims, confirm, earlier, faults
 from autotune import ground as grounds
 from autotune import selftest as selftests
 from autotune.belief import Prior, Question
@@ -79,7 +79,7 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
     """
     store = Store(folder)
     found, lost = _devices(spec, store)
-    with Lock(grounds.locks(spec, found, folder)):
+    with Lock(claims.locks(spec, found, folder)):
         store.open(spec, source)
         events = Events(store.events, listener)
         results = store.trials.results()
@@ -109,7 +109,8 @@ async def _night(
     lost: Collection[str],
 ) -> Ending:
     try:
-        grounds.check_host(spec, found.without(lost))
+        grounds.command(spec)
+        claims.check(spec, found.without(lost))
         asked = workload(spec)
         ground = await grounds.ground(spec, found, children, store.run, lost)
         _same_ground(store, ground)
@@ -319,7 +320,7 @@ def _lengths(written: WrittenLengths) -> Lengths:
 
 def running(store: Store) -> str:
     """The process of the night that runs on a study at this moment; empty where none does."""
-    return holder(grounds.lock_of(store.folder))
+    return holder(claims.lock_of(store.folder))
 
 
 def now(store: Store) -> str:

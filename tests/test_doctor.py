@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from autotune.claims import locks
 from autotune.cli import main
 from autotune.cluster.lock import Lock
 from autotune.console import checkup
 from autotune.doctor import Check, devices, examine, places, programs
-from autotune.ground import locks
 from tests.conftest import cores, free_ports, gpus, study
 from tests.night.harness import listen, script, stand_in, until
 from tests.nvml import stub as nvml

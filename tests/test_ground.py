@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from autotune.claims import locks
 from autotune.errors import ModelMissing, SpecError
-from autotune.ground import Ground, baseline, locks, space, store_of
+from autotune.ground import Ground, baseline, space, store_of
 from autotune.inventory import Inventory
 from autotune.ollama.api import ServerFacts
 from tests.conftest import TINY, cores, gpus, study

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from autotune import claims, telemetry
 from autotune import ground as grounds
-from autotune import telemetry
 from autotune.doctor.check import Check, State
 from autotune.errors import AutotuneError, ClusterError, SpecError
 from autotune.inventory import Inventory, discover, holders, nvml
@@ -97,7 +97,7 @@ def _each(found: Inventory, busy: Sequence[Holder], in_use: State) -> Iterator[C
         held = [holder for holder in busy if holder.device == device]
         seen = f"{_described(device)}{', played' if found.simulated else ''}"
         if held:
-            who = "; ".join(map(grounds.held_by, held))
+            who = "; ".join(map(claims.held_by, held))
             mend = " && ".join(dict.fromkeys(holder.free_with for holder in held if holder.free_with))
             yield Check(f"device {device.index}", in_use, f"{seen}: in use: {who}", mend or UNKNOWN)
         else:

@@ -7,6 +7,7 @@ import shutil
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from autotune import claims
 from autotune import ground as grounds
 from autotune import plan as plans
 from autotune.cluster import host, lock
@@ -125,7 +126,7 @@ def _taken(port: int) -> Iterator[Check]:
 
 def nights(spec: StudySpec, found: Inventory | None, folder: Path) -> Iterator[Check]:
     """Other nights that hold what this one needs."""
-    for name in grounds.locks(spec, found, folder) if found is not None else ():
+    for name in claims.locks(spec, found, folder) if found is not None else ():
         if who := lock.holder(name):
             yield Check("another night", "missing", f"it holds {name}: {who}", "wait for its end, or end it by Ctrl-C")
             return
