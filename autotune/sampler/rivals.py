@@ -7,9 +7,10 @@ import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from optuna import create_study
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 from autotune.errors import SpecError
 from autotune.sampler.domain import nearest
@@ -42,23 +43,32 @@ class Drawing:
         The same history and seed give the same, so that a night that was interrupted goes on as it would have.
         """
         told = len(study.get_trials(deepcopy=False))
+        asked = _copied(study)
         for attempt in range(DRAWS if told >= STARTUP_TRIALS else 0):
             seed = random.Random(f"{self._seed}-{told}-{attempt}").randrange(2**32)
-            for drawn in self._drawn(study, space, seed, untried):
+            for drawn in self._drawn(asked, space, seed, untried):
                 if key(drawn) in untried:
                     return untried[key(drawn)]
         return random.Random(f"{self._seed}-{told}").choice(list(untried.values()))
 
     def _drawn(self, study: Study, space: Space, seed: int, untried: Mapping[str, Params]) -> list[Params]:
-        """What one draw may mean: parameters that depend on others are there or not."""
-        blank = create_trial(state=TrialState.RUNNING)
-        sampler = self._sampler(seed)
-        drawn = sampler.sample_relative(study, blank, sampler.infer_relative_search_space(study, blank))
+        """What one draw may mean: parameters that depend on others are there or not. The trial is forgotten."""
+        study.sampler = self._sampler(seed)
+        trial = study.ask()
+        drawn = trial.relative_params
+        study.tell(trial, state=TrialState.FAIL)
         known = next(iter(untried.values()))
         chosen = {name: nearest(drawn.get(name, values[0]), values) for name, values in space.choices.items() if values}
         chosen.setdefault("layout", drawn.get("layout", known["layout"]))
         without = {name: value for name, value in chosen.items() if name not in {"policy", "weights"}}
         return [chosen, {name: value for name, value in chosen.items() if name != "weights"}, without]
+
+
+def _copied(study: Study) -> Study:
+    """The same in memory: a sampler may write to the trial that it draws for."""
+    copy = create_study(directions=study.directions)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    return copy
 
 
 class Shuffled:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
+from optuna.samplers import RandomSampler
 
 from autotune.errors import SpecError
 from autotune.sampler import Sampler, Way
-from autotune.sampler.rivals import rival
+from autotune.sampler.rivals import Drawing, rival
 from autotune.space import key
 from autotune.spec.sections import Search
 from tests.factories import BASELINE, result
@@ -16,6 +17,10 @@ from tests.test_sampler import SPACE, told
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
 EVERY = [key(one) for one in SPACE.configurations()]
 
@@ -82,6 +87,26 @@ def test_every_name_of_a_study_file_is_a_way_to_search(monkeypatch: pytest.Monke
     assert {"informed", "tpe", "gp", "random", "grid"} == set(names)
     for name in names:
         assert Sampler(None, "test", 1, SPACE, BASELINE, Way(name)).by == ("tpe" if name == "informed" else name)
+
+
+def test_a_sampler_may_write_to_the_trial_that_it_draws_for() -> None:
+    """As Optuna's GP does, to tell other processes. What it wrote is forgotten: a draw is no trial yet."""
+
+    class Writes(RandomSampler):
+        def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+            return {"num_parallel": study.trials[1].distributions["num_parallel"]}
+
+        def sample_relative(
+            self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        ) -> dict[str, Any]:
+            study._storage.set_trial_system_attr(trial._trial_id, "drawn", "8")
+            return {name: self.sample_independent(study, trial, name, one) for name, one in search_space.items()}
+
+    searching = asking(None, "tpe")
+    searching._rival = Drawing(Writes, 1)
+    results = told(searching, 1 + len(EVERY))
+    assert sorted(key(one.params) for one in results[1:]) == sorted(EVERY)
+    assert len(searching._study.trials) == len(results)
 
 
 def test_gp_learns_too() -> None:
