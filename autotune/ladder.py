@@ -63,8 +63,10 @@ class Search:
             # doubled, until something is in the way: a wrong start costs a few short steps
             further = min(self.most, 2 * max(self.told))
             return further if further > max(self.told) else self._between([self.low, *self.open])
-        least = min(self.told)
-        if not self.low and least > self.first / LEAST and 0 < self._rounded(least / 2) < least:
+        least, *others = sorted(self.told)
+        # a load that stays open may be too near the truth to say; half of it that stays open, too, has too few requests
+        vain = {self.told[one] for one in (least, *others[:1])} == {"open"}
+        if not self.low and not vain and least > self.first / LEAST and 0 < self._rounded(least / 2) < least:
             return self._rounded(least / 2)
         return self._between([self.low, *self.open, self.high])
 

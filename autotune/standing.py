@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from autotune.spec import GOALS, OUTPUT
-from autotune.stats import most_first
+from autotune.stats import front
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +67,9 @@ def standings(results: Sequence[TrialResult]) -> list[Standing]:
 
 
 def on_front(every: Sequence[Standing]) -> list[Standing]:
-    """Those on the front where several goals count, in the order that shows most of it; else none."""
+    """Those on the front where several goals count, the most of the first goal first; else none."""
     known = [(one, point) for one in every if one.feasible and (point := one.point)]
-    return [known[at][0] for at in most_first([point for _, point in known])]
+    return [known[at][0] for at in front([point for _, point in known])]
 
 
 def _rank(standing: Standing) -> tuple[int, float]:

@@ -14,6 +14,7 @@ from autotune.errors import AutotuneError, BaselineFailed, ClusterError, DeviceL
 from autotune.events import read
 from autotune.faults import FAULT_PAUSE_S, MOST_FAULTS, insist, quarantine, quarantined
 from autotune.pace import PREPARING, Cost, Pace, Wait, kept_s, prepared, turn
+from autotune.space import key
 from autotune.standing import standings
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ class Night:
         """How long the search is expected to go on; None before there is anything to expect it from."""
         pace, found = self.pace, list[Wait]()
         if (clock_s := self.clock.search_left_s(self._kept_s())) is not None:
+            if clock_s <= 0 and not self._to_prove():
+                clock_s = self.clock.left_s() or 0.0
             found.append(Wait(clock_s, pace.wait(1).left_s / 2))
         if self.turns:
             trials, untried = self.clock.budget.trials, self.sampler.untried
@@ -236,23 +239,31 @@ class Night:
 
     def _over(self) -> str:
         """Why the search ends here; empty while it goes on."""
-        trials, left = self.clock.budget.trials, self.clock.search_left_s()
+        trials = self.clock.budget.trials
         if trials is not None and len(self.results) >= trials:
             return f"{trials} trials are done"
-        expected = median([result.seconds for result in self.results] or [0.0])
-        if left is not None and (left < expected or self._too_late(expected)):
+        if self.clock.whole_s is not None and self._too_late():
             return "no time is left for another trial"
         return self._unlikely()
 
-    def _too_late(self, expected_s: float) -> bool:
-        """Whether another trial may take what the proof needs, or go beyond a time of day."""
-        left, whole, kept = self.clock.left_s(), self.clock.whole_s, self._kept_s()
+    def _too_late(self) -> bool:
+        """Whether another trial may take what is kept for the proof, or go beyond a time of day."""
+        expected_s, proving = median([result.seconds for result in self.results] or [0.0]), self._to_prove()
+        search_left = self.clock.search_left_s() if proving else self.clock.left_s()
+        left, whole, kept = self.clock.left_s(), self.clock.whole_s, self._kept_s() if proving else 0.0
+        assert search_left is not None
         assert left is not None
         assert whole is not None
         needed = kept > self.clock.budget.proof_share * whole
         room = left - kept if needed else left
         exact = needed or self.clock.until is not None
-        return room < (self.pace.latest_s(self.pace.usual_s) if exact else expected_s)
+        return search_left < expected_s or room < (self.pace.latest_s(self.pace.usual_s) if exact else expected_s)
+
+    def _to_prove(self) -> bool:
+        """Whether anything but the baseline likely holds the limits: until then all of the night is for the search."""
+        found = self.runnable(self.results)
+        met = any(result.score.feasible and result.fingerprint != found[0].fingerprint for result in found)
+        return met or any(key(one) != key(self.baseline) for one in self.sampler.ranked() or ())
 
     def _kept_s(self) -> float:
         """What the fewest blocks of the proof need, as far as is known."""

@@ -281,3 +281,31 @@ def test_trials_that_failed_are_no_reason_to_hurry(studies: Studies) -> None:
         return result(number, chosen, reason="out_of_memory" if number % 2 else "")
 
     assert len(studies.night(Played(law), trials=9).results) == 9
+
+
+# while there is nothing to prove
+
+
+def missing(until: int) -> Played:
+    """A host on which nothing meets the limits before that trial."""
+    return Played(lambda number, chosen: result(number, chosen, 100.0 + number, 9.0 if number < until else 0.1))
+
+
+@pytest.mark.parametrize("proof", [False, True])
+def test_a_search_that_finds_nothing_has_the_whole_night(studies: Studies, *, proof: bool) -> None:
+    ended = studies.night(missing(99), proof=proof, hours=1.5, proof_share=0.4)
+    assert len(ended.results) == 9
+    assert ended.took_s == 9 * TRIAL_S
+    assert ended.why == "no time is left for another trial"
+
+
+def test_what_it_finds_late_is_proved_in_what_is_left(studies: Studies) -> None:
+    """Of two hours 48 min are kept; the first that meets the limits comes after 80, and its proof needs 80."""
+    late = studies.night(missing(7), hours=2, proof_share=0.4)
+    assert len(late.results) == 8
+    assert late.took_s == 8 * TRIAL_S
+
+
+def test_a_baseline_that_alone_meets_the_limits_is_nothing_to_prove(studies: Studies) -> None:
+    alone = Played(lambda number, chosen: result(number, chosen, 100.0, 0.1 if not number else 9.0))
+    assert len(studies.night(alone, hours=1.5, proof_share=0.4).results) == 9

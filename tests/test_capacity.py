@@ -68,6 +68,22 @@ def test_nothing_in_the_way_and_nothing_that_holds() -> None:
     assert (nothing.low, nothing.high) == (0, 1)
 
 
+def test_what_cannot_be_decided_is_not_sought_at_ever_smaller_loads() -> None:
+    """Fewer requests decide even less. But one open load may be too near the truth, and half of it holds."""
+    few = Search(1.0, 64, 0.05, whole=False)
+    tried = []
+    while (load := few.next()) is not None:
+        few.tell(load, "violated" if load > 0.6 else "open")
+        tried.append(load)
+        assert len(tried) < 20
+    assert tried[:3] == [1.0, 0.5, 0.25]
+    assert min(tried) == 0.25
+    assert few.low == 0
+    near = Search(0.85, 64, 0.05, whole=False)
+    searched(near, 0.8, unsure=0.15)
+    assert 0.6 < near.low < 0.8
+
+
 SMALL = ("--warmup", "0.2", "--window", "1", "--input-tokens", "20", "--num-predict", "8")
 
 

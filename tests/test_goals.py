@@ -218,7 +218,7 @@ def test_the_front_is_of_those_that_hold_the_limits_and_know_their_goals() -> No
         result(4, late, 900, 9.0, spec=spec),
         result(5, params(64), reason="load_failed", spec=spec),
     ]
-    assert [one.params for one in on_front(standings(results))] == [quick, fast]
+    assert [one.params for one in on_front(standings(results))] == [fast, quick]
     dropped = [*results[:2], replace(results[2], dropped="too slow")]
     assert quick not in [one.params for one in on_front(standings(dropped))]
     assert on_front(standings([result(0, BASELINE)])) == []

@@ -34,7 +34,7 @@ def front(study: Study, goal: str = "") -> go.Figure:
     side = "right" if GOALS[name].larger else "left"
     drawn = figure(study, f"{OUTPUT} against {name}, {study.level}", f"Up and to the {side} is better.")
     every = standings(study.results)
-    on = sorted(on_front(every), key=lambda one: one.objective or 0.0)
+    on = on_front(every)[::-1]
     groups = {
         "on the front of the search": ([one.results[-1] for one in on], {"color": BLUE, "size": 12}, "lines+markers"),
         "beaten, or misses a limit": (

@@ -15,6 +15,7 @@ from autotune.errors import StorageError
 from autotune.faults import insist, quarantined, spoilt
 from autotune.space import key
 from autotune.standing import on_front, standings
+from autotune.stats import most_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,8 @@ def finalists(
     """
     standing = standings(results)
     front = on_front(standing)
-    standing = [*front, *(one for one in standing if one not in front)]
+    shown = [front[at] for at in most_first([one.point for one in front])]
+    standing = [*shown, *(one for one in standing if one not in shown)]
     if ranked is not None:
         known = {key(one.params): one for one in standing if all(result.measured for result in one.results)}
         standing = [known[key(params)] for params in ranked if key(params) in known]

@@ -25,6 +25,7 @@ KINDS = {
     "unclear": "cannot be told apart",
     "unproved": "the proof had no time to end",
     "search": "no proof",
+    "nothing": "nothing met the limits",
 }
 MOST_SHOWN = 3
 """Recommendations, the most frequent first."""
@@ -82,7 +83,8 @@ def summary(found: Rehearsed) -> Table:
     for kind, share in found.kinds.items():
         table.add_row(f"night ended: {KINDS.get(kind, kind)}", *_share(share))
     table.add_row(
-        "a point of the front that is none" if found.several else "a winner that is none", *_share(found.false_winners)
+        "a proved point that is no better than the baseline" if found.several else "a winner that is none",
+        *_share(found.false_winners),
     )
     table.add_row("recommends what in truth misses a limit", *_share(found.infeasible))
     middle, late = found.hours
@@ -120,9 +122,10 @@ def _nights(count: int) -> str:
 def _worth(night: Told) -> Iterator[tuple[str, str]]:
     """What a night recommends, and what each is in truth."""
     for one in night.front:
-        goals = "".join(f", {name} {value:.4g}" for name, value in one.goals.items())
-        yield configuration(one.params), _truly(one.tps, goals, feasible=one.feasible)
-    if not night.front:
+        known = ((name, "unknown" if value is None else f"{value:.4g}") for name, value in one.goals.items())
+        goals = "".join(f", {name} {value}" for name, value in known)
+        yield configuration(one.params), _truly(one.tps, goals, feasible=one.feasible or None in one.goals.values())
+    if night.params and not night.front:
         best = f"; the best has {figure(night.best_tps)}" if night.tps else ""
         yield configuration(night.params), _truly(night.tps, feasible=night.feasible) + best
 

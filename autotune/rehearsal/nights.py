@@ -94,6 +94,9 @@ def simulate(
 def _cautions(stage: Host, told: Sequence[Told], nights: int) -> Iterator[str]:
     if len(told) < nights:
         yield f"broken off after {len(told)} of {nights} nights"
+    rules = stage.ground.spec.proof
+    if stage.ground.spec.objective.goals and rules.finalists:
+        yield f"a night proves {rules.finalists} points of a front at most: proof.finalists"
     if not stage.profile.host.life_jitter:
         yield "the profile has no life_jitter: every start is as fast as the last, which no real host is"
 

@@ -118,7 +118,9 @@ def _steps(stays: Sequence[_Stay], begins: Sequence[float], ends: Sequence[float
             if _between(begins, before - edge, after - edge) or _between(ends, before + edge, after - edge):
                 continue
             found[_busy(begins, ends, (before + after) / 2)].append(after - before)
-    return {busy: (median(pauses), len(pauses)) for busy, pauses in found.items() if len(pauses) >= FEWEST}
+    known = {busy: (median(pauses), len(pauses)) for busy, pauses in found.items() if len(pauses) >= FEWEST}
+    # where most texts came two at a time, nothing says how long a step took
+    return {busy: (step_s, count) for busy, (step_s, count) in known.items() if step_s > 0}
 
 
 def _prompts(

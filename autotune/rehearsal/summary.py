@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONFIDENCE = 0.95
+SEARCH, NOTHING = "search", "nothing"
+"""How a night ends without a proof: with what its search found best, or without anything that met the limits."""
 NEAR = (0.02, 0.05)
 """How near the best of the space is near."""
 
@@ -23,8 +25,8 @@ class Point:
 
     params: dict[str, Any]
     tps: float
-    goals: dict[str, float]
-    """What counts beside the output, by the names of the study file."""
+    goals: dict[str, float | None]
+    """What counts beside the output, by the names of the study file; None of which nothing is known."""
     feasible: bool
 
 
@@ -34,9 +36,9 @@ class Told:
 
     seed: int
     params: dict[str, Any]
-    """What it recommends; of several goals the one with the most tokens/s."""
+    """What it recommends; of several goals the one with the most tokens/s; empty where that is nothing."""
     kind: str
-    """How its proof ended; `search` where there was none."""
+    """How its proof ended; where there was none `search`, or `nothing`."""
     tps: float
     """True tokens/s of what it recommends; 0 where that does not run."""
     best_tps: float
@@ -73,7 +75,8 @@ class Told:
 
     def near(self, within: float) -> bool:
         """Whether it recommends something that meets the limits and is so near the best, or the true front."""
-        return self.feasible and self.regret is not None and self.regret <= within
+        good = self.feasible or bool(self.front)  # of several, what misses a limit covers nothing
+        return good and self.regret is not None and self.regret <= within
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Rehearsed:
 
     @property
     def infeasible(self) -> Interval:
-        """Nights that recommend what in truth misses a limit, or does not run."""
+        """Nights that recommend something that in truth misses a limit, or does not run."""
         return self.share([not night.feasible for night in self.nights])
 
     @property

@@ -12,6 +12,7 @@ from autotune.errors import TrialFailure
 from autotune.events import Events
 from autotune.metrics import COMPLETE, Window, tpot_s, ttft_s
 from autotune.metrics.tokens import output_tps
+from autotune.records import Outcome
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.light import NOWHERE
 from autotune.rehearsal.stage import front
@@ -47,13 +48,16 @@ class Truth:
     """At the objective's level, tokens/s; 0 for one that does not run."""
     violation: float
     """Of the limit that it misses by most, in parts of it; below 0 where all are met."""
+    succeeds: bool = True
+    """Whether enough of its requests do, at each of the levels that decide something."""
     goals: dict[str, float] = field(default_factory=dict)
     """What counts beside the output, by the names of the study file: times, s, infinite where nothing is known."""
 
     @property
     def feasible(self) -> bool:
-        """Whether it runs, meets every limit, and something is known of every goal."""
-        return self.tps > 0 and self.violation <= TOLERANCE and all(map(math.isfinite, self.goals.values()))
+        """Whether it runs, enough requests succeed, it meets every limit, and something is known of every goal."""
+        met = self.tps > 0 and self.succeeds and self.violation <= TOLERANCE
+        return met and all(map(math.isfinite, self.goals.values()))
 
     @property
     def point(self) -> tuple[float, ...]:
@@ -79,7 +83,7 @@ async def _truth(host: Host, params: Mapping[str, Any]) -> Truth:
     try:
         await judged.ready(plan)
     except TrialFailure:
-        return Truth(0.0, math.inf, {goal.name: math.inf for goal in spec.objective.goals})
+        return Truth(0.0, math.inf, goals={goal.name: math.inf for goal in spec.objective.goals})
     limits = [(limit, spec.level(limit.at)) for limit in spec.objective.limits]
     objective = spec.level(None)
     loads = {level: _load(judged, plan, level) for level in {objective, *(level for _, level in limits)}}
@@ -87,7 +91,8 @@ async def _truth(host: Host, params: Mapping[str, Any]) -> Truth:
     loaded = loads[objective]
     tps = output_tps(loaded.records, loaded.window, None) / loaded.scale
     goals = {goal.name: _statistic(goal, loaded) for goal in spec.objective.goals}
-    return Truth(tps, max(missed, default=-1.0), goals)
+    succeeds = all(_success(load) >= spec.objective.min_success_rate for load in loads.values())
+    return Truth(tps, max(missed, default=-1.0), succeeds, goals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,13 @@ def _statistic(asked: Limit | Goal, loaded: _Long) -> float:
         values = [tpot_s(r) if asked.metric == "tpot_s" else _lasted_s(r.finished_at, window.asked_at(r)) for r in done]
     known = [value for value in values if value is not None]
     return loaded.scale * percentile(known, asked.statistic) if known else math.inf
+
+
+def _success(loaded: _Long) -> float:
+    """The part of the requests of a load that ended well, of those that ended by themselves."""
+    asked = [record.outcome for record in loaded.records if loaded.window.has(loaded.window.asked_at(record))]
+    ended = [outcome for outcome in asked if outcome is not Outcome.CUT_OFF]
+    return sum(outcome in COMPLETE for outcome in ended) / len(ended) if ended else 0.0
 
 
 def _lasted_s(end: float | None, asked_at: float) -> float | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, Kind
-from autotune.rehearsal.summary import Point, Told
+from autotune.rehearsal.summary import NOTHING, SEARCH, Point, Told
 from autotune.space import key
 from autotune.standing import on_front, standings
 from autotune.stats import corner, front, volume
@@ -24,7 +25,7 @@ class Slept:
 
     seed: int
     recommended: tuple[dict[str, Any], ...]
-    """One configuration; where several goals count all that are on the front, the most tokens/s first."""
+    """One configuration, or none; where several goals count all that are on the front, the most tokens/s first."""
     kind: str
     trials: int
     seconds: float
@@ -32,20 +33,15 @@ class Slept:
     why: str
     tried: tuple[dict[str, Any], ...]
 
-    @property
-    def params(self) -> dict[str, Any]:
-        """The first that it recommends."""
-        return self.recommended[0]
-
 
 def slept(seed: int, ending: Ending, seconds: float) -> Slept:
     """A night that ended so, after so many seconds."""
-    proof = ending.proof
+    proof, recommended = ending.proof, _recommended(ending)
     why = ending.why if not ending.unproved else f"{ending.why}; {ending.unproved}"
     return Slept(
         seed=seed,
-        recommended=_recommended(ending),
-        kind="search" if proof is None else str(proof.kind),
+        recommended=recommended,
+        kind=str(proof.kind) if proof is not None else SEARCH if recommended else NOTHING,
         trials=len(ending.results),
         seconds=seconds,
         blocks=0 if proof is None else proof.blocks,
@@ -58,8 +54,7 @@ def _recommended(ending: Ending) -> tuple[dict[str, Any], ...]:
     proof = ending.proof
     if proof is None or proof.kind is Kind.UNPROVED:
         every = standings(ending.results)
-        found = sorted(on_front(every), key=lambda one: -(one.objective or 0.0))
-        return tuple(one.params for one in found or every[:1])
+        return tuple(one.params for one in on_front(every) or every[:1] if one.feasible)
     points = {Kind.WINNER: (proof.recommended,), Kind.FRONT: proof.front.points}.get(proof.kind, (BASELINE,))
     return tuple(proof.contenders[at].params for at in points)
 
@@ -72,10 +67,10 @@ def told(night: Slept, known: Mapping[str, Truth], baseline: Mapping[str, Any], 
     several = bool(today.goals)
     return Told(
         seed=night.seed,
-        params=night.params,
+        params=next(iter(night.recommended), {}),
         front=tuple(map(_point, night.recommended, mine)) if several else (),
         kind=night.kind,
-        tps=mine[0].tps,
+        tps=mine[0].tps if mine else 0.0,
         best_tps=max([one.tps for one in among if one.feasible], default=0.0),
         covered=_covered(mine, among, today) if several else None,
         feasible=all(one.feasible for one in mine),
@@ -88,7 +83,8 @@ def told(night: Slept, known: Mapping[str, Truth], baseline: Mapping[str, Any], 
 
 
 def _point(params: dict[str, Any], found: Truth) -> Point:
-    return Point(params, found.tps, found.goals, found.feasible)
+    goals = {name: value if math.isfinite(value) else None for name, value in found.goals.items()}
+    return Point(params, found.tps, goals, found.feasible)
 
 
 def _better(one: Truth, today: Truth) -> bool:

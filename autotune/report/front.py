@@ -51,12 +51,7 @@ def points(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[Point
     """Of a proof all its candidates, those on the front first; else the front of the search. The most TPS first."""
     if proof is not None and proof.kind is not Kind.UNPROVED:
         return _proved(results, proof) if proof.goals else ()
-    return tuple(_searched(one, results[0]) for one in _found(results))
-
-
-def _found(results: Sequence[TrialResult]) -> list[Standing]:
-    """The front of the search, the most TPS first."""
-    return sorted(on_front(standings(results)), key=lambda one: -(one.objective or 0.0))
+    return tuple(_searched(one, results[0]) for one in on_front(standings(results)))
 
 
 def _proved(results: Sequence[TrialResult], proof: Verdict) -> tuple[Point, ...]:
@@ -78,7 +73,7 @@ def _proved(results: Sequence[TrialResult], proof: Verdict) -> tuple[Point, ...]
         for at in places
     ]
     ran = [contender.params for contender in proof.contenders]
-    others = (_searched(one, results[0]) for one in _found(results) if one.params not in ran)
+    others = (_searched(one, results[0]) for one in on_front(standings(results)) if one.params not in ran)
     return (*proved, *(replace(one, place="on the front of the search, not proved", on=False) for one in others))
 
 

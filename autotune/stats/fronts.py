@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -45,11 +46,24 @@ def volume(points: Sequence[Sequence[float]], low: Sequence[float]) -> float:
 
 
 def most_first(points: Sequence[Point]) -> list[int]:
-    """The same, in the order in which they show most of the front: what covers most, then what adds most to that."""
-    left, shown = front(points), list[int]()
-    low = corner([points[place] for place in left]) if left else ()
-    while left:
-        best = max(left, key=lambda place: volume([points[one] for one in (*shown, place)], low))
-        shown.append(best)
-        left.remove(best)
+    """The front, in the order that shows most of it: first what covers most, then what adds most to that.
+
+    A point never adds more than it would have added to fewer: so one whose gain, found anew, is still ahead of what all
+    others would have added before is the next.
+    """
+    places = front(points)
+    if not places:
+        return []
+    low = corner([points[place] for place in places])
+    waiting = [(-volume([points[place]], low), rank) for rank, place in enumerate(places)]
+    heapify(waiting)
+    shown, covered = list[int](), 0.0
+    while waiting:
+        _, rank = heappop(waiting)
+        whole = volume([*(points[place] for place in shown), points[places[rank]]], low)
+        if waiting and waiting[0][0] < covered - whole:
+            heappush(waiting, (covered - whole, rank))
+        else:
+            shown.append(places[rank])
+            covered = whole
     return shown

@@ -46,8 +46,8 @@ def test_of_several_goals_it_says_what_of_the_true_front_is_covered(
         for slots in (1, 4)
     )
     nights = tuple(
-        Told(seed, front[0].params, "front", 90.0, 100.0, True, False, 4, 1.0, 4, "", front, covered)  # noqa: FBT003
-        for seed, front, covered in ((1, (fast, quick), 0.97), (2, (quick,), 0.5))
+        Told(seed, front[0].params, "front", 90.0, 100.0, good, False, 4, 1.0, 4, "", front, covered)  # noqa: FBT003
+        for seed, front, covered, good in ((1, (fast, quick), 0.97, False), (2, (quick,), 0.5, True))
     )
     monkeypatch.setattr(rehearsal, "simulate", lambda *_: Rehearsed("s", "p", 2, 9, whole_space=True, nights=nights))
     assert main(["simulate", str(folder.file), "--nights", "2"]) == 0
@@ -55,7 +55,7 @@ def test_of_several_goals_it_says_what_of_the_true_front_is_covered(
     assert "covers 95% of the true front, or more 50.0% 1.3% to 98.7%" in said
     assert "volume that it covers of the true front, median 73.5%" in said
     assert any(line.startswith("night ended: a front was proved 100.0%") for line in said)
-    assert any(line.startswith("a point of the front that is none 0.0%") for line in said)
+    assert any(line.startswith("a proved point that is no better than the baseline 0.0%") for line in said)
     assert "2 nights recommend 0 NUM_PARALLEL 1: 20.00 tokens/s, ttft_p95_s 0.1 in truth" in said
     assert "1 night recommends 0 NUM_PARALLEL 4: 80.00 tokens/s, ttft_p95_s 0.4 in truth, and misses a limit" in said
 

@@ -56,7 +56,7 @@ def test_a_night_kept_in_memory_is_the_one_that_is_kept_in_a_folder(tmp_path: Pa
     assert [*dict.fromkeys(key(result.params) for result in results)] == [key(params) for params in light.tried]
     proof = verdict(store, spec.proof)
     assert proof is not None
-    assert proof.contenders[proof.recommended].params == light.params
+    assert (proof.contenders[proof.recommended].params,) == light.recommended
     assert all(result.simulated for result in results)
     assert results[0].seconds > 5
     assert store.trials.records(0, 0)
@@ -153,6 +153,17 @@ def test_the_truth_about_what_does_not_run() -> None:
     there = run_virtual(host(small(cluster={"env": {"LLAMA_ARG_FIT": "off"}}, workload={"num_ctx": 8192})))
     found = truth(there, {**there.ground.baseline, "num_parallel": 64})
     assert (found.tps, found.feasible) == (0.0, False)
+
+
+def test_the_truth_counts_requests_that_fail() -> None:
+    """One slot for six users: half a second is over for most of them before anything comes."""
+    there = run_virtual(host(small(workload={"request_timeout_s": 0.5}, objective={"limits": []})))
+    slow = truth(there, {**there.ground.baseline, "num_parallel": 1})
+    assert slow.tps > 0
+    assert not slow.succeeds
+    assert not slow.feasible
+    patient = run_virtual(host(small(objective={"limits": []})))
+    assert truth(patient, {**patient.ground.baseline, "num_parallel": 1}).feasible
 
 
 @pytest.fixture(scope="module")
@@ -295,4 +306,4 @@ def test_what_is_recommended_is_what_the_night_says() -> None:
     spec = small(proof={"finalists": 1, "least_gain": 50.0}, objective={"limits": []})
     kept = slept(spec)
     assert kept.kind in {"keep", "unclear"}
-    assert key(kept.params) == key(run_virtual(host(spec)).ground.baseline)
+    assert [*map(key, kept.recommended)] == [key(run_virtual(host(spec)).ground.baseline)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -16,7 +17,7 @@ from autotune.rehearsal.host import host
 from autotune.rehearsal.light import NOWHERE
 from autotune.rehearsal.nights import night
 from autotune.rehearsal.profile import Errors, make
-from autotune.rehearsal.sightings import Sighting
+from autotune.rehearsal.sightings import Sighting, _Stay, _steps
 from autotune.simulator.clock import run_virtual
 from autotune.simulator.profiles import Profile, load_profile
 from autotune.store import Store
@@ -213,6 +214,14 @@ def test_what_tells_too_little_is_refused(tmp_path: Path, capsys: pytest.Capture
 def seen(trial: str, steps: dict[int, float], residents: int = 1, instances: int = 1) -> Sighting:
     known = {busy: (step, 100) for busy, step in steps.items()}
     return Sighting(trial, trial, "one", ("D",), residents, instances, known, (), (), ())
+
+
+@pytest.mark.parametrize(("together", "step_s"), [(1, 0.1), (3, None)])
+def test_texts_that_come_together_say_nothing_of_a_step(together: int, step_s: float | None) -> None:
+    times = tuple(0.1 * (at // together) for at in range(600))
+    stay = _Stay(cast("Any", SimpleNamespace(chunk_times=times)), -1.0, times[-1])
+    found = {busy: seen for busy, (seen, _) in _steps([stay], [stay.begin], [stay.end]).items()}
+    assert found == pytest.approx({} if step_s is None else {1: step_s})
 
 
 def test_one_batch_size_is_no_line() -> None:

@@ -39,7 +39,7 @@ def test_all_of_the_front_is_shown_and_each_adds_most_to_those_before(points: li
     low = corner(shown)
     for count in range(len(shown)):
         more = [volume([*shown[:count], one], low) for one in shown[count:]]
-        assert more[0] == max(more)
+        assert more[0] > max(more) - 1e-9
 
 
 def test_what_covers_most_comes_first() -> None:
