@@ -48,18 +48,27 @@ class Recalled:
         return found
 
 
-def recall(store: Store) -> Recalled | None:
-    """None where a search believes nothing, or its host is not known: older versions did not keep it.
+def silent(store: Store) -> str:
+    """Why nothing is believed of a study; empty where something is. Raises `StorageError`."""
+    spec, host = store.spec(), store.host()
+    if spec.search.sampler != INFORMED:
+        return f'search.sampler = "{spec.search.sampler}": only "{INFORMED}" believes anything'
+    if not any(result.measured for result in store.trials.results()):
+        return "nothing was measured yet"
+    if host is None:
+        return "it is of a version that did not keep its host"
+    known = Question.of(spec, host[0], host[1].model, host[1].version) is not None
+    return "" if known else "the informed search has no law for what it asks, and another took its place"
 
-    Raises `StorageError`.
-    """
-    spec, results, host = store.spec(), store.trials.results(), store.host()
-    if host is None or spec.search.sampler != INFORMED or not any(result.measured for result in results):
+
+def recall(store: Store) -> Recalled | None:
+    """What a search believes; None where that is nothing, see `silent`. Raises `StorageError`."""
+    host = store.host()
+    if host is None or silent(store):
         return None
-    inventory, facts = host
+    spec, results, (inventory, facts) = store.spec(), store.trials.results(), host
     question = Question.of(spec, inventory, facts.model, facts.version)
-    if question is None:
-        return None
+    assert question is not None
     room, first = grounds.space(spec, inventory, facts), grounds.baseline(spec, inventory)
     ground = Ground(spec, inventory, facts, Path(), Path(), room, first)
     if lost := quarantined(store):

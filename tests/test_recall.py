@@ -11,7 +11,7 @@ from autotune import report
 from autotune.errors import UsageError
 from autotune.events import read
 from autotune.hindsight import foretold
-from autotune.recall import recall
+from autotune.recall import recall, silent
 from autotune.rehearsal.host import host
 from autotune.rehearsal.nights import night
 from autotune.simulator.clock import run_virtual
@@ -142,13 +142,20 @@ def test_other_searches_and_older_folders_believe_nothing(store: Store, tmp_path
     other.write_header({name: value for name, value in header.items() if name != "host"})
     assert other.host() is None
     assert recall(other) is None
-    assert "nothing is believed" in run.refused(2, "forecast", other.folder)
+    assert 'nothing is believed: search.sampler = "random"' in run.refused(2, "forecast", other.folder)
+    header = store.header() or {}
+    store.write_header({name: value for name, value in header.items() if name != "host"})
+    assert silent(store) == "it is of a version that did not keep its host"
+    assert recall(store) is None
+    store.write_header(header)
+    assert not silent(store)
 
 
 def test_before_anything_was_measured_nothing_is_believed(store: Store, tmp_path: Path) -> None:
     empty = Store(tmp_path / "empty")
     empty.open(store.spec(), "")
     assert recall(empty) is None
+    assert silent(empty) == "nothing was measured yet"
 
 
 # what people see

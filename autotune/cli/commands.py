@@ -106,16 +106,13 @@ def report(chosen: argparse.Namespace) -> int:
 def forecast(chosen: argparse.Namespace) -> int:
     """What the search of a study believes: of what could still win, or of what is asked for."""
     from autotune import console
-    from autotune.recall import recall
+    from autotune.recall import recall, silent
     from autotune.report import expected
 
     store = _store(chosen)
     known = recall(store)
     if known is None:
-        raise UsageError(
-            f"{store.folder}: nothing is believed: nothing was measured yet, it is no informed search, or it is of a"
-            " version that did not keep its host"
-        )
+        raise UsageError(f"{store.folder}: nothing is believed: {silent(store)}")
     if not chosen.configuration:
         screen = _screen()
         with screen.status("recalling what the search believed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from autotune.stats import Statistic
 
 _WAITS: tuple[Statistic, ...] = ("mean", "p50", "p95")
+WORDS = 100
+"""The most characters of a verdict beside figures: the report has it whole."""
 _COMPARED = (*(f"ttft_s.{statistic}" for statistic in _WAITS), "output_tps")
 
 
@@ -98,7 +101,9 @@ def ranking(found: Findings) -> Table:
         table.add_column(column, overflow="fold")
     for one in found.ranking:
         figures = (figure(one.tps), figure(one.ttft_mean))
-        table.add_row(str(one.number), *figures, Text(one.configuration), Text(one.verdict[:100]))
+        table.add_row(
+            str(one.number), *figures, Text(one.configuration), Text(shorten(one.verdict, WORDS, placeholder=" …"))
+        )
     return table
 
 
