@@ -16,10 +16,14 @@ from autotune.sampler import INFORMED, InformedSampler, ordered
 from autotune.space import canonical, classes, instances, own, parse_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from autotune.belief import Believed, Evidence, Odds
+    from autotune.inventory import Inventory
+    from autotune.ollama.api import ServerFacts
+    from autotune.result import TrialResult
     from autotune.space import Space
+    from autotune.spec import StudySpec
     from autotune.store import Store
 
 EXAMPLE = "'layout=0 | 1,num_parallel=8'"
@@ -50,10 +54,13 @@ class Recalled:
 
 def silent(store: Store) -> str:
     """Why nothing is believed of a study; empty where something is. Raises `StorageError`."""
-    spec, host = store.spec(), store.host()
+    return _silent(store.spec(), store.trials.results(), store.host())
+
+
+def _silent(spec: StudySpec, results: Sequence[TrialResult], host: tuple[Inventory, ServerFacts] | None) -> str:
     if spec.search.sampler != INFORMED:
         return f'search.sampler = "{spec.search.sampler}": only "{INFORMED}" believes anything'
-    if not any(result.measured for result in store.trials.results()):
+    if not any(result.measured for result in results):
         return "nothing was measured yet"
     if host is None:
         return "it is of a version that did not keep its host"
@@ -63,10 +70,10 @@ def silent(store: Store) -> str:
 
 def recall(store: Store) -> Recalled | None:
     """What a search believes; None where that is nothing, see `silent`. Raises `StorageError`."""
-    host = store.host()
-    if host is None or silent(store):
+    spec, results, host = store.spec(), store.trials.results(), store.host()
+    if host is None or _silent(spec, results, host):
         return None
-    spec, results, (inventory, facts) = store.spec(), store.trials.results(), host
+    inventory, facts = host
     question = Question.of(spec, inventory, facts.model, facts.version)
     assert question is not None
     room, first = grounds.space(spec, inventory, facts), grounds.baseline(spec, inventory)

@@ -260,10 +260,14 @@ class Night:
         return search_left < expected_s or room < (self.pace.latest_s(self.pace.usual_s) if exact else expected_s)
 
     def _to_prove(self) -> bool:
-        """Whether anything but the baseline likely holds the limits: until then all of the night is for the search."""
+        """Whether anything but the baseline likely holds the limits: until then all of the night is for the search.
+
+        By belief where the search has one, as the finalists of the proof are.
+        """
+        if (ranked := self.sampler.ranked()) is not None:
+            return any(key(one) != key(self.baseline) for one in ranked)
         found = self.runnable(self.results)
-        met = any(result.score.feasible and result.fingerprint != found[0].fingerprint for result in found)
-        return met or any(key(one) != key(self.baseline) for one in self.sampler.ranked() or ())
+        return any(result.score.feasible and result.fingerprint != found[0].fingerprint for result in found)
 
     def _kept_s(self) -> float:
         """What the fewest blocks of the proof need, as far as is known."""

@@ -74,11 +74,11 @@ def summary(found: Rehearsed) -> Table:
     table.add_column("what")
     table.add_column("figure", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
-    near, parts = _worded(found)
     for part in (0.02, 0.05):
-        table.add_row(near.format(part, 1 - part), *_share(found.within(part)))
+        table.add_row(_near(found, part), *_share(found.within(part)))
     if found.shares is not None:
-        table.add_row(f"{parts}, median", f"{found.shares[0]:.1%}", "")
+        parts = "volume that it covers of" if found.several else "true TPS in parts of"
+        table.add_row(f"{parts} {_best(found)}, median", f"{found.shares[0]:.1%}", "")
         table.add_row("nine of ten nights reach", f"{found.shares[1]:.1%}", "")
     for kind, share in found.kinds.items():
         table.add_row(f"night ended: {KINDS.get(kind, kind)}", *_share(share))
@@ -93,13 +93,16 @@ def summary(found: Rehearsed) -> Table:
     return table
 
 
-def _worded(found: Rehearsed) -> tuple[str, str]:
-    """What it is to be near the best by a part and the rest of it, and what is given in parts of what."""
+def _near(found: Rehearsed, part: float) -> str:
     if found.several:
-        front = "the true front" if found.whole_space else "the front of all that was tried"
-        return f"covers {{1:.0%}} of {front}, or more", f"volume that it covers of {front}"
-    best = "the best" if found.whole_space else "the best that was tried"
-    return f"recommends within {{0:.0%}} of {best}", f"true TPS in parts of {best}"
+        return f"covers {1 - part:.0%} of {_best(found)}, or more"
+    return f"recommends within {part:.0%} of {_best(found)}"
+
+
+def _best(found: Rehearsed) -> str:
+    if found.several:
+        return "the true front" if found.whole_space else "the front of all that was tried"
+    return "the best" if found.whole_space else "the best that was tried"
 
 
 def _share(found: Interval) -> tuple[str, str]:

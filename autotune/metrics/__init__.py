@@ -12,7 +12,7 @@ from __future__ import annotations
 from autotune.metrics.attainment import Attainment, attain
 from autotune.metrics.compare import compare, difference, figures, verdict
 from autotune.metrics.instances import slow
-from autotune.metrics.measure import COMPLETE, measure
+from autotune.metrics.measure import COMPLETE, measure, success_rate
 from autotune.metrics.requests import pace, queue_s, rest_s, tpot_s, ttft_s
 from autotune.metrics.summary import CONFIDENCE, Range, Summary
 from autotune.metrics.tokens import tokens, tokens_per_chunk
@@ -38,6 +38,7 @@ __all__ = [
     "queue_s",
     "rest_s",
     "slow",
+    "success_rate",
     "tokens",
     "tokens_per_chunk",
     "tpot_s",

@@ -27,7 +27,7 @@ from autotune.metrics.window import COLD_S, Window
 from autotune.records import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from autotune.records import RequestRecord
 
@@ -69,7 +69,7 @@ def measure(
         drift_range=moved[1] if moved else None,
         requests=len(asked),
         outcomes=outcomes,
-        success_rate=_success_rate(outcomes),
+        success_rate=success_rate(outcomes),
         ttft_s=_summary(ttft_s(record, window) for record in _warm(asked, window)),
         ttft_waiting_s=_waiting(asked, window),
         first_answer_s=Summary.of(since(asked, window, "first_answer_at")),
@@ -104,7 +104,9 @@ def _warm(records: Iterable[RequestRecord], window: Window) -> list[RequestRecor
     return [record for record in records if not window.cold(record)]
 
 
-def _success_rate(outcomes: dict[str, int]) -> float:
+def success_rate(outcomes: Mapping[str, int]) -> float:
+    """The part of the requests that ended well, of those that ended by themselves; 0 where none did. `outcomes` are the
+    numbers of all, by the values of `Outcome`."""
     ended = sum(outcomes.values()) - sum(outcomes[outcome.value] for outcome in UNDECIDED)
     return sum(outcomes[outcome.value] for outcome in COMPLETE) / ended if ended else 0.0
 

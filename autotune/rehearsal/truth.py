@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,8 @@ from autotune.benchmark import pacer
 from autotune.benchmark.pacer import OpenLoop
 from autotune.errors import TrialFailure
 from autotune.events import Events
-from autotune.metrics import COMPLETE, Window, tpot_s, ttft_s
+from autotune.metrics import COMPLETE, Window, success_rate, tpot_s, ttft_s
 from autotune.metrics.tokens import output_tps
-from autotune.records import Outcome
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.light import NOWHERE
 from autotune.rehearsal.stage import front
@@ -134,10 +134,8 @@ def _statistic(asked: Limit | Goal, loaded: _Long) -> float:
 
 
 def _success(loaded: _Long) -> float:
-    """The part of the requests of a load that ended well, of those that ended by themselves."""
-    asked = [record.outcome for record in loaded.records if loaded.window.has(loaded.window.asked_at(record))]
-    ended = [outcome for outcome in asked if outcome is not Outcome.CUT_OFF]
-    return sum(outcome in COMPLETE for outcome in ended) / len(ended) if ended else 0.0
+    asked = (record for record in loaded.records if loaded.window.has(loaded.window.asked_at(record)))
+    return success_rate(Counter(record.outcome.value for record in asked))
 
 
 def _lasted_s(end: float | None, asked_at: float) -> float | None:

@@ -29,8 +29,8 @@ def front(points: Sequence[Point]) -> list[int]:
 
 def corner(points: Sequence[Sequence[float]]) -> Point:
     """A low corner under these points: as far below the worst of each side as says `MARGIN`."""
-    lows, highs = zip(*((min(side), max(side)) for side in zip(*points, strict=True)), strict=True)
-    return tuple(low - MARGIN - MARGIN * (high - low) for low, high in zip(lows, highs, strict=True))
+    ends = ((min(side), max(side)) for side in zip(*points, strict=True))
+    return tuple(low - MARGIN - MARGIN * (high - low) for low, high in ends)
 
 
 def volume(points: Sequence[Sequence[float]], low: Sequence[float]) -> float:
