@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Phases
+from autotune.errors import SpecError
 from autotune.goal import Bound, Precise
 from autotune.ladder import Search
 from autotune.metrics import COLD_S, Attainment, Window, attain
@@ -109,6 +111,24 @@ def phases(spec: StudySpec, level: Level) -> Phases:
         drain_s=spec.workload.drain_s,
         min_requests=max(map(enough, _statistics(spec, level)), default=0),
     )
+
+
+def check(spec: StudySpec) -> None:
+    """Whether the longest window of each level that has a rate brings the requests that its limits, or goals, need.
+
+    Raises `SpecError`: no trial of such a study would ever be known to meet them.
+    """
+    longest_s, capacity = spec.workload.window_max_s, spec.objective.metric == "capacity"
+    for level in spec.workload.levels:
+        rate = level.rate or max(level.ramp or (0.0,))
+        rate = spec.objective.capacity_max if rate and capacity else rate
+        needed = phases(spec, level).min_requests
+        if 0 < rate * longest_s < needed:
+            most = max(_statistics(spec, level), key=enough)
+            raise SpecError(
+                f"workload.window_max_s = {longest_s:g}: at {rate:g} requests/s about {rate * longest_s:.0f} come, and"
+                f" the {most} of a time needs {needed}; allowed is {math.ceil(needed / rate)} or more"
+            )
 
 
 def precision(spec: StudySpec, level: Level) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.metrics import slow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from autotune.benchmark.phases import LoadResult, Look
     from autotune.benchmark.workload import Workload
@@ -44,8 +44,11 @@ def doubts(
     workload: Workload | None = None,
     input_tokens: float | None = None,
     precision: float | None = None,
+    alike: Mapping[str, Hashable] | None = None,
 ) -> list[str]:
     """Cautions of one load. `input_tokens` and `precision` are what was asked for, where something was.
+
+    `alike` is what each instance is, by name: one is held only against others that are the same. Without it all are.
 
     One that was dropped ended in the midst of everything, and nobody goes by its figures: what counts is what failed.
     """
@@ -58,7 +61,7 @@ def doubts(
         found.append(f"{workload.left_out} entries of the file are not used: no answer, or too long for the context")
     found += [
         f"instance {name} takes {ratio:.2f} times as long for a token as the others: look at its device"
-        for name, ratio in slow(metrics.instances).items()
+        for name, ratio in slow(metrics.instances, alike).items()
     ]
     look = loaded.look
     if look.overload is not None:
@@ -115,7 +118,7 @@ def _of_time(metrics: Metrics, health: Health) -> Iterator[str]:
     if metrics.drift is not None and metrics.drift_range is not None and abs(metrics.drift) > MOST_DRIFT:
         low, high = metrics.drift_range
         if low > 0 or high < 0:
-            yield f"the output rate changed by {metrics.drift:+.0%} from one end of the window to the other"
+            yield f"the output rate changed by {metrics.drift:+.0%} of its mean from one end of the window to the other"
     users = health.intended_in_flight
     if users and metrics.success_rate >= 0.99 and metrics.in_flight < LEAST_IN_FLIGHT * users:
         yield f"only {metrics.in_flight:.1f} of {users} users were on their way in the mean: the client lost time"

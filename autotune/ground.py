@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 
-from autotune import claims, telemetry
+from autotune import aims, claims, telemetry
 from autotune import plan as plans
 from autotune.cluster.cluster import Cluster
 from autotune.cluster.nginx import Nginx
@@ -358,6 +358,7 @@ async def ground(
 
     Raises `SpecError`, `ModelMissing`, `PortTaken`, …
     """
+    aims.check(spec)
     telemetry.check(spec, found.without(lost))
     first = baseline(spec, found)
     layouts(spec, found)  # before anything is started: a layout that is wrong needs no server to say so

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,15 @@ class Plan:
     def slots(self) -> str:
         """OLLAMA_NUM_PARALLEL of its instances: "16", or "16 and 8" where they differ."""
         return " and ".join(dict.fromkeys(str(instance.slots) for instance in self.instances))
+
+    def sorts(self, inventory: Inventory) -> dict[str, tuple[int, tuple[str, ...], int]]:
+        """What should make instances equally fast, by address: slots, kinds of devices, and how many share these."""
+        sharing = Counter(instance.devices for instance in self.instances)
+        kinds = {device.id: device.kind for device in inventory.devices}
+        return {
+            one.address: (one.slots, tuple(sorted(kinds[device] for device in one.devices)), sharing[one.devices])
+            for one in self.instances
+        }
 
     @property
     def url(self) -> str:

@@ -14,8 +14,7 @@ from autotune.errors import AutotuneError, BaselineFailed, ClusterError, DeviceL
 from autotune.events import read
 from autotune.faults import FAULT_PAUSE_S, MOST_FAULTS, insist, quarantine, quarantined
 from autotune.pace import PREPARING, Cost, Pace, Wait, kept_s, prepared, turn
-from autotune.space import key
-from autotune.standing import standings
+from autotune.standing import provable, standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -264,10 +263,7 @@ class Night:
 
         By belief where the search has one, as the finalists of the proof are.
         """
-        if (ranked := self.sampler.ranked()) is not None:
-            return any(key(one) != key(self.baseline) for one in ranked)
-        found = self.runnable(self.results)
-        return any(result.score.feasible and result.fingerprint != found[0].fingerprint for result in found)
+        return any(provable(self.runnable(self.results), self.sampler.ranked()))
 
     def _kept_s(self) -> float:
         """What the fewest blocks of the proof need, as far as is known."""

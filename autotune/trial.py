@@ -248,10 +248,10 @@ class Bench:
             window=(loaded.window_start, loaded.window_end),
             samples=samples,
             per_joule=tokens(loaded.records) / joules if (joules := samples.joules) else None,
-            doubts=(*self._doubts(level, loaded, metrics, health), *heat(samples.after)),
+            doubts=(*self._doubts(plan, level, loaded, metrics, health), *heat(samples.after)),
         )
 
-    def _doubts(self, level: Level, loaded: LoadResult, metrics: Metrics, health: Health) -> list[str]:
+    def _doubts(self, plan: Plan, level: Level, loaded: LoadResult, metrics: Metrics, health: Health) -> list[str]:
         asked = self.spec.workload.input_tokens
         return doubts(
             loaded,
@@ -260,6 +260,7 @@ class Bench:
             workload=self.workload,
             input_tokens=None if asked is None or self.spec.workload.conversation else asked.mean,
             precision=aims.precision(self.spec, level),
+            alike=plan.sorts(self.inventory),
         )
 
     def _more_processes(self, level: Level, health: Health) -> None:

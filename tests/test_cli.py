@@ -309,7 +309,9 @@ def test_a_newer_result_file_is_refused(run: Run) -> None:
 
 def test_a_result_file_that_is_not_there_is_refused(run: Run, tmp_path: Path) -> None:
     assert run.refused(2, "compare", "none.json", "none.json") == "none.json: No such file or directory"
-    assert run.refused(2, "compare", tmp_path, tmp_path).endswith("Is a directory")
+    assert run.refused(2, "compare", tmp_path, tmp_path).endswith(
+        "is a folder; allowed is a result file of `autotune bench --json`"
+    )
 
 
 # bench

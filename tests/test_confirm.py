@@ -189,6 +189,18 @@ def test_when_all_certainly_miss_there_is_nothing_more_to_learn() -> None:
     assert (found.kind, found.decided) == (Kind.UNCLEAR, True)
 
 
+@pytest.mark.parametrize("late_s", [5.0, 0.5, None])
+def test_when_no_candidate_can_show_that_it_meets_the_limits_there_is_nothing_more_to_learn(
+    late_s: float | None,
+) -> None:
+    few: list[tuple[float, float | None]] = [(150, None)] * 4
+    baseline: list[tuple[float, float | None]] = [(100, late_s)] * 4
+    found = proof(baseline, few, steady(150, 9.0))
+    assert (found.kind, found.decided) == (Kind.UNCLEAR, True)
+    unsure = proof([(100, late) for late in (2.1, 1.98, 2.07, 2.02)], few)  # of the baseline more blocks tell more
+    assert (unsure.kind, unsure.decided) == (Kind.UNCLEAR, False)
+
+
 def test_whatever_can_be_measured_beats_a_baseline_that_cannot() -> None:
     found = proof(steady(100), steady(50), reasons={0: "offloaded"})
     assert (found.kind, found.recommended) == (Kind.WINNER, 1)
@@ -491,6 +503,14 @@ def test_finalists_are_the_best_feasible_without_the_baseline() -> None:
     assert finalists(every, 0) == []
 
 
+def test_what_has_too_few_requests_to_say_is_no_finalist() -> None:
+    """Its windows had their full length: in a proof they would have no more."""
+    every = [result(0, BASELINE, 120), result(1, FAST, 150, ttft_s=None), result(2, LEAN, 130)]
+    assert finalists(every, 2, [FAST, LEAN, BASELINE]) == [LEAN]
+    dropped = replace(every[1], dropped="cannot beat 120 tokens/s")  # its window was short, and the next is not
+    assert finalists([every[0], dropped, every[2]], 2, [FAST, LEAN]) == [FAST, LEAN]
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "night")
@@ -508,6 +528,9 @@ def test_as_many_finalists_as_there_is_time_for(store: Store) -> None:
     assert chosen(store, SPEC, SEARCH, 12 * 60.0 - 1) == (every[:2], "")
     assert chosen(store, SPEC, SEARCH, 8 * 60.0 - 1) == ([], "no time was left for a proof, which needs about 8 min")
     assert chosen(store, SPEC, SEARCH[:1], None) == ([], "nothing else met the limits")
+    assert chosen(store, SPEC, [result(0), result(1, FAST, ttft_s=None)], None)[1] == (
+        "nothing else met the limits, or had requests enough to say whether it does"
+    )
     assert chosen(store, SPEC, [result(0, ttft_s=9.0)], None) == ([], "")
     assert chosen(store, SPEC, [], None) == ([], "")
     none = SPEC.model_copy(update={"proof": Proof(finalists=0)})

@@ -28,7 +28,7 @@ from autotune.ollama.api import ServerFacts
 from autotune.score import Score
 from autotune.space import build
 from autotune.standing import standings
-from tests.conftest import TINY, gpus
+from tests.conftest import TINY, gpus, study
 from tests.factories import BASELINE, SPEC, metrics, params, result, space
 from tests.screens import ANSI, COLOUR, Clock, screen, text, words
 
@@ -119,7 +119,7 @@ def test_a_configuration_leaves_out_what_is_usual() -> None:
         (BASE, "feasible"),
         (LATE, "misses ttft_s mean at 2 users (2.2 times the limit)"),
         (result(ttft_s=3.0), "misses ttft_s mean at 2 users (50% over)"),
-        (result(ttft_s=None), "misses ttft_s mean at 2 users (too few requests to say)"),
+        (result(ttft_s=None), "had too few requests to say: ttft_s mean at 2 users"),
         (BROKEN, "infeasible (load_failed): it was told to: load_failed"),
         (
             result(score=Score(9.0, {"success rate at 2 users": 0.19, "e2e_s p95 at 2 users": -0.1})),
@@ -268,8 +268,8 @@ def test_a_plan_shows_devices_space_and_time(width: int) -> None:
         "Baseline: 0 NUM_PARALLEL 1",
         "Space: 9 configurations, 9 up to symmetry, 9 that may fit the memory",
         "num_parallel (3): 2, 4, 8",
-        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials, 26 min 00 s to 2 h 36 min for the proof;",
-        "the budget is at most 1 trials",
+        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials, 26 min 00 s to 2 h 36 min for the proof,",
+        "with windows of 60 s, which may need 300 s; the budget is at most 1 trials",
     ):
         assert piece in said
     assert "GPU-5a110001-0000-4000-8000-000000000001" in said.replace(" ", "").replace("GPU-", "GPU-") or width == 60
@@ -281,6 +281,17 @@ def test_a_plan_says_how_much_of_the_space_will_fit_the_memory() -> None:
     assert "memory as it is foreseen: 50% of these fit, 0% may, 50% hardly do; none is left out for that" in said
     kept = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"vram_free_gib": 3.5})})
     assert "0% of these fit" in planned(kept, 140, vram_free_bytes=int(3.5 * 2**30))
+
+
+def test_a_plan_says_how_fast_answers_must_come_for_its_limits_to_be_known() -> None:
+    limits = [{"metric": "ttft_s", "statistic": "p99", "max": 2.0}]
+    spec = study(objective={"limits": limits}, workload={"levels": [4, 20], "window_max_s": 240})
+    said = planned(spec, 200)
+    assert (
+        "Limits at 20 users need 368 requests: they come within workload.window_max_s, 240 s, where an answer" in said
+    )
+    assert "takes at most 13 s in the mean" in said
+    assert "Limits at 4 users" not in said
 
 
 WARMTH = Warmth(

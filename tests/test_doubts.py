@@ -19,7 +19,7 @@ from autotune.telemetry import DeviceSample
 from tests.factories import metrics, summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PLAIN = make(1, Lengths("fixed", 50), Lengths("fixed", 60))
 SHARED = make(1, Lengths("fixed", 50), Lengths("fixed", 60), prefixes=Prefixes(4, 30))
@@ -38,17 +38,24 @@ def told(
     input_tokens: float | None = None,
     precision: float | None = None,
     records: Sequence[RequestRecord] = (),
+    alike: Mapping[str, str] | None = None,
     **more: Any,
 ) -> list[str]:
     level = OpenLoop(2.0) if users is None else ClosedLoop(users)
     loaded = LoadResult(level, 0.0, 60.0, tuple(records), cautions, look=look or Look())
     found = metrics(**more)
     health = examine(loaded, found)
-    return doubts(loaded, found, health, workload=workload, input_tokens=input_tokens, precision=precision)
+    return doubts(loaded, found, health, workload=workload, input_tokens=input_tokens, precision=precision, alike=alike)
 
 
 def test_a_load_without_a_fault_calls_for_no_doubt() -> None:
     assert told(input_tokens=60.0, precision=0.05, look=Look(precision=0.04), pace=1.02, little=0.01) == []
+
+
+def test_an_instance_is_not_held_against_one_on_another_device() -> None:
+    figures = {"a:1": instance(0.05), "b:2": instance(0.08)}
+    assert told(instances=figures, alike={"a:1": "new", "b:2": "old"}) == []
+    assert len(told(instances=figures, alike={"a:1": "new", "b:2": "new"})) == 1
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,7 @@ def test_a_load_without_a_fault_calls_for_no_doubt() -> None:
         ({"pace": 0.85}, "a token takes 0.85 times as long here as the server says: text is held up on its way"),
         (
             {"drift": -0.12, "drift_range": (-0.2, -0.04)},
-            "the output rate changed by -12% from one end of the window to the other",
+            "the output rate changed by -12% of its mean from one end of the window to the other",
         ),
         ({"in_flight": 4.4}, "only 4.4 of 5 users were on their way in the mean: the client lost time"),
         (

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from autotune.aims import check
 from autotune.claims import locks
+from autotune.doctor.places import windows
 from autotune.errors import ModelMissing, SpecError
 from autotune.ground import Ground, baseline, space, store_of
 from autotune.inventory import Inventory
 from autotune.ollama.api import ServerFacts
 from tests.conftest import TINY, cores, gpus, study
+
+if TYPE_CHECKING:
+    from autotune.spec import StudySpec
 
 FACTS = ServerFacts("0.32.15", TINY)
 
@@ -134,3 +139,52 @@ def test_without_any_store_it_is_said_where_one_was_looked_for(tmp_path: Path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ModelMissing, match=r"set cluster\.models_dir"):
         store_of(study(cluster={"driver": "process"}), tmp_path)
+
+
+# windows in which too few requests come
+
+
+def limited(level: Any, statistic: str, **more: Any) -> StudySpec:
+    limits = [{"metric": "ttft_s", "statistic": statistic, "max": 2.0}]
+    return study(objective={"limits": limits, **more}, workload={"levels": [level], "window_max_s": 120})
+
+
+@pytest.mark.parametrize(
+    ("level", "statistic", "said"),
+    [
+        (
+            {"rate": 3.0},
+            "p99",
+            "at 3 requests/s about 360 come, and the p99 of a time needs 368; allowed is 123 or more",
+        ),
+        (
+            {"ramp": [0.1, 0.25], "over_s": 60.0},
+            "p90",
+            "at 0.25 requests/s about 30 come, and the p90 of a time needs 36",
+        ),
+        ({"rate": 0.05}, "mean", "at 0.05 requests/s about 6 come, and the mean of a time needs 10; allowed is 200"),
+    ],
+)
+def test_a_rate_that_never_brings_what_a_limit_needs_is_refused(level: Any, statistic: str, said: str) -> None:
+    spec = limited(level, statistic)
+    with pytest.raises(SpecError) as refused:
+        check(spec)
+    assert refused.value.message.startswith("workload.window_max_s = 120: ")
+    assert said in refused.value.message
+    (found,) = windows(spec)
+    assert (found.state, found.found) == ("missing", refused.value.message)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        limited({"rate": 3.1}, "p99"),
+        limited({"ramp": [0.1, 0.3], "over_s": 60.0}, "p90"),
+        limited(1, "p99"),  # how fast users are answered, nobody knows before
+        limited({"rate": 0.1}, "p99", metric="capacity"),  # a search for what can be borne goes to larger rates
+        study(workload={"levels": [{"rate": 0.01}]}),
+    ],
+)
+def test_what_may_bring_enough_is_not_refused(spec: StudySpec) -> None:
+    check(spec)
+    assert not list(windows(spec))

@@ -275,6 +275,13 @@ def test_who_is_slow_is_so_against_the_others() -> None:
     assert slow({}) == {}
 
 
+def test_who_is_slow_is_so_against_those_that_are_the_same() -> None:
+    found = {"a": instance(0.1), "b": instance(0.2), "c": instance(0.21), "d": instance(0.3), "e": instance(0.9)}
+    alike = {"a": "fast", "b": "old", "c": "old", "d": "old", "e": "odd"}
+    assert slow(found, alike) == {"d": pytest.approx(0.3 / 0.205)}
+    assert slow(found).keys() == {"d", "e"}
+
+
 # summaries
 
 

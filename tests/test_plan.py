@@ -63,6 +63,17 @@ def added(plan: Plan, number: int = 0) -> dict[str, str]:
     return {name: value for name, value in env(plan, number).items() if env(make()).get(name) != value}
 
 
+# which instances should be equally fast
+
+
+def test_instances_are_of_one_sort_by_slots_kinds_of_devices_and_how_many_share_these() -> None:
+    cards = tuple(replace(card, kind="AABB"[number]) for number, card in enumerate(gpus(4).devices))
+    plan = make("0 | 1 | 2 | 3x2", Inventory("mixed", cards), num_parallel=4)
+    sorts = plan.sorts(Inventory("mixed", cards))
+    assert list(sorts) == [one.address for one in plan.instances]
+    assert sorted(sorts.values()) == [(4, ("A",), 1), (4, ("A",), 1), (4, ("B",), 1), (4, ("B",), 2), (4, ("B",), 2)]
+
+
 # what an instance is told
 
 

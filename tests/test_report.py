@@ -91,6 +91,19 @@ def test_no_clear_winner_says_how_near_it_is() -> None:
 def test_candidates_that_miss_the_limits_in_the_proof_are_no_winners() -> None:
     said = answer(proof(steady(100, 9.0), steady(150, 9.0)))
     assert said.startswith("No clear winner after 4 blocks: no candidate met the limits again; the baseline misses the")
+    assert said.endswith("Nothing here is known to meet the limits, and 0  NUM_PARALLEL 1 surely does not.")
+
+
+def test_candidates_with_too_few_requests_are_not_said_to_miss_the_limits() -> None:
+    few: list[tuple[float, float | None]] = [(150, None)] * 4
+    said = answer(proof(steady(100, 9.0), few))
+    assert "met the limits again, as far as requests were enough to say (ttft_s mean at 2 users): lengthen work" in said
+    assert said.endswith("Nothing here is known to meet the limits, and 0  NUM_PARALLEL 1 surely does not.")
+    assert answer(proof(steady(100), few)).endswith("Until that is settled keep 0  NUM_PARALLEL 1.")
+    assert answer(results=[result(0, ttft_s=None)]) == (
+        "No configuration is known to have met the limits. The nearest: 0  NUM_PARALLEL 1: had too few requests"
+        " to say: ttft_s mean at 2 users: lengthen workload.window_max_s."
+    )
 
 
 def test_a_candidate_that_failed_is_named_with_its_reason() -> None:
@@ -103,7 +116,10 @@ def test_a_baseline_with_doubts_says_which() -> None:
     open_ = answer(proof([(100, None)] * 4, steady(101)))
     assert "; the baseline had too few requests to say: ttft_s mean at 2 users. Until" in open_
     sure = answer(proof(steady(100, 3.0), [(101, late) for late in (1.0, 5.0, 0.5, 1.2)]))
-    assert "; the baseline misses the limits. Until that is settled keep" in sure
+    assert "; the baseline misses the limits (ttft_s mean at 2 users: 50% over)." in sure
+    assert sure.endswith(
+        " Until that is settled 0 | 1  NUM_PARALLEL 8, least_conn is the better choice: in the mean it met the limits."
+    )
 
 
 def test_a_baseline_that_alone_meets_the_limits_is_kept() -> None:

@@ -24,7 +24,7 @@ from autotune.store import Shelf
 from autotune.telemetry import DeviceSample
 from autotune.trial import Bench
 from tests.benchmark.standin import Standin
-from tests.conftest import study
+from tests.conftest import gpus, study
 from tests.factories import result
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Trial:
         )
         asked: Any = SeededWorkload(1, Lengths("fixed", 50), Lengths("fixed", 16))
         events = Events(self.folder / "events.jsonl", self.shown.append)
-        inventory: Any = SimpleNamespace(devices=())
+        inventory = gpus()
         keep: Any = nothing
         self.bench = Bench(spec, inventory, cluster, events, asked, client, keep, **more)
         params = {"layout": "0 | 1", "num_parallel": 2}

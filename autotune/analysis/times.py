@@ -106,7 +106,8 @@ def requests_over_time(study: Study, number: int = 0, phase: str = SEARCH, level
     lanes = list(_lanes(found))
     _requests(drawn, lanes, (found["asked_s"], text), "waiting for the first text", (ORANGE, "/"))
     _requests(drawn, lanes, (text, found["last_text_s"].fillna(text)), "answer", (BLUE, ""))
-    for at, what in ((0.0, "the window begins"), (run.result.levels[label].window_s, "it ends")):
+    begin, end = run.result.windows[label]
+    for at, what in ((0.0, "the window begins"), (end - begin, "it ends")):
         drawn.add_vline(x=at, line={"color": INK, "width": 2, "dash": "dash"})
         _above(drawn, at, what)
     drawn.update_layout(barmode="overlay", bargap=0.25)

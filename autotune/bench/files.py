@@ -108,6 +108,8 @@ def read(path: Path) -> Kept:
         useless = [f"{label}: the client was too slow, or nothing was answered: do not use it" for label in invalid]
         load = {str(key): str(value) for key, value in content.get("load", {}).items()}
         return Kept(_METRICS.validate_python(content["levels"]), load, (*unfinished, *useless))
+    except IsADirectoryError as error:
+        raise UsageError(f"{path}: is a folder; allowed is a result file of `autotune bench --json`") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:

@@ -220,6 +220,10 @@ class Verdict:
         """Whether it is certain that it misses a limit, or cannot be measured."""
         return self.contenders[one].fails or any(found.low > 0 for found in self.violations[one].values())
 
+    def out(self, one: int) -> bool:
+        """Whether no more blocks can show that it meets the limits: it misses one, or too few requests come to say."""
+        return self.misses(one) or bool(self.contenders[one].undecided)
+
     def beats(self, one: int, other: int) -> bool:
         """Feasible beats infeasible where they are surely apart; then more tokens/s beat less."""
         gain = self.gain(one, other)
@@ -332,10 +336,12 @@ class Verdict:
         """Whether more blocks could show nothing that would be worth choosing over what is recommended."""
         if self.blocks < self.rules.pairs:
             return False
+        if all(self.out(one) for one in self.others) and (self.out(BASELINE) or self.feasible(BASELINE)):
+            return True
         if self.goals:
             return self.front.decided
         if self.kind is Kind.UNCLEAR:
-            return all(self.misses(one) for one in range(len(self.contenders)))
+            return False
         rest = (one for one in self.others if one != self.recommended)
         return not self.unsettled and all(self._settled(one, self.recommended) for one in rest)
 

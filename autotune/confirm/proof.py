@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,7 @@ from autotune.confirm.contest import Verdict
 from autotune.confirm.order import BASELINE, looks, place
 from autotune.errors import StorageError
 from autotune.faults import insist, quarantined, spoilt
-from autotune.space import key
-from autotune.standing import on_front, standings
-from autotune.stats import most_first
+from autotune.standing import provable, standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,24 +36,8 @@ UP = "the time that was kept for the proof is up"
 def finalists(
     results: Sequence[TrialResult], most: int, ranked: Sequence[Mapping[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """The configurations of a search besides the baseline that likely hold the limits, best first.
-
-    By belief, where the search has one and `ranked` is what was tried in its order: the best single measurement is the
-    luckiest. Else the feasible by what was measured; of several goals the front first, as it is in `ranked`, too.
-    """
-    standing = standings(results)
-    front = on_front(standing)
-    shown = [front[at] for at in most_first([one.point for one in front])]
-    standing = [*shown, *(one for one in standing if one not in shown)]
-    if ranked is not None:
-        known = {key(one.params): one for one in standing if all(result.measured for result in one.results)}
-        standing = [known[key(params)] for params in ranked if key(params) in known]
-    others = [
-        one
-        for one in standing
-        if (one.feasible or ranked is not None) and one.results[0].fingerprint != results[0].fingerprint
-    ]
-    return [one.params for one in others[:most]]
+    """So many of what can be proved, best first; see `standing.provable`."""
+    return [one.params for one in islice(provable(results, ranked), most)]
 
 
 def verdict(store: Store, rules: ProofSpec) -> Verdict | None:
@@ -217,7 +200,10 @@ def chosen(
 def _nothing(spec: StudySpec, results: Sequence[TrialResult]) -> str:
     if not spec.proof.finalists:
         return "no proof was asked for (proof.finalists = 0)"
-    return "nothing else met the limits" if any(result.score.feasible for result in results) else ""
+    if not any(result.score.feasible for result in results):
+        return ""
+    few = any(one.undecided for one in standings(results))
+    return f"nothing else met the limits{', or had requests enough to say whether it does' if few else ''}"
 
 
 def begun(

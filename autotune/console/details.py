@@ -142,7 +142,7 @@ def _drift(metrics: Metrics) -> str:
     if metrics.drift is None or metrics.drift_range is None or metrics.drift_range[0] <= 0 <= metrics.drift_range[1]:
         return ""
     change = f"{number(metrics.drift, PERCENT, '+')}% {interval(metrics.drift_range, PERCENT, '+')}"
-    return f"the output rate changed by {change} from one end of the window to the other"
+    return f"the output rate changed by {change} of its mean from one end of the window to the other"
 
 
 def _tokens(metrics: Metrics) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from autotune import aims
 from autotune.console.scene import estimate_s
 from autotune.console.tables import before_after, front, odds, ranking
 from autotune.plan import GIB
@@ -17,7 +18,7 @@ from autotune.simulator import SIMULATED
 from autotune.space import kinds, letter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from rich.console import Console
@@ -63,7 +64,21 @@ def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> N
         say(f"  left out for {len(reasons) - _MOST_REASONS} more reasons of the same kind")
     if warmth is not None:
         _warmth(say, warmth)
+    for line in _windows(spec):
+        say(line)
     say(_length(spec, space.after_memory))
+
+
+def _windows(spec: StudySpec) -> Iterator[str]:
+    """The requests that limits need; how fast the users of a level are answered, nobody knows before."""
+    longest_s = spec.workload.window_max_s
+    for level in spec.workload.levels:
+        needed = aims.phases(spec, level).min_requests
+        if needed and level.users is not None and spec.objective.metric != "capacity":
+            yield (
+                f"Limits at {level.label} need {needed} requests: they come within workload.window_max_s,"
+                f" {longest_s:g} s, where an answer takes at most {span(longest_s * level.users / needed)} in the mean"
+            )
 
 
 def _memory(ground: Ground) -> str:
@@ -117,9 +132,11 @@ def _length(spec: StudySpec, configurations: int) -> str:
         f"until {spec.budget.until}" if spec.budget.until else "",
         f"at most {spec.budget.trials} trials" if spec.budget.trials else "",
     ]
+    window_s, longest_s = spec.workload.window_s, spec.workload.window_max_s
+    more = f", with windows of {window_s:g} s, which may need {longest_s:g} s" if longest_s > window_s else ""
     return (
-        f"Estimated time: {span(trial_s)} a trial, {span(trial_s * trials)} for {trials} trials{_proof_length(spec)};"
-        f" the budget is {', '.join(filter(None, bounds))}"
+        f"Estimated time: {span(trial_s)} a trial, {span(trial_s * trials)} for {trials} trials{_proof_length(spec)}"
+        f"{more}; the budget is {', '.join(filter(None, bounds))}"
     )
 
 

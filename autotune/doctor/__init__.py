@@ -31,6 +31,7 @@ def _for_study(spec: StudySpec, folder: Path, sysfs: Path, procfs: Path) -> list
         programs.ollama(spec),
         places.model(spec, folder),
         *places.prompts(spec),
+        *places.windows(spec),
         programs.nginx(spec),
         programs.util_linux(found),
         *seen,

@@ -7,7 +7,7 @@ import shutil
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from autotune import claims
+from autotune import aims, claims
 from autotune import ground as grounds
 from autotune import plan as plans
 from autotune.cluster import host, lock
@@ -143,6 +143,14 @@ def results(folder: Path) -> Check:
         found = f"{folder}: {free_mib} MiB are free on this disk, a night needs {LEAST_FREE_BYTES // 2**20}"
         return Check("results", "missing", found, "free some space, or move the study file to another disk")
     return Check("results", "ok", f"{folder}: {free_mib / 1024:.1f} GiB are free")
+
+
+def windows(spec: StudySpec) -> Iterator[Check]:
+    """Those of a study in which too few requests come for its limits."""
+    try:
+        aims.check(spec)
+    except SpecError as error:
+        yield Check("windows", "missing", error.message, "correct it in the study file")
 
 
 def prompts(spec: StudySpec) -> Iterator[Check]:

@@ -150,12 +150,13 @@ class Bundle:
 def bundle(store: Store, *, trial: int | None = None, listen: str = LOOPBACK, user: str | None = None) -> Bundle:
     """The winner of a study, or the configuration of one trial.
 
-    Raises `NothingFeasible` where there is no winner, `UsageError` where there is a front to choose from, for a trial
-    that cannot be exported or an address that is none, `StorageError` for a study that cannot be read.
+    Raises `NothingFeasible` where there is no winner, `UsageError` where nothing was measured yet or there is a front
+    to choose from, for a trial that cannot be exported or an address that is none, `StorageError` for a study that
+    cannot be read.
     """
     found, address = report.read(store), _address(listen)
     if not found.results:
-        raise StorageError(f"{store.folder}: nothing was measured in this study yet, so there is nothing to export")
+        raise UsageError(f"{store.folder}: nothing was measured in this study yet, so there is nothing to export")
     shelf, runs = (_winner if trial is None else _trial)(store, found, trial or 0)
     plan = shelf.plan(runs[0].number)
     for device, said in quarantined(store).items():

@@ -14,7 +14,7 @@ from autotune.records import Outcome
 from autotune.stats import quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from autotune.metrics.window import Window
     from autotune.records import RequestRecord
@@ -53,17 +53,19 @@ def instances(
     return found
 
 
-def slow(found: Mapping[str, InstanceMetrics]) -> dict[str, float]:
+def slow(found: Mapping[str, InstanceMetrics], alike: Mapping[str, Hashable] | None = None) -> dict[str, float]:
     """The instances whose tokens take much longer than those of the others, and how many times as long.
 
-    The others' figure is their median. Instances with few answers are not judged, nor is one alone.
+    The others' figure is their median. Instances with few answers are not judged, nor is one alone; where `alike` says
+    what each is, by name, the others are those that are the same.
     """
+    what = alike or {}
     tpots = {name: one.tpot_p50_s for name, one in found.items() if one.tpot_p50_s and one.answers >= ENOUGH_ANSWERS}
-    ratios = {
-        name: tpot / quantile([other for another, other in tpots.items() if another != name], 0.5)
-        for name, tpot in tpots.items()
-        if len(tpots) > 1
-    }
+    ratios = {}
+    for name, tpot in tpots.items():
+        others = [other for one, other in tpots.items() if one != name and what.get(one) == what.get(name)]
+        if others:
+            ratios[name] = tpot / quantile(others, 0.5)
     return {name: ratio for name, ratio in ratios.items() if ratio > SLOW}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from autotune import aims
 from autotune import ground as grounds
 from autotune.errors import SpecError
 from autotune.ground import Ground
@@ -74,6 +75,7 @@ async def host(spec: StudySpec) -> Host:
     if not profile.devices:
         raise SpecError(f"cluster.profile = {spec.cluster.profile!r}: it has no devices to share out")
     found = grounds.inventory(spec)
+    aims.check(spec)
     grounds.layouts(spec, found)
     library = Library(profile, NOWHERE, NOWHERE)
     known = await facts(cast("Ollama", _Server(profile, library)), spec.cluster.model)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from autotune.standing import Standing
     from autotune.stats import Interval
 
+LENGTHEN = "lengthen workload.window_max_s"
+"""What helps where windows have too few requests."""
+
 
 def span(seconds: float | None) -> str:
     """A length of time for people: "1 h 05 min", "3 min 20 s", "12 s"."""
@@ -82,16 +85,21 @@ def verdict(result: TrialResult) -> str:
         return f"infeasible ({result.reason}): {result.message}"
     if result.dropped:
         return f"dropped: {result.dropped}"
-    missed = [f"{name} ({_excess(name, value)})" for name, value in result.score.constraints.items() if value > 0]
-    return f"misses {', '.join(missed)}" if missed else "feasible"
+    missed = [f"{name} ({_excess(name, value)})" for name, value in _missed(result) if value != UNDECIDED]
+    open_ = [name for name, value in _missed(result) if value == UNDECIDED]
+    told = [f"misses {', '.join(missed)}"] if missed else []
+    told += [f"had too few requests to say: {', '.join(open_)}"] if open_ else []
+    return "; ".join(told) or "feasible"
+
+
+def _missed(result: TrialResult) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in result.score.constraints.items() if value > 0]
 
 
 def _excess(name: str, violation: float) -> str:
     """A violation in words."""
     if name.startswith("success rate"):
         return f"{100 * violation:.1f} percentage points too low"
-    if violation == UNDECIDED:
-        return "too few requests to say"
     return f"{violation:.0%} over" if violation < 1 else f"{violation + 1:.1f} times the limit"
 
 
@@ -165,8 +173,9 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
         return "Nothing was measured."
     best = standings(results)[0]
     if not best.feasible:
-        nearest = configuration(best.params)
-        return f"No configuration met the limits. The nearest: {nearest}: {verdict(best.results[-1])}."
+        nearest = f"The nearest: {configuration(best.params)}: {verdict(best.results[-1])}"
+        known, help_ = ("is known to have met", f": {LENGTHEN}") if best.undecided else ("met", "")
+        return f"No configuration {known} the limits. {nearest}{help_}."
     if sum(standing.feasible for standing in standings(results)) == 1 and results[0] in best.results:
         return f"Keep what you have, {configuration(best.params)}: nothing else met the limits."
     twice = len(best.results)
@@ -189,7 +198,7 @@ def proved(proof: Verdict) -> str:
         return _front(proof)
     keep, best = configuration(proof.contenders[BASELINE].params), proof.nearest
     if not proof.feasible(best):
-        near = f"no candidate met the limits again{_failures(proof)}"
+        near = f"no candidate met the limits again{_failures(proof)}{_open(proof)}"
     else:
         unit = _unit(proof)
         near = f"{configuration(proof.contenders[best].params)} {does(unit)} {_change(proof.gain(best), unit)}"
@@ -198,7 +207,18 @@ def proved(proof: Verdict) -> str:
         return f"Keep what you have, {keep}: {least} ({proof.blocks} blocks). In the proof {near}."
     doubt = _doubt(proof)
     said = f"No clear winner after {proof.blocks} blocks: {near}{doubt}."
-    return f"{said}{'' if doubt else _length(proof)} Until that is settled keep {keep}."
+    return f"{said}{'' if doubt else _length(proof)} {_meanwhile(proof)}"
+
+
+def _meanwhile(proof: Verdict) -> str:
+    """What to do where nothing is settled: a baseline that surely misses the limits is not worth keeping."""
+    keep = configuration(proof.contenders[BASELINE].params)
+    if not proof.misses(BASELINE):
+        return f"Until that is settled keep {keep}."
+    if proof.feasible(proof.nearest):
+        better = configuration(proof.contenders[proof.nearest].params)
+        return f"Until that is settled {better} is the better choice: in the mean it met the limits."
+    return f"Nothing here is known to meet the limits, and {keep} surely does not."
 
 
 def _front(proof: Verdict) -> str:
@@ -216,7 +236,7 @@ def _front(proof: Verdict) -> str:
     if proof.kind is Kind.KEEP:
         return f"Keep what you have, {keep}: nothing is better in any of {goals} ({proof.blocks} blocks)."
     said = f"After {proof.blocks} blocks nothing is certain to be better in any of {goals}{_doubt(proof)}."
-    return f"{said} Until that is settled keep {keep}."
+    return f"{said} {_meanwhile(proof)}"
 
 
 def _point(proof: Verdict, at: int) -> str:
@@ -243,6 +263,12 @@ def _failures(proof: Verdict) -> str:
     return f" ({'; '.join(told)})" if told else ""
 
 
+def _open(proof: Verdict) -> str:
+    """Of which limits windows had too few requests to say whether the candidates meet them."""
+    names = sorted({name for one in proof.contenders[1:] for name in one.undecided})
+    return f", as far as requests were enough to say ({', '.join(names)}): {LENGTHEN}" if names else ""
+
+
 def _doubt(proof: Verdict) -> str:
     """Why that settles nothing."""
     baseline = proof.contenders[BASELINE]
@@ -251,7 +277,7 @@ def _doubt(proof: Verdict) -> str:
     if baseline.undecided:
         return f"; the baseline had too few requests to say: {', '.join(sorted(baseline.undecided))}"
     if proof.misses(BASELINE):
-        return "; the baseline misses the limits"
+        return f"; the baseline misses the limits ({_by_how_much(proof)})"
     return "" if proof.feasible(BASELINE) else "; whether the baseline misses the limits is not certain"
 
 
@@ -264,7 +290,7 @@ def _winner(proof: Verdict) -> str:
     if baseline.fails:
         over = f"and the baseline could not be measured ({baseline.reason})"
     elif proof.outlives(proof.recommended, BASELINE):
-        over = f"and it meets the limits, which the baseline misses ({_missed(proof)})"
+        over = f"and it meets the limits, which the baseline misses ({_by_how_much(proof)})"
     else:
         worst = proof.worst(proof.recommended)
         block = f"{worst[1]:+.1%} in the worst block" if worst else ""
@@ -276,7 +302,7 @@ def _winner(proof: Verdict) -> str:
     )
 
 
-def _missed(proof: Verdict) -> str:
+def _by_how_much(proof: Verdict) -> str:
     """By how much the baseline misses its limits."""
     missed = {name: found.mean for name, found in proof.violations[BASELINE].items() if found.mean > 0}
     return ", ".join(f"{name}: {_excess(name, value)}" for name, value in missed.items())

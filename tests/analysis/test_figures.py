@@ -20,7 +20,7 @@ from autotune.analysis import (
     tps_against_ttft,
 )
 from autotune.analysis.style import scale
-from tests.analysis.studies import BROKEN, FAST, LEAN, Written, spec
+from tests.analysis.studies import BROKEN, FAST, LEAN, WINDOW, Written, spec
 from tests.factories import BASELINE, params
 
 if TYPE_CHECKING:
@@ -183,6 +183,16 @@ def test_requests_of_users_have_a_row_for_each_user(opened: Study) -> None:
     assert "run 1 of the proof" in told(requests_over_time(opened, 1, "proof"))
     with pytest.raises(ValueError, match="search trial 2 was not measured"):
         requests_over_time(opened, 2)
+
+
+def test_requests_of_a_load_beside_the_studys_own_are_shown_too(tmp_path: Path) -> None:
+    made = Written(tmp_path, spec(workload={"levels": [3, 2]}))
+    made.beside(BASELINE, 4, 1)
+    found = load(tmp_path)
+    drawn = requests_over_time(found, level="1 users")
+    assert {shape.x0 for shape in drawn.layout.shapes} == {0.0, WINDOW[1] - WINDOW[0]}
+    with pytest.raises(ValueError, match="was not measured at 9 users"):
+        requests_over_time(found, level="9 users")
 
 
 def test_requests_in_one_row_come_one_after_the_other(opened: Study) -> None:

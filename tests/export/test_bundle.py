@@ -370,7 +370,7 @@ def test_a_study_that_cannot_be_read_is_one_clear_line(
 def test_a_study_in_which_nothing_was_measured_has_nothing_to_export(tmp_path: Path) -> None:
     store = Store(tmp_path / "night")
     store.open(study(), "")
-    with pytest.raises(StorageError, match="nothing was measured in this study yet"):
+    with pytest.raises(UsageError, match="nothing was measured in this study yet"):
         bundle(store)
 
 
