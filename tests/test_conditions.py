@@ -22,6 +22,14 @@ def test_the_page_says_under_which_conditions_the_proof_ran() -> None:
     assert "| worst block |" in said
 
 
+def test_what_is_left_to_find_out_among_the_finalists_is_told() -> None:
+    near = [(150 * factor, 0.5) for factor in (0.99, 1.01, 1.02, 0.98)]
+    open_ = page(proof(steady(100), near, steady(149)))
+    assert re.search(r"more blocks could gain 0\.\d% on the mean by finding out", open_)
+    assert "by finding out" not in page(proof(steady(100), steady(150)))
+    assert "by finding out" not in page(proof(steady(100), steady(90), steady(95)))
+
+
 def test_the_worst_block_is_told_with_the_gain() -> None:
     said = answer(proof([(100.0, 0.5)] * 4, [(150.0, 0.5), (150.1, 0.5), (149.5, 0.5), (150.0, 0.5)]))
     assert "% in the worst block) than the baseline." in said

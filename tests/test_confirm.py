@@ -223,6 +223,23 @@ def test_a_gain_that_is_certain_but_small_is_no_winner() -> None:
     assert replace(found, rules=Proof(least_gain=0.0)).kind is Kind.WINNER
 
 
+def test_a_proof_ends_where_another_finalist_could_gain_too_little_to_be_worth_more_blocks() -> None:
+    near = [(152 * factor, 0.5) for factor in (0.99, 1.01, 1.02, 0.98)]
+    alike, behind = (proof(steady(100), steady(tps), near) for tps in (151.9, 148))
+    for one in (alike, behind):
+        assert (one.kind, one.recommended) == (Kind.WINNER, 2)
+        assert not one.beats(2, 1)
+        assert (one.gain(1, 2) or Interval(0, 0, 0, 0)).high > one.counts  # for certain nothing is settled
+    assert (alike.forgone > 0.002, alike.decided) == (True, False)
+    assert (0 < behind.forgone < 0.002, behind.decided) == (True, True)
+    assert not replace(behind, rules=Proof(least_gain=0.0)).decided  # any gain is worth a change
+    simpler = proof(steady(100), near, steady(148))
+    assert (simpler.forgone < 0.002, simpler.unsettled, simpler.decided) == (True, (2,), False)
+    assert proof(steady(100), steady(150)).forgone == 0
+    few: list[tuple[float, float | None]] = [(300, None)] * 4
+    assert proof(steady(100), steady(150), few).forgone == 0  # of whom no block will say that it meets the limits
+
+
 def test_what_cannot_be_told_apart_is_no_winner() -> None:
     found = proof(steady(100, blocks=12, spread=0.1), steady(103, blocks=12, spread=0.1))
     assert (found.kind, found.recommended, found.decided) == (Kind.UNCLEAR, 0, False)
@@ -542,8 +559,8 @@ def test_a_proof_that_was_begun_goes_on_unless_the_search_says_otherwise(store: 
     assert chosen(store, SPEC, SEARCH, 60.0) == ([BASELINE, FAST], "")
     assert begin(store, [BASELINE, FAST]) == 0
     better = [*SEARCH, result(3, params(8), 900)]
-    assert chosen(store, SPEC, better, None)[0] == [BASELINE, params(8), FAST]
-    assert begin(store, [BASELINE, params(8), FAST]) == 1
+    assert chosen(store, SPEC, better, None)[0] == [BASELINE, params(8), FAST, LEAN]
+    assert begin(store, [BASELINE, params(8), FAST, LEAN]) == 1
     assert store.proofs() == 2
 
 
@@ -568,10 +585,10 @@ def test_a_night_ends_with_a_proof_on_fresh_starts(tmp_path: Path) -> None:
     assert ended.proof.contenders[ended.proof.recommended].params["num_parallel"] == 8
     assert ended.bench.fresh
     assert ended.bench.briefs[:9] == [False] * 9
-    assert ended.bench.briefs[9:] == [False] * 3 + [True] * (len(ended.bench.briefs) - 12)  # all but the first block
+    assert ended.bench.briefs[9:] == [False] * 4 + [True] * (len(ended.bench.briefs) - 13)  # all but the first block
     assert verdict(ended.store, SPEC.proof) == ended.proof
     assert len(ended.results) == 9  # what was proved is no trial of the search
-    assert [event["candidate"] for event in ended.seen("run")][:6] == [0, 1, 2, 2, 1, 0]
+    assert [event["candidate"] for event in ended.seen("run")][:8] == [0, 1, 2, 3, 3, 2, 1, 0]
 
 
 TWO_LEVELS = SPEC.model_copy(
@@ -596,10 +613,10 @@ def test_what_was_missed_in_the_first_block_is_asked_again(tmp_path: Path, missi
     ended = Studies(tmp_path / "night").night(bench, proof=True, trials=9)
     assert ended.proof is not None
     assert ended.proof.kind is Kind.WINNER
-    assert bench.briefs[12:] == [missing < 0] * (len(bench.briefs) - 12)
+    assert bench.briefs[13:] == [missing < 0] * (len(bench.briefs) - 13)
     lefts = [event["left_s"] for event in ended.seen("run")]
     run_s = 150.0 if missing < 0 else 450.0
-    assert lefts[3:11] == [run_s * left for left in range(8, 0, -1)]
+    assert lefts[4:15] == [run_s * left for left in range(11, 0, -1)]
 
 
 def test_after_the_last_block_and_the_last_second_nothing_is_left(tmp_path: Path) -> None:

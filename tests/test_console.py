@@ -268,7 +268,7 @@ def test_a_plan_shows_devices_space_and_time(width: int) -> None:
         "Baseline: 0 NUM_PARALLEL 1",
         "Space: 9 configurations, 9 up to symmetry, 9 that may fit the memory",
         "num_parallel (3): 2, 4, 8",
-        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials, 26 min 00 s to 2 h 36 min for the proof,",
+        "Estimated time: 2 min 10 s a trial, 2 min 10 s for 1 trials, 34 min 40 s to 3 h 28 min for the proof,",
         "with windows of 60 s, which may need 300 s; the budget is at most 1 trials",
     ):
         assert piece in said

@@ -155,7 +155,7 @@ def test_what_is_believed_goes_before_what_was_measured() -> None:
 
 def test_a_proof_of_a_front_is_of_its_points(tmp_path: Path) -> None:
     found, why = chosen(Store(tmp_path), SPEC, search(), None)
-    assert (found, why) == ([BASELINE, params(4), params(8)], "")
+    assert (found, why) == ([BASELINE, params(4), params(8), params(2)], "")
 
 
 # how it is told

@@ -263,7 +263,7 @@ def test_the_time_line_without_a_deadline_ends_where_it_is_expected_to() -> None
     first, _ = bar(scene, now_s)
     assert f"~{scene.wall(scene.end_s):%H:%M}" in first
     assert first.count("▶") == 1
-    runs = 3 * NIGHT.proof.pairs  # two finalists and the baseline
+    runs = (1 + NIGHT.proof.finalists) * NIGHT.proof.pairs
     assert scene.end_s == pytest.approx(scene.boundary_s + runs * 60.0)
 
 

@@ -16,7 +16,7 @@ from autotune.confirm.front import Front
 from autotune.confirm.order import BASELINE, looks
 from autotune.confirm.shares import Levels, levels
 from autotune.spec import OUTPUT
-from autotune.stats import Interval, block_spread, blocks_needed, contrast, difference_found
+from autotune.stats import Interval, block_spread, blocks_needed, contrast, difference_found, expected_gain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MISSED = 0.1
 """How often a true difference may be missed that a proof is said to find."""
+LITTLE = 0.1
+"""Of what is worth a change: what a further block could gain on the mean is not worth its time if it is less."""
 MOST_ALIKE = 0.05
 """By how much something simpler may be slower, however much the noise of a host hides."""
 USUAL_GAIN = 0.05
@@ -181,13 +183,15 @@ class Verdict:
         """The same of any figure, from its values by candidate and block."""
         found, noise = {}, self.spread(series)
         for one, other in permutations(range(len(self.contenders)), 2):
-            pairs = zip(series[one], series[other], strict=True)
-            logs = [math.log(first / second) for first, second in pairs if first and second]
+            logs = _apart(series[one], series[other])
             if len(logs) > 1:
                 below, above = self._sides(one, other)
-                pooled = noise if len(logs) == self.blocks else None
-                found[one, other] = contrast(logs, pooled, below=below, above=above)
+                found[one, other] = contrast(logs, self._pooled(logs, noise), below=below, above=above)
         return found
+
+    def _pooled(self, logs: Sequence[float], noise: Spread | None) -> Spread | None:
+        """What is common to all candidates, for two that were measured in every block."""
+        return noise if len(logs) == self.blocks else None
 
     def _sides(self, one: int, other: int) -> tuple[float, float]:
         """How much the lower and the upper end of a difference may err."""
@@ -332,8 +336,18 @@ class Verdict:
         return self.equals[0] if self.winners else BASELINE
 
     @property
+    def forgone(self) -> float:
+        """By which part another finalist is expected to make more than the recommended one, where it is better: no more
+        than that can be gained on the mean by knowing which is the best."""
+        best = self.contenders[self.recommended].tps
+        rest = (one for one in self.others if one != self.recommended and not self.out(one))
+        apart = [_apart(self.contenders[one].tps, best) for one in rest]
+        return math.fsum(expected_gain(logs, self._pooled(logs, self.noise)) for logs in apart if len(logs) > 1)
+
+    @property
     def decided(self) -> bool:
-        """Whether more blocks could show nothing that would be worth choosing over what is recommended."""
+        """Whether more blocks could show nothing that would be worth choosing over what is recommended, or so little
+        that it is not worth the time."""
         if self.blocks < self.rules.pairs:
             return False
         if all(self.out(one) for one in self.others) and (self.out(BASELINE) or self.feasible(BASELINE)):
@@ -342,11 +356,19 @@ class Verdict:
             return self.front.decided
         if self.kind is Kind.UNCLEAR:
             return False
+        if self.unsettled:
+            return False
         rest = (one for one in self.others if one != self.recommended)
-        return not self.unsettled and all(self._settled(one, self.recommended) for one in rest)
+        settled = all(self._settled(one, self.recommended) for one in rest)
+        return settled or (bool(self.winners) and self.forgone < LITTLE * self.rules.least_gain)
 
     @property
     def cost(self) -> Interval | None:
         """By which part the recommended one makes more tokens/s than the best winner; None where it is that one."""
         best = self.winners[0] if self.winners else self.recommended
         return None if best == self.recommended else self.gain(self.recommended, best)
+
+
+def _apart(one: Sequence[float | None], other: Sequence[float | None]) -> list[float]:
+    """The logarithm of their ratio in each block in which both were measured."""
+    return [math.log(first / second) for first, second in zip(one, other, strict=True) if first and second]

@@ -16,7 +16,7 @@ def conditions(proof: Verdict) -> list[str]:
     """A sentence or two of each, also where nothing is amiss; none before there are two blocks."""
     if proof.blocks < 2:
         return []
-    return [*_noise(proof), _drift(proof), _heat(proof)]
+    return [*_noise(proof), *_forgone(proof), _drift(proof), _heat(proof)]
 
 
 def _noise(proof: Verdict) -> list[str]:
@@ -32,6 +32,14 @@ def _noise(proof: Verdict) -> list[str]:
         takes = f"takes about {blocks} blocks, {span(blocks * proof.block_s)}, to be found nine times of ten"
         said.append(f"A true gain of {share(USUAL_GAIN)} {takes}.")
     return [" ".join(said)]
+
+
+def _forgone(proof: Verdict) -> list[str]:
+    """What is left to find out among finalists that are all better than the baseline."""
+    if len(proof.contenders) < 3 or not proof.winners:
+        return []
+    gain = f"{proof.forgone:.1%} on the mean"
+    return [f"Another finalist may be better than the winner: more blocks could gain {gain} by finding out."]
 
 
 def _spread(found: Spread) -> str:

@@ -328,9 +328,9 @@ class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key i
 class Proof(Section):
     """How the winner is proved: the best of the search and the baseline run again in alternating blocks."""
 
-    finalists: Annotated[int, Field(ge=0, le=6, strict=True)] = 2
+    finalists: Annotated[int, Field(ge=0, le=6, strict=True)] = 3
     """The most configurations that run against the baseline; 0: no proof. Of several goals these are points of the
-    front, first the one that covers most of it, then what adds most: more than two show more of it, and take longer."""
+    front, first the one that covers most of it, then what adds most: more show more of it, and take longer."""
     pairs: Annotated[int, Field(ge=4, strict=True)] = 4
     """Blocks, in each of which every candidate runs once, before anything is decided."""
     pairs_max: Count = 24

@@ -18,7 +18,15 @@ from __future__ import annotations
 
 from autotune.stats.batches import FEWEST_BATCHES, batch_means, effective_size
 from autotune.stats.binomial import chance_of_at_least, chance_of_at_most, least_requests, proportion_interval
-from autotune.stats.blocks import Spread, block_spread, blocks_needed, contrast, difference_found, repeat_spread
+from autotune.stats.blocks import (
+    Spread,
+    block_spread,
+    blocks_needed,
+    contrast,
+    difference_found,
+    expected_gain,
+    repeat_spread,
+)
 from autotune.stats.boundaries import boundaries
 from autotune.stats.decisions import Decision, decide_mean, decide_series, decide_share
 from autotune.stats.differences import Difference, Side, difference, quantile_difference
@@ -69,6 +77,7 @@ __all__ = [
     "dominates",
     "effective_size",
     "enough",
+    "expected_gain",
     "front",
     "least_requests",
     "mean",

@@ -85,6 +85,34 @@ def contrast(differences: Sequence[float], pooled: Spread | None, *, below: floa
     end that may err 3 times in 1000 errs 6 times after twelve blocks, and up to 13 times after four.
     Without `pooled` it is Student's interval of the differences alone. ValueError for fewer than two.
     """
+    centre, error, freedom = _difference(differences, pooled)
+    low, high = (student(freedom, 1 - 2 * one) * error for one in (below, above))
+    return Interval(centre, centre - low, centre + high, len(differences))
+
+
+def expected_gain(differences: Sequence[float], pooled: Spread | None) -> float:
+    """By how much the first of two candidates is better on the mean, where it counts as 0 if it is worse.
+
+    E max(μ, 0) of the true difference μ, which lies around the mean of the blocks as Student's t does (no prior), with
+    the scatter that `contrast` takes: what one who keeps to the second forgoes. ValueError for fewer than two blocks.
+    Source: Chick and Inoue, "New Two-Stage and Sequential Procedures for Selecting the Best Simulated System"
+    (Operations Research 49, 2001), their linear loss.
+    """
+    from scipy.special import gammaln, stdtr  # noqa: PLC0415 - as in `spread`
+
+    centre, error, freedom = _difference(differences, pooled)
+    if error == 0:
+        return max(centre, 0.0)
+    far = centre / error
+    height = float(gammaln((freedom + 1) / 2) - gammaln(freedom / 2)) - 0.5 * math.log(freedom * math.pi)
+    density = math.exp(height - (freedom + 1) / 2 * math.log1p(far * far / freedom))
+    if freedom <= 1:  # of so heavy tails there is no mean
+        return math.inf
+    return centre * float(stdtr(freedom, far)) + error * (freedom + far * far) / (freedom - 1) * density
+
+
+def _difference(differences: Sequence[float], pooled: Spread | None) -> tuple[float, float, float]:
+    """Their mean, its standard error, and the degrees of freedom of that."""
     n, centre = len(differences), mean(differences)
     if n < 2:
         raise ValueError(f"an interval needs at least two values, not {n}")
@@ -92,10 +120,7 @@ def contrast(differences: Sequence[float], pooled: Spread | None, *, below: floa
     variance = math.fsum((value - centre) ** 2 for value in differences) / freedom
     if pooled is not None:
         freedom, variance = pooled.freedom, max(variance, 2 * pooled.variance)
-    error = math.sqrt(variance / n)
-    return Interval(
-        centre, centre - student(freedom, 1 - 2 * below) * error, centre + student(freedom, 1 - 2 * above) * error, n
-    )
+    return centre, math.sqrt(variance / n), freedom
 
 
 def blocks_needed(difference: float, sd: float, candidates: int, *, error: float, missed: float) -> int:

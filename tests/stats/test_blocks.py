@@ -6,15 +6,18 @@ import math
 import random
 from statistics import fmean, stdev
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t
 
 from autotune.stats import (
     block_spread,
     blocks_needed,
     contrast,
     difference_found,
+    expected_gain,
     mean_interval,
     repeat_spread,
 )
@@ -137,6 +140,23 @@ def test_what_was_said_to_be_found_is_found_nine_times_of_ten() -> None:
     assert 0.85 <= found / 1000 <= 0.95
 
 
+@given(st.floats(-0.2, 0.2), st.floats(0.01, 0.1), st.integers(4, 12))
+def test_an_expected_gain_is_the_mean_of_what_is_above_0(centre: float, sd: float, blocks: int) -> None:
+    differences = [centre + sd * (-1) ** number for number in range(blocks)]
+    error, mean = stdev(differences) / math.sqrt(blocks), fmean(differences)
+    there = t(blocks - 1, mean, error)
+    grid = np.concatenate([np.linspace(0, 1, 20_001), np.geomspace(1, 1e4, 2_000)[1:]])
+    expected = np.trapezoid(there.sf(grid), grid)
+    assert expected_gain(differences, None) == pytest.approx(expected, rel=2e-3, abs=1e-6)
+
+
+def test_an_expected_gain_without_scatter_is_the_gain() -> None:
+    assert expected_gain([0.1] * 4, None) == pytest.approx(0.1)
+    assert expected_gain([-0.1] * 4, None) == 0
+    assert expected_gain([0.0, 1.0], None) == math.inf  # one degree of freedom
+    assert expected_gain([0.0, 0.01, 0.0, 0.01], block_spread([[0.0, 0.1], [0.1, 0.0], [0.0, 0.1]], 0.95)) > 0.02
+
+
 def test_too_little_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least three values, not 2"):
         repeat_spread([1.0, 2.0], 0.95)
@@ -144,5 +164,7 @@ def test_too_little_is_an_error() -> None:
         block_spread([[1.0, 2.0]], 0.95)
     with pytest.raises(ValueError, match="at least two values, not 1"):
         contrast([1.0], None, below=0.01, above=0.01)
+    with pytest.raises(ValueError, match="at least two values, not 1"):
+        expected_gain([1.0], None)
     with pytest.raises(ValueError, match="only a difference above 0"):
         blocks_needed(0.0, 0.03, 2, error=0.01, missed=0.1)
