@@ -114,10 +114,17 @@ def phases(spec: StudySpec, level: Level) -> Phases:
 
 
 def check(spec: StudySpec) -> None:
-    """Whether the longest window of each level that has a rate brings the requests that its limits, or goals, need.
+    """Whether a study measures what it says, and can ever find out. Raises `SpecError`.
 
-    Raises `SpecError`: no trial of such a study would ever be known to meet them.
+    Prompt and answer have to fit into the context, or a server cuts off the prompt. And the longest window of a level
+    that has a rate has to bring the requests that its limits, or goals, need: no trial would be known to meet them.
     """
+    work = spec.workload
+    if work.input_tokens is not None and (tokens := work.input_tokens.mean + work.num_predict.mean) > work.num_ctx:
+        raise SpecError(
+            f"workload.num_ctx = {work.num_ctx}: prompts of {work.input_tokens.mean} and answers of"
+            f" {work.num_predict.mean} tokens in the mean do not fit in; allowed is {tokens} or more"
+        )
     longest_s, capacity = spec.workload.window_max_s, spec.objective.metric == "capacity"
     for level in spec.workload.levels:
         rate = level.rate or max(level.ramp or (0.0,))

@@ -85,15 +85,15 @@ class Clock:
         total = self.total_s
         return total if total is None or self.budget.hours is None else total + self.spent_s
 
-    def search_left_s(self, kept_s: float = 0.0) -> float | None:
+    def search_left_s(self, kept_s: float | None = None) -> float | None:
         """Seconds until the search must end to leave time for the proof; None when only trials bound it.
 
-        `kept_s` is what the proof is known to need, where that is more than its share.
+        `kept_s` is what is kept for the proof; its share, where nothing more is known.
         """
         left, whole = self.left_s(), self.whole_s
         if left is None or whole is None:
             return None
-        return left - max(self.budget.proof_share * whole, kept_s)
+        return left - (self.budget.proof_share * whole if kept_s is None else kept_s)
 
     async def bound(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do something that measures. Raises `TimeUp` when a time of day has come, `Slept` where the host was away."""

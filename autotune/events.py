@@ -87,7 +87,8 @@ def _event(line: bytes) -> dict[str, Any] | None:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and "what" in value else None
+    told = isinstance(value, dict) and "what" in value and isinstance(value.get("t"), int | float)
+    return value if told else None
 
 
 def _mended(log: IO[bytes]) -> bytes:

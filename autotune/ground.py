@@ -177,6 +177,8 @@ def _real(spec: StudySpec) -> Inventory:
 
 def _played(spec: StudySpec) -> Inventory:
     profile = load_profile(spec.cluster.profile)
+    if not profile.devices:
+        raise SpecError(f"cluster.profile = {spec.cluster.profile!r}: it has no devices to share out")
     devices = tuple(
         Device(
             index=index,
@@ -188,7 +190,24 @@ def _played(spec: StudySpec) -> Inventory:
         )
         for index, device in enumerate(profile.devices)
     )
-    return Inventory(f"profile {profile.name}", devices, simulated=True)
+    chosen = tuple(replace(device, index=index) for index, device in enumerate(_picked(spec, devices)))
+    return Inventory(f"profile {profile.name}", chosen, simulated=True)
+
+
+def _picked(spec: StudySpec, there: tuple[Device, ...]) -> list[Device]:
+    """Those of a played host that the study names one by one; all where it does not, or names as many by other ids."""
+    if isinstance(spec.cluster.devices, str):
+        return list(there)
+    known = {name: device for device in there for name in (device.id, str(device.index))}
+    named = [entry.id or entry.cores or "" for entry in spec.cluster.devices]
+    if strange := [name for name in named if name not in known]:
+        if len(named) == len(there):
+            return list(there)
+        raise SpecError(
+            f"cluster.devices: {strange[0]!r}: no such device in profile {spec.cluster.profile!r}; it has 0 to"
+            f" {len(there) - 1}, or {', '.join(device.id for device in there)}"
+        )
+    return [known[name] for name in named]
 
 
 _INVENTORIES = {"process": _real, "simulated": _played}

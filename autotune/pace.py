@@ -196,9 +196,10 @@ def prepared(events: Iterable[Mapping[str, Any]]) -> dict[int, float]:
 def kept_s(share: float, whole_s: float, block_s: Sequence[float], pairs: int) -> float:
     """What a night keeps for its proof, in s: its share, or what the fewest blocks need, if half the night will do.
 
-    `block_s` is how long one block takes with one finalist, with two, and so on: so many are kept time for as can be.
+    `block_s` is how long one block takes with one finalist, with two, and so on, as far as anything is known: so many
+    are kept time for as can be. Where not even one can be proved nothing is kept: the night is all for the search.
     """
-    if not share:
-        return 0.0
-    needed = [pairs * one for one in block_s if pairs * one <= MOST_KEPT * whole_s]
-    return max([share * whole_s, *needed])
+    if not share or not block_s:
+        return share * whole_s
+    needed = [pairs * one for one in block_s if pairs * one <= max(share, MOST_KEPT) * whole_s]
+    return max(share * whole_s, needed[-1]) if needed else 0.0

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from autotune.store import Store
 
 EXAMPLE = "'layout=0 | 1,num_parallel=8'"
+MOST_DIGITS = 7
+"""Of a number of slots: more than this no server has."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _value(name: str, told: Mapping[str, str], space: Space) -> Any:
     if name not in told:
         return next(iter(known.values()))
     text = told[name]
-    if ordered(name) and text.isascii() and text.isdigit() and int(text):
+    if ordered(name) and text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text):
         return int(text)
     if text not in known:
         allowed = "a whole number above 0" if ordered(name) else " or ".join(known)

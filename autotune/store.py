@@ -20,6 +20,7 @@ import json
 import shutil
 import zlib
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -173,7 +174,8 @@ class Store:
         return [] if self.header() is None else self.trials.results()
 
     def _begun(self) -> bool:
-        return any((self.folder / "trials").glob("*/result.json"))
+        """Whether anything was measured: what a proof has measured counts, too, whatever became of the trials."""
+        return any(chain(self.folder.glob("trials/*/result.json"), self.folder.glob("proofs/*/*/result.json")))
 
     def begin_proof(self, candidates: Sequence[Mapping[str, Any]]) -> int:
         """The number of a new proof of these candidates."""

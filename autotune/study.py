@@ -240,23 +240,22 @@ class Night:
         """Why the search ends here; empty while it goes on."""
         trials = self.clock.budget.trials
         if trials is not None and len(self.results) >= trials:
-            return f"{trials} trials are done"
+            return f"{trials} trials are done" if trials > 1 else "1 trial is done"
         if self.clock.whole_s is not None and self._too_late():
             return "no time is left for another trial"
         return self._unlikely()
 
     def _too_late(self) -> bool:
         """Whether another trial may take what is kept for the proof, or go beyond a time of day."""
-        expected_s, proving = median([result.seconds for result in self.results] or [0.0]), self._to_prove()
-        search_left = self.clock.search_left_s() if proving else self.clock.left_s()
-        left, whole, kept = self.clock.left_s(), self.clock.whole_s, self._kept_s() if proving else 0.0
-        assert search_left is not None
+        expected_s, kept = median([result.seconds for result in self.results] or [0.0]), self._kept_s()
+        left, whole = self.clock.left_s(), self.clock.whole_s
         assert left is not None
         assert whole is not None
+        kept = kept if self._to_prove() else 0.0
         needed = kept > self.clock.budget.proof_share * whole
         room = left - kept if needed else left
         exact = needed or self.clock.until is not None
-        return search_left < expected_s or room < (self.pace.latest_s(self.pace.usual_s) if exact else expected_s)
+        return left - kept < expected_s or room < (self.pace.latest_s(self.pace.usual_s) if exact else expected_s)
 
     def _to_prove(self) -> bool:
         """Whether anything but the baseline likely holds the limits: until then all of the night is for the search.
@@ -266,17 +265,17 @@ class Night:
         return any(provable(self.runnable(self.results), self.sampler.ranked()))
 
     def _kept_s(self) -> float:
-        """What the fewest blocks of the proof need, as far as is known."""
-        whole, rules = self.clock.whole_s, self.bench.spec.proof
+        """What is kept for the proof: its share, or what its fewest blocks need, as far as is known."""
+        whole, rules, share = self.clock.whole_s, self.bench.spec.proof, self.clock.budget.proof_share
         if whole is None or not self.turns:
-            return 0.0
+            return share * (whole or 0.0)
         trial_s = max(self.pace.usual_s, self.pace.trial_s(self.plan(self.baseline)))
         measured = [result for result in self.results if result.measured]
         took_s = math.fsum(result.seconds for result in measured)
         runs_s = math.fsum(aims.run_s(self.bench.spec, result) for result in measured)
         run_s = trial_s * (runs_s / took_s if took_s else 1.0)
         blocks = [run_s * (1 + finalists) for finalists in range(1, rules.finalists + 1)]
-        return kept_s(self.clock.budget.proof_share, whole, blocks, rules.pairs)
+        return kept_s(share, whole, blocks, rules.pairs)
 
     def _unlikely(self) -> str:
         """That nothing untried is likely to be better, when that was so for a while."""

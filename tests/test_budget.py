@@ -192,8 +192,14 @@ def test_more_than_the_share_is_kept_where_the_fewest_blocks_need_it(studies: St
     assert ended.proof.blocks >= 4
 
 
-def test_no_more_than_the_share_is_kept_for_what_does_not_fit(studies: Studies) -> None:
-    assert studies.night(hours=2, proof_share=0.1).took_s == 10 * TRIAL_S
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_nothing_is_kept_for_a_proof_that_does_not_fit(studies: Studies, share: float) -> None:
+    """Four blocks of two are 80 min, more than half of two hours: what was kept for them nobody would use."""
+    assert studies.night(hours=2, proof_share=share).took_s == 12 * TRIAL_S
+    whole = Studies(studies.folder / "proved", studies.where).night(
+        Played(Noise(1).law), proof=True, hours=2, proof_share=share
+    )
+    assert (len(whole.results), whole.proof) == (12, None)
 
 
 # what is expected
@@ -210,8 +216,8 @@ def test_what_is_left_is_told_with_its_error(studies: Studies) -> None:
 
 
 def test_a_deadline_is_known_to_a_trial(studies: Studies) -> None:
-    told = [event["left_error_s"] for event in studies.night(hours=2, proof_share=0.5).seen("result")]
-    assert told == [*[TRIAL_S / 2] * 5, 0.0]
+    told = [event["left_error_s"] for event in studies.night(hours=2, proof_share=0.75).seen("result")]
+    assert told == [*[TRIAL_S / 2] * 2, 0.0]
 
 
 def test_what_runs_costs_less_to_try(studies: Studies) -> None:
@@ -300,10 +306,10 @@ def test_a_search_that_finds_nothing_has_the_whole_night(studies: Studies, *, pr
 
 
 def test_what_it_finds_late_is_proved_in_what_is_left(studies: Studies) -> None:
-    """Of two hours 48 min are kept; the first that meets the limits comes after 80, and its proof needs 80."""
-    late = studies.night(missing(7), hours=2, proof_share=0.4)
-    assert len(late.results) == 8
-    assert late.took_s == 8 * TRIAL_S
+    """Of three hours 80 min are kept; the first that meets the limits comes after 80, and one more ends in time."""
+    late = studies.night(missing(7), hours=3, proof_share=0.4)
+    assert len(late.results) == 9
+    assert late.took_s == 9 * TRIAL_S
 
 
 def test_a_baseline_that_alone_meets_the_limits_is_nothing_to_prove(studies: Studies) -> None:

@@ -33,7 +33,7 @@ from autotune.confirm.shares import levels
 from autotune.events import Events
 from autotune.night import budget
 from autotune.result import Samples
-from autotune.score import Score
+from autotune.score import BEHIND, Score
 from autotune.spec import Level, Proof
 from autotune.stats import Interval
 from autotune.store import Store
@@ -544,7 +544,10 @@ def test_as_many_finalists_as_there_is_time_for(store: Store) -> None:
     assert chosen(store, SPEC, SEARCH, 12 * 60.0) == (every, "")
     assert chosen(store, SPEC, SEARCH, 12 * 60.0 - 1) == (every[:2], "")
     assert chosen(store, SPEC, SEARCH, 8 * 60.0 - 1) == ([], "no time was left for a proof, which needs about 8 min")
-    assert chosen(store, SPEC, SEARCH[:1], None) == ([], "nothing else met the limits")
+    assert chosen(store, SPEC, SEARCH[:1], None) == ([], "nothing but the baseline was measured")
+    late, slow = result(3, FAST, ttft_s=9.0), result(4, LEAN, score=Score(50.0, {BEHIND: 0.5}), dropped="too slow")
+    assert chosen(store, SPEC, [result(0), late], None) == ([], "nothing else met the limits")
+    assert chosen(store, SPEC, [result(0), late, slow], None)[1] == "nothing else met the limits, or was as good"
     assert chosen(store, SPEC, [result(0), result(1, FAST, ttft_s=None)], None)[1] == (
         "nothing else met the limits, or had requests enough to say whether it does"
     )

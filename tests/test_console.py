@@ -280,7 +280,9 @@ def test_a_plan_says_how_much_of_the_space_will_fit_the_memory() -> None:
     said = planned(SPEC, 140, num_parallel=(2, 4096))
     assert "memory as it is foreseen: 50% of these fit, 0% may, 50% hardly do; none is left out for that" in said
     kept = SPEC.model_copy(update={"cluster": SPEC.cluster.model_copy(update={"vram_free_gib": 3.5})})
-    assert "0% of these fit" in planned(kept, 140, vram_free_bytes=int(3.5 * 2**30))
+    assert "0% of these fit" in (said := planned(kept, 140, vram_free_bytes=int(3.5 * 2**30)))
+    assert said.count("the baseline hardly fits") == 1
+    assert "the baseline hardly fits" not in planned(SPEC, 140)
 
 
 def test_a_plan_says_how_fast_answers_must_come_for_its_limits_to_be_known() -> None:

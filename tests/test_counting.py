@@ -278,6 +278,15 @@ def test_a_pool_of_a_large_space_has_all_layouts_that_use_devices_alike() -> Non
     assert {(name, value) for name, values in fitting.items() for value in values} <= seen
 
 
+def test_a_kind_that_holds_no_instance_is_not_waited_for() -> None:
+    """Four cards of each of two kinds, and one that is too small for the model: all others are used alike."""
+    *cards, small = host("AAAABBBBC").devices
+    there = replace(host("A"), devices=(*cards, replace(small, memory_bytes=2 * GIB)))
+    space = build(there, FACTS, num_ctx=1024, num_parallel=[2, 4], copies=[1], spans=[1])
+    first = [str(space.family.spelled(shapes)) for shapes in space.family.alike(space.fitting)][:5]
+    assert first == [" | ".join(map(str, range(8))), "0 | 1 | 2 | 3", "4 | 5 | 6 | 7", "0", "0 | 1"]
+
+
 def test_where_instances_cannot_be_told_apart_by_number_layouts_are_drawn_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -102,7 +102,7 @@ def test_a_last_line_that_was_cut_off_is_ignored(path: Path) -> None:
 
 
 def test_the_night_after_a_crash_begins_on_a_line_of_its_own(path: Path) -> None:
-    path.write_bytes(b'{"what": "trial", "number": 1}\n{"at": "2026-01-01", "t": 3.0, "what": "lo')
+    path.write_bytes(b'{"t": 1.0, "what": "trial", "number": 1}\n{"at": "2026-01-01", "t": 3.0, "what": "lo')
 
     async def story(events: Events) -> None:
         events.note("night begins")
@@ -113,8 +113,10 @@ def test_the_night_after_a_crash_begins_on_a_line_of_its_own(path: Path) -> None
 
 
 def test_lines_that_are_no_events_are_ignored(path: Path) -> None:
-    path.write_bytes(b'\xff\xfe\n[]\n3\n{}\n\n{"what": "trial"}\n')
-    assert read(path) == [{"what": "trial"}]
+    path.write_bytes(
+        b'\xff\xfe\n[]\n3\n{}\n\n{"what": "of no time"}\n{"t": "1", "what": "x"}\n{"t": 1, "what": "trial"}\n'
+    )
+    assert read(path) == [{"t": 1, "what": "trial"}]
 
 
 def test_a_log_that_cannot_be_read_is_a_storage_error(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,23 +26,24 @@ from tests.factories import BASELINE, LIMIT, params, result, space
 from tests.proofs import CANDIDATES, RULES, steady
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from autotune.result import TrialResult
-    from autotune.spec import Proof
+    from autotune.spec import Proof, StudySpec
 
 SPEC = study(objective={"metric": ["tps", "ttft_mean_s"], "limits": [LIMIT]})
-Law = list[tuple[float, float]]
+Law = Sequence[tuple[float, float | None]]
 
 
-def proof(*laws: Law, rules: Proof = RULES, reasons: dict[int, str] | None = None) -> Verdict:
+UNLIMITED = study(objective={"metric": ["tps", "ttft_mean_s"]})
+
+
+def proof(*laws: Law, rules: Proof = RULES, reasons: dict[int, str] | None = None, spec: StudySpec = SPEC) -> Verdict:
     """The verdict on runs of (tokens/s, mean TTFT in s) by candidate and block; the limit is 2 s."""
     found = []
     for number in range(len(laws[0]) * len(laws)):
         block, one = place(number, len(laws))
         tps, ttft_s = laws[one][block]
         reason = (reasons or {}).get(one, "")
-        found.append(result(number, CANDIDATES[one], tps, ttft_s, reason=reason, spec=SPEC))
+        found.append(result(number, CANDIDATES[one], tps, ttft_s, reason=reason, spec=spec))
     return Verdict(contenders(CANDIDATES[: len(laws)], found), rules)
 
 
@@ -91,6 +93,19 @@ def test_what_misses_a_limit_is_on_no_front_however_much_it_makes() -> None:
 def test_what_cannot_be_measured_is_on_no_front() -> None:
     found = proof(TODAY, steady(500, 0.1), reasons={1: "offloaded"})
     assert (found.kind, found.front.points, found.decided) == (Kind.KEEP, (0,), True)
+
+
+def test_what_has_too_few_requests_for_a_goal_is_on_no_front_and_ends_no_later() -> None:
+    few: Law = [(300, None)] * 4
+    found = proof([(100, None)] * 4, steady(200, 0.4), spec=UNLIMITED)
+    assert (found.kind, found.front.points, found.decided) == (Kind.FRONT, (1,), True)
+    assert (
+        "Of the baseline too few requests came to know all goals: lengthen workload.window_max_s." in told(found).answer
+    )
+    candidate = proof(TODAY, few, spec=UNLIMITED)
+    assert (candidate.kind, candidate.front.points, candidate.decided) == (Kind.UNCLEAR, (0,), True)
+    nobody = proof(few, few, spec=UNLIMITED)
+    assert (nobody.kind, nobody.front.points, nobody.decided) == (Kind.UNCLEAR, (), True)
 
 
 def test_noise_hides_who_is_better() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from autotune.aims import check
 from autotune.claims import locks
 from autotune.doctor.places import windows
 from autotune.errors import ModelMissing, SpecError
-from autotune.ground import Ground, baseline, space, store_of
-from autotune.inventory import Inventory
+from autotune.ground import Ground, baseline, inventory, space, store_of
+from autotune.inventory import Device, Inventory
 from autotune.ollama.api import ServerFacts
+from autotune.simulator.profiles import SHIPPED
 from tests.conftest import TINY, cores, gpus, study
 
 if TYPE_CHECKING:
@@ -175,6 +177,13 @@ def test_a_rate_that_never_brings_what_a_limit_needs_is_refused(level: Any, stat
     assert (found.state, found.found) == ("missing", refused.value.message)
 
 
+def test_prompts_and_answers_that_do_not_fit_the_context_are_refused() -> None:
+    spec = study(workload={"num_ctx": 100, "input_tokens": 60, "num_predict": 41})
+    with pytest.raises(SpecError, match=r"num_ctx = 100: prompts of 60 and answers of 41 .* is 101 or"):
+        check(spec)
+    check(study(workload={"num_ctx": 101, "input_tokens": 60, "num_predict": 41}))
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -188,3 +197,28 @@ def test_a_rate_that_never_brings_what_a_limit_needs_is_refused(level: Any, stat
 def test_what_may_bring_enough_is_not_refused(spec: StudySpec) -> None:
     check(spec)
     assert not list(windows(spec))
+
+
+# a played host
+
+
+def test_a_played_host_has_the_devices_that_the_study_names() -> None:
+    there = played_devices("auto")
+    assert len(there) == 4
+    uuid = there[2].id
+    assert [(one.index, one.id) for one in played_devices([{"id": uuid}, {"id": "1"}])] == [(0, uuid), (1, there[1].id)]
+    assert len(played_devices([{"id": f"GPU-{number}"} for number in range(4)])) == 4  # a real study, rehearsed
+    with pytest.raises(SpecError, match=r"cluster.devices: '7': no such device in profile .*; it has 0 to 3, or GPU-"):
+        played_devices([{"id": "7"}])
+
+
+def played_devices(devices: Any) -> tuple[Device, ...]:
+    return inventory(study(cluster={"profile": "4x-rtx2080ti", "devices": devices})).devices
+
+
+def test_a_profile_without_devices_is_told(tmp_path: Path) -> None:
+    empty = tmp_path / "none.toml"
+    text = Path(str(SHIPPED / "4x-rtx2080ti.toml")).read_text(encoding="utf-8")
+    empty.write_text(re.sub(r"\[\[devices\]\].*?(?=\n\[(?!\[devices))", "", text, flags=re.DOTALL), encoding="utf-8")
+    with pytest.raises(SpecError, match="it has no devices to share out"):
+        inventory(study(cluster={"profile": str(empty)}))

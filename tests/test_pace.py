@@ -150,12 +150,17 @@ def test_the_log_says_how_long_trials_took_to_prepare() -> None:
 
 @pytest.mark.parametrize(
     ("whole_h", "kept_h"),
-    [(10, 4.0), (5, 2.0), (4, 2.0), (3, 80 / 60), (2, 0.8), (1, 0.4)],
+    [(10, 4.0), (5, 2.0), (4, 2.0), (3, 80 / 60), (2, 0.0), (1, 0.0)],
 )
 def test_a_night_keeps_the_share_or_what_the_fewest_blocks_need(whole_h: float, kept_h: float) -> None:
     """Runs of 10 min: four blocks are 80 min with one finalist, and 120 with two."""
     assert kept_s(0.4, whole_h * 3600, [1200.0, 1800.0], 4) == pytest.approx(kept_h * 3600)
     assert MOST_KEPT == 0.5
+
+
+def test_a_night_keeps_its_share_while_nothing_is_known_and_a_large_one_for_a_proof_that_fits_it() -> None:
+    assert kept_s(0.4, 3600, [], 4) == 0.4 * 3600
+    assert kept_s(0.7, 2 * 3600, [1200.0, 1800.0], 4) == 0.7 * 2 * 3600
 
 
 def test_a_night_that_keeps_nothing_keeps_nothing() -> None:

@@ -117,6 +117,7 @@ def test_any_configuration_can_be_asked_for(known: Recalled, text: str, params: 
         ("layout=7", 'layout "7": there is no device 7'),
         ("layout=0,8", "'8' is no parameter with its value"),
         ("layout=0,num_parallel=many", "num_parallel = 'many': allowed is a whole number above 0"),
+        (f"layout=0,num_parallel={'9' * 400}", "allowed is a whole number above 0"),
         ("layout=0,num_parallel=0", "num_parallel = '0': allowed is a whole number above 0"),
         ("layout=0 | 1,policy=random_two", "policy = 'random_two': allowed is round_robin or least_conn"),
         ("layout=0,policy=least_conn", "policy is no parameter of layout 0; there are layout, num_parallel, flash"),

@@ -122,6 +122,14 @@ def test_a_baseline_with_doubts_says_which() -> None:
     )
 
 
+def test_a_baseline_that_alone_was_measured_is_not_said_to_be_the_best() -> None:
+    assert answer(results=[SEARCH[0]]) == (
+        "Nothing but the baseline was measured, 0  NUM_PARALLEL 1: there is nothing to choose from."
+    )
+    slow = result(1, params(2), score=Score(50.0, {BEHIND: 0.5}), dropped="cannot beat 100 tokens/s")
+    assert answer(results=[SEARCH[0], slow]).endswith("nothing else met the limits, or was as good.")
+
+
 def test_a_baseline_that_alone_meets_the_limits_is_kept() -> None:
     assert (
         answer(results=[SEARCH[0], SEARCH[3]]) == "Keep what you have, 0  NUM_PARALLEL 1: nothing else met the limits."
@@ -141,6 +149,9 @@ def test_without_a_proof_it_says_why() -> None:
     assert begun.endswith("not yet a proof: its proof has 2 of the 4 blocks that it needs.")
     assert answer(results=[]) == "Nothing was measured."
     assert answer(results=SEARCH[3:]).startswith("No configuration met the limits. The nearest: ")
+    far, near = result(0, ttft_s=90.0), result(1, params(8), ttft_s=4.0, dropped="surely misses ttft_s mean after 30 s")
+    assert "The nearest: 0  NUM_PARALLEL 8: dropped: surely" in answer(results=[far, near])
+    assert "The nearest: 0  NUM_PARALLEL 1: misses" in answer(results=[far, result(1, params(8), reason="load_failed")])
 
 
 # tables

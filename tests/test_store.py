@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -222,6 +223,16 @@ def test_a_study_is_begun_once_and_gone_on_with_after(tmp_path: Path) -> None:
     store.write_header({**header, "ground": {"host": 1}})
     store.open(SPEC, "three")
     assert (store.header() or {})["ground"] == {"host": 1}
+
+
+def test_what_a_proof_has_measured_is_of_one_study_too(begun: Store) -> None:
+    """Its trials are gone: what it proved says nothing of another load."""
+    begun.proof(begun.begin_proof([BASELINE, params(4)])).save(result(0), [])
+    shutil.rmtree(begun.folder / "trials")
+    other = study(objective={"limits": [LIMIT]}, workload={"levels": [7]})
+    with pytest.raises(SpecError, match=r"workload\.levels"):
+        begun.open(other, "other")
+    assert begun.open(SPEC, "the same") is True
 
 
 def test_what_a_study_stands_on_comes_back_equal(begun: Store) -> None:

@@ -88,16 +88,16 @@ def test_it_ends_when_everything_was_tried(studies: Studies) -> None:
 
 
 def test_it_ends_by_hours_and_keeps_time_for_the_proof(studies: Studies) -> None:
-    ended = studies.night(hours=1, proof_share=0.2)
+    ended = studies.night(hours=3, proof_share=0.6)
     assert ended.why == "no time is left for another trial"
-    assert len(ended.results) == 4
-    assert ended.took_s == 4 * TRIAL_S <= 0.8 * 3600
+    assert len(ended.results) == 7
+    assert ended.took_s == 7 * TRIAL_S <= 0.4 * 3 * 3600
 
 
 def test_it_ends_by_the_time_of_day_and_keeps_time_for_the_proof(studies: Studies) -> None:
-    ended = studies.night(until="00:40", proof_share=0.5)
+    ended = studies.night(until="01:40", proof_share=0.5)
     assert ended.why == "no time is left for another trial"
-    assert ended.took_s == 5 * TRIAL_S == 0.5 * 100 * 60
+    assert ended.took_s == 8 * TRIAL_S == 0.5 * 160 * 60
 
 
 def test_whatever_comes_first_ends_it(studies: Studies) -> None:
@@ -198,7 +198,7 @@ def test_the_end_is_expected_from_the_trials_so_far(studies: Studies) -> None:
 
 
 def test_the_end_is_never_expected_after_the_deadline(studies: Studies) -> None:
-    assert lefts(studies.night(trials=9, hours=1, proof_share=0.5)) == [1200.0, 600.0, 0.0]
+    assert lefts(studies.night(trials=9, hours=2, proof_share=0.75)) == [1200.0, 600.0, 0.0]
 
 
 def test_a_space_that_will_be_used_up_ends_the_night_earlier_than_its_budget(studies: Studies) -> None:

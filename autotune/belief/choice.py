@@ -16,7 +16,7 @@ from autotune.space import key
 from autotune.stats import corner, front, most_first
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -131,14 +131,17 @@ class Chooser:
         """What a trial's configuration goes by."""
         return key(self.today(trial.params) or trial.params)
 
-    def next(self, cost: Callable[[Mapping[str, Any]], float] | None = None) -> Mapping[str, Any]:
+    def next(
+        self, cost: Callable[[Mapping[str, Any]], float] | None = None, busy: Collection[str] = ()
+    ) -> Mapping[str, Any]:
         """The configuration that promises most, by itself and by what it teaches of others; one may come again.
 
-        With a `cost`, the seconds of a trial, the one that promises most for each second.
+        With a `cost`, the seconds of a trial, the one that promises most for each second. None of those that are `busy`
+        by their key, if there are others.
         """
         tried = Counter(map(self.name, self.mind.trials))
         failed = {self.name(trial) for trial in self.mind.trials if trial.failed}
-        barred = {name for name, times in tried.items() if times >= REPEATS} | failed
+        barred = {name for name, times in tried.items() if times >= REPEATS} | failed | set(busy)
         free = [one for one, name in zip(self.pool, self._keys, strict=True) if name not in barred]
         if not free or not self.mind.views:  # nothing is left, or nothing was measured
             return self.recommended() or (free or self.pool)[0]
@@ -284,13 +287,13 @@ class Chooser:
         With several goals: that something is better in a goal, by more than that, than each that is as good in the
         others.
         """
-        best = self.incumbent()
-        if not np.isfinite(best):
-            return None
         tried = set(map(self.name, self.mind.trials))
         fresh = np.array([name not in tried for name in self._keys])
         if not fresh.any():
             return 0.0
+        best = self.incumbent()
+        if not np.isfinite(best):
+            return None
         now = self._now()
         design, rough = now.design, now.rough
         bar = best + np.log1p(tolerance)

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from autotune.belief.question import JOULES
-from autotune.metrics import CONFIDENCE
+from autotune.metrics import CONFIDENCE, Summary
 from autotune.spec import PER_JOULE
 
 if TYPE_CHECKING:
@@ -136,24 +136,38 @@ def evidence(result: TrialResult, question: Question) -> Evidence:
     known = [one.num_parallel for one in result.placements if one.num_parallel]
     sizes = [one.size_bytes for one in result.placements if one.size_bytes]
     values = {b.name: _value(b, result, of[b.users]) for b in question.bounds if b.users in of}
+    rough = bool(result.dropped)
     return Evidence(
         params=result.params,
-        loads=tuple(_loaded(users, metrics, ports) for users, metrics in of.items()),
+        loads=tuple(_loaded(users, metrics, ports, rough=rough) for users, metrics in of.items()),
         bounds=tuple((name, value) for name, value in values.items() if value),
         slots=min(known) if known else None,
         full_bytes=float(max(sizes)) if sizes else None,
         used_bytes=_used(result),
         spilled=any(one.size_vram_bytes < one.size_bytes for one in result.placements),
         seconds=result.seconds,
-        rough=bool(result.dropped),
+        rough=rough,
     )
 
 
 def _value(bound: Bound, result: TrialResult, metrics: Metrics) -> float | None:
     if bound.metric != JOULES:
-        return metrics.statistic(bound.metric, cast("Statistic", bound.statistic))
+        return _time(bound, result, metrics)
     per_joule = result.score.goals.get(PER_JOULE)
     return 1 / per_joule if per_joule else None
+
+
+def _time(bound: Bound, result: TrialResult, metrics: Metrics) -> float | None:
+    """What a trial shows of a time. One that ended early has the requests that waited least, and says nothing of it but
+    that it misses its limit, by no less than its verdict says."""
+    value = metrics.statistic(bound.metric, cast("Statistic", bound.statistic))
+    if not result.dropped:
+        return value
+    missed = result.score.constraints.get(bound.name, 0.0)
+    least = (1 + missed) * bound.most if missed > 0 and bound.limit else None
+    if bound.metric == "ttft_s" and metrics.ttft_waiting_s:
+        return least
+    return max(value or 0.0, least) if least else value
 
 
 def _used(result: TrialResult) -> float | None:
@@ -167,8 +181,9 @@ def _users(label: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _loaded(users: int, metrics: Metrics, instances: Sequence[str]) -> Loaded:
-    ttft = metrics.ttft_s
+def _loaded(users: int, metrics: Metrics, instances: Sequence[str], *, rough: bool) -> Loaded:
+    """Of a load that ended early the TTFT is not taken where some were still waiting: those are the longest."""
+    ttft = Summary() if rough and metrics.ttft_waiting_s else metrics.ttft_s
     tails = {"p50": ttft.p50, "p90": ttft.p90, "p95": ttft.p95, "p99": ttft.p99}
     parts = {
         place: metrics.instances[name].tpot_p50_s for place, name in enumerate(instances) if name in metrics.instances

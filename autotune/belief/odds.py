@@ -74,6 +74,7 @@ def believed(mind: Mind, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
     if not mind.views or not params:
         return []
     found, bounds = mind.forecast(mind.design(params)), mind.question.bounds[: mind.question.limits]
+    measured = {key(trial.params) for trial in mind.trials if trial.measured}
     holds, spread = found.holds(), np.hypot(found.tps_sd, mind.noise)
     wide = np.hypot(found.bounds_sd, TTFT_NOISE * mind.noise)
     return [
@@ -85,7 +86,7 @@ def believed(mind: Mind, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
                 for number, bound in enumerate(bounds)
             },
             holds=float(holds[at]),
-            starts=float(found.starts[at]),
+            starts=1.0 if key(one) in measured else float(found.starts[at]),
         )
         for at, one in enumerate(params)
     ]
@@ -101,8 +102,10 @@ def odds(chooser: Chooser) -> Odds | None:
     names, every = [*tried, *map(key, fresh)], [*tried.values(), *fresh]
     design = mind.design(every)
     drawn = mind.draws(design, WORLDS)
-    sure = {chooser.name(trial) for trial in mind.trials if trial.measured}
-    starts = np.where([name in sure for name in names], 1.0, mind.forecast(design).starts)
+    measured = {chooser.name(trial) for trial in mind.trials if trial.measured}
+    failed = {chooser.name(trial) for trial in mind.trials if trial.failed}
+    starts = np.where([name in failed for name in names], 0.0, mind.forecast(design).starts)  # it is not tried again
+    starts = np.where([name in measured for name in names], 1.0, starts)
     alive = np.random.default_rng(WORLDS).random(drawn.shape[1:]) < starts
     output = np.where(alive & (drawn[1 : 1 + mind.question.limits] <= 0).all(axis=0), drawn[0], -np.inf)
     winners = np.where(np.isfinite(output.max(axis=1)), output.argmax(axis=1), len(every))

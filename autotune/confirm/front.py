@@ -55,6 +55,10 @@ class Front:
 
     # single statements
 
+    def known(self, one: int) -> bool:
+        """Whether all goals of it are: of a percentile too few requests may have come, in this block as in the next."""
+        return all(self.mean(goal, one) is not None for goal in self.verdict.goals)
+
     def _better(self, one: int, other: int) -> list[str]:
         """The goals in which one surely is better."""
         found = ((goal, ratios.get((one, other))) for goal, ratios in self._ratios.items())
@@ -88,7 +92,7 @@ class Front:
 
     def _settled(self, one: int, other: int) -> bool:
         """Whether more blocks could not change how these two stand to each other."""
-        if self.verdict.misses(one) or self.verdict.misses(other):
+        if any(self.verdict.out(each) or not self.known(each) for each in (one, other)):
             return True
         apart = self._better(one, other) and self._better(other, one)
         return bool(apart) or self.dominates(one, other) or self.dominates(other, one) or self._alike(one, other)
@@ -97,15 +101,15 @@ class Front:
 
     @cached_property
     def points(self) -> tuple[int, ...]:
-        """Who is on the front, the most tokens/s first: meets the limits, is dominated by none, and better than the
-        baseline in some goal, or that itself."""
+        """Who is on the front, the most tokens/s first: meets the limits, is known in all goals, dominated by none, and
+        better than the baseline in some goal, or that itself."""
         verdict = self.verdict
         if verdict.blocks < verdict.rules.pairs:
             return ()
         found = [
             one
             for one in range(len(verdict.contenders))
-            if verdict.feasible(one) and not self.above(one)
+            if verdict.feasible(one) and self.known(one) and not self.above(one)
             if one == BASELINE or self._gains(one) or verdict.outlives(one, BASELINE)
         ]
         return tuple(sorted(found, key=lambda one: -verdict.contenders[one].speed))

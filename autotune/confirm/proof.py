@@ -14,6 +14,7 @@ from autotune.confirm.contest import Verdict
 from autotune.confirm.order import BASELINE, looks, place
 from autotune.errors import StorageError
 from autotune.faults import insist, quarantined, spoilt
+from autotune.score import BEHIND
 from autotune.standing import provable, standings
 
 if TYPE_CHECKING:
@@ -193,7 +194,8 @@ def chosen(
     fitting = len(best) if left_s is None else int(left_s / (spec.proof.pairs * run_s)) - 1
     if fitting < 1:
         needed = 2 * spec.proof.pairs * run_s
-        return [], f"no time was left for a proof, which needs about {needed / 60:.0f} min"
+        takes = f"{needed / 60:.0f} min" if needed >= 90 else f"{needed:.0f} s"
+        return [], f"no time was left for a proof, which needs about {takes}"
     return [results[BASELINE].params, *best[:fitting]], ""
 
 
@@ -202,8 +204,12 @@ def _nothing(spec: StudySpec, results: Sequence[TrialResult]) -> str:
         return "no proof was asked for (proof.finalists = 0)"
     if not any(result.score.feasible for result in results):
         return ""
-    few = any(one.undecided for one in standings(results))
-    return f"nothing else met the limits{', or had requests enough to say whether it does' if few else ''}"
+    every = standings(results)
+    if len(every) == 1:
+        return "nothing but the baseline was measured"
+    beaten = ", or was as good" if any(BEHIND in result.score.constraints for result in results) else ""
+    few = ", or had requests enough to say whether it does" if any(one.undecided for one in every) else ""
+    return f"nothing else met the limits{beaten}{few}"
 
 
 def begun(

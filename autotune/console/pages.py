@@ -83,13 +83,15 @@ def _windows(spec: StudySpec) -> Iterator[str]:
 
 def _memory(ground: Ground) -> str:
     """What the forecast of memory says of the configurations, or of so many that stand for them."""
-    found = ground.chances(ground.space.pool(ground.spec.study.seed, _MOST_FORESEEN))
+    chances = ground.chances([ground.baseline, *ground.space.pool(ground.spec.study.seed, _MOST_FORESEEN)])
+    today, found = chances[0], chances[1:]
     fit, misfit = (found >= _SURE).mean(), (found <= 1 - _SURE).mean()
+    hardly = "" if today > 1 - _SURE else "; the baseline hardly fits"
     if fit == 1:
-        return "  memory as it is foreseen: all of these fit"
+        return f"  memory as it is foreseen: all of these fit{hardly}"
     return (
         f"  memory as it is foreseen: {fit:.0%} of these fit, {1 - fit - misfit:.0%} may, {misfit:.0%} hardly do;"
-        " none is left out for that: the search learns what fits"
+        f" none is left out for that: the search learns what fits{hardly}"
     )
 
 

@@ -74,7 +74,10 @@ def summary(found: Rehearsed) -> Table:
     table.add_column("what")
     table.add_column("figure", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
-    for part in (0.02, 0.05):
+    hopeless = found.whole_space and not any(night.best_tps for night in found.nights)
+    if hopeless:
+        table.add_row("in truth no configuration of the space meets the limits", "", "")
+    for part in () if hopeless else (0.02, 0.05):
         table.add_row(_near(found, part), *_share(found.within(part)))
     if found.shares is not None:
         parts = "volume that it covers of" if found.several else "true TPS in parts of"

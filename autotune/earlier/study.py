@@ -57,6 +57,11 @@ class Study:
         return sum(result.measured for result in self.results)
 
 
+def _is_configuration(result: TrialResult) -> bool:
+    slots = [value for name, value in result.params.items() if name.partition("@")[0] == "num_parallel"]
+    return "layout" in result.params and bool(slots) and all(isinstance(one, int) and one > 0 for one in slots)
+
+
 def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     """The study in a folder, for one on this ground. Raises `StorageError`, and `SpecError` where it tells nothing."""
     store = Store(folder)
@@ -64,7 +69,7 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     first = next((result for result in results if result.measured), None)
     if first is None:
         raise SpecError("nothing was measured")
-    if not all({"layout", "num_parallel"} <= result.params.keys() for result in results):
+    if not all(map(_is_configuration, results)):
         raise StorageError(f"{folder}: damaged (a trial of no configuration)")
     then = store.trials.provenance(first.number)
     if why := _strange(spec, then, ground, now):

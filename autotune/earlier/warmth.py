@@ -129,8 +129,10 @@ def _excused(folder: Path, left: list[str], *, named: bool) -> Iterator[None]:
     try:
         with storage(folder):
             yield
-    except (SpecError, StorageError) as error:
-        said = error.message.removeprefix(f"{folder}: ")
+    except (SpecError, StorageError, LookupError, TypeError, ValueError) as error:
+        # whatever stands in files of another version, or of another hand: it must not end a night
+        known = error.message if isinstance(error, SpecError | StorageError) else f"damaged ({error})"
+        said = known.removeprefix(f"{folder}: ")
         if named:
             raise SpecError(f'search.warm_start = "{folder}": {said}') from error
         left.append(f"{folder.name}: {said}")

@@ -72,8 +72,6 @@ async def host(spec: StudySpec) -> Host:
     """What a study of a played host stands on. Raises `SpecError`, `ModelMissing`."""
     profile = load_profile(spec.cluster.profile)
     _check(spec.cluster.profile, profile.model_dump())
-    if not profile.devices:
-        raise SpecError(f"cluster.profile = {spec.cluster.profile!r}: it has no devices to share out")
     found = grounds.inventory(spec)
     aims.check(spec)
     grounds.layouts(spec, found)

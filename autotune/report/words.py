@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.confirm import BASELINE, USUAL_GAIN, Kind
 from autotune.result import TOKENS_PER_S
-from autotune.score import LEAST_LOAD, UNDECIDED
+from autotune.score import BEHIND, LEAST_LOAD, UNDECIDED
 from autotune.space import USUAL
 from autotune.standing import on_front, standings
 
@@ -173,11 +173,12 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
         return "Nothing was measured."
     best = standings(results)[0]
     if not best.feasible:
+        best = min(standings(results), key=lambda one: (one.objective is None, one.violation))
         nearest = f"The nearest: {configuration(best.params)}: {verdict(best.results[-1])}"
         known, help_ = ("is known to have met", f": {LENGTHEN}") if best.undecided else ("met", "")
         return f"No configuration {known} the limits. {nearest}{help_}."
     if sum(standing.feasible for standing in standings(results)) == 1 and results[0] in best.results:
-        return f"Keep what you have, {configuration(best.params)}: nothing else met the limits."
+        return _alone(results, best)
     twice = len(best.results)
     times = "one measurement" if twice == 1 else f"the mean of {twice} measurements"
     begun = f": its proof has {proof.blocks} of the {proof.rules.pairs} blocks that it needs" if proof else ""
@@ -188,6 +189,14 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
         f"Best: {configuration(best.params)}: {objective(best.objective, best.results[-1])}{gain(best, results)}. "
         f"This is {times}, not yet a proof{begun or why}."
     )
+
+
+def _alone(results: Sequence[TrialResult], best: Standing) -> str:
+    """Of a search in which nothing but the baseline was measured to meet the limits."""
+    if len(standings(results)) == 1:
+        return f"Nothing but the baseline was measured, {configuration(best.params)}: there is nothing to choose from."
+    beaten = ", or was as good" if any(BEHIND in one.score.constraints for one in results) else ""
+    return f"Keep what you have, {configuration(best.params)}: nothing else met the limits{beaten}."
 
 
 def proved(proof: Verdict) -> str:
@@ -231,12 +240,21 @@ def _front(proof: Verdict) -> str:
         choice = "; the choice among them is yours" if len(points) > 1 else ""
         return (
             f"Of the {len(proof.contenders)} configurations of the proof {on} on the front of {goals}, beaten by none:"
-            f" {each}. Proved in {proof.blocks} blocks{choice}."
+            f" {each}. Proved in {proof.blocks} blocks{choice}.{_unknown(proof)}"
         )
     if proof.kind is Kind.KEEP:
         return f"Keep what you have, {keep}: nothing is better in any of {goals} ({proof.blocks} blocks)."
     said = f"After {proof.blocks} blocks nothing is certain to be better in any of {goals}{_doubt(proof)}."
-    return f"{said} {_meanwhile(proof)}"
+    return f"{said}{_unknown(proof)} {_meanwhile(proof)}"
+
+
+def _unknown(proof: Verdict) -> str:
+    """Who is on no front because a goal of it is not known."""
+    few = [at for at in range(len(proof.contenders)) if proof.contenders[at].measured and not proof.front.known(at)]
+    if not few:
+        return ""
+    who = " and ".join("the baseline" if at == BASELINE else configuration(proof.contenders[at].params) for at in few)
+    return f" Of {who} too few requests came to know all goals: {LENGTHEN}."
 
 
 def _point(proof: Verdict, at: int) -> str:

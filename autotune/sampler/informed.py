@@ -29,7 +29,7 @@ EVIDENCE = "evidence"
 """The user attribute of a trial with all that was measured, as `Evidence.to_json` writes it."""
 POOL = 5000
 """The most configurations that are looked at; of a larger space so many stand for it."""
-TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class InformedSampler(BaseSampler):
@@ -38,9 +38,10 @@ class InformedSampler(BaseSampler):
     For any study over a space, with one objective, output in tokens/s, to be made as large as possible; or with
     several, that one first, then the goals of the question in their order. A trial's user attribute `evidence` says
     what was measured beside it; without one its values and its constraints, each of them named as `Bound.name` names
-    it and relative to the limit (0.1 is a tenth too much), have to do. A trial without a value is one that could not
-    be measured. A trial is asked only for the parameters that its configuration has: where that depends on others,
-    suggest what `trial.relative_params` names, and nothing more.
+    it and relative to the limit (0.1 is a tenth too much), have to do. A trial without a value, or with one that is no
+    finite number above 0, is one that could not be measured; one without a layout is none of this space. What others
+    run at the moment is not proposed a second time. A trial is asked only for the parameters that its configuration
+    has: where that depends on others, suggest what `trial.relative_params` names, and nothing more.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class InformedSampler(BaseSampler):
         """The next configuration. Raises ValueError for a study whose first objective is to be small."""
         if study.directions[0] is not StudyDirection.MAXIMIZE:
             raise ValueError("direction: minimize; allowed is maximize: the (first) objective is output in tokens/s")
-        return self.next([of_trial(one, self._mind.question) for one in study.get_trials(deepcopy=False, states=TOLD)])
+        known = [one for one in study.get_trials(deepcopy=False) if "layout" in one.params]
+        running = [one.params for one in known if one.state == TrialState.RUNNING]
+        return self.next([of_trial(one, self._mind.question) for one in known if one.state in TOLD], running=running)
 
     def sample_independent(
         self,
@@ -92,15 +95,22 @@ class InformedSampler(BaseSampler):
     # as a night asks
 
     def next(
-        self, trials: Sequence[Evidence], cost: Callable[[Mapping[str, Any]], float] | None = None
+        self,
+        trials: Sequence[Evidence],
+        cost: Callable[[Mapping[str, Any]], float] | None = None,
+        running: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, Any]:
-        """What to try after these trials, which may have been tried before. `cost` as `Chooser.next` has it."""
-        tried = {key(trial.params) for trial in trials}
+        """What to try after these trials, which may have been tried before, while some are running.
+
+        `cost` as `Chooser.next` has it.
+        """
+        busy = set(map(key, running))
+        tried = {key(trial.params) for trial in trials} | busy
         waiting = [one for one in self._first if key(one) not in tried]
         if waiting:
             return waiting[0]
         self._learn(trials)
-        return dict(self._chooser.next(cost))
+        return dict(self._chooser.next(cost, busy))
 
     def ranked(self, trials: Sequence[Evidence]) -> list[dict[str, Any]]:
         """What was tried and likely holds the limits, the believed best first."""
@@ -152,7 +162,7 @@ def of_trial(trial: FrozenTrial, question: Question) -> Evidence:
     if EVIDENCE in trial.user_attrs:
         return Evidence.from_json(trial.params, json.loads(trial.user_attrs[EVIDENCE]))
     values, dropped = trial.values or [0.0], trial.state == TrialState.PRUNED
-    if values[0] <= 0:
+    if not 0 < values[0] < math.inf:
         return Evidence(trial.params, failed=True)
     constraints = trial.constraints or {}
     bounds = {
@@ -160,5 +170,6 @@ def of_trial(trial: FrozenTrial, question: Question) -> Evidence:
     }
     for place, value in zip(question.goals, values[1:], strict=False):
         goal = question.bounds[place]
-        bounds[goal.name] = 1 / value if goal.metric == JOULES else value
-    return Evidence(trial.params, (Loaded(question.users, values[0]),), tuple(bounds.items()), rough=dropped)
+        bounds[goal.name] = 1 / value if goal.metric == JOULES and value else value
+    said = tuple((name, value) for name, value in bounds.items() if 0 < value < math.inf)
+    return Evidence(trial.params, (Loaded(question.users, values[0]),), said, rough=dropped)

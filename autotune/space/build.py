@@ -132,10 +132,7 @@ def _several(family: Every | Listed) -> bool:
 
 def _others(family: Every | Listed) -> list[str]:
     """The parameters with the slots of classes that come after another in some layout."""
-    if isinstance(family, Listed):
-        every = (sorted({shape.kinds for shape in shapes}) for shapes in family.alike())
-    else:
-        every = (sorted({shape.kinds for shape in shapes}) for shapes in family.small())
+    every = (sorted({shape.kinds for shape in shapes}) for shapes in family.small())
     return [own(of) for of in sorted({of for classes in every for of in classes[1:]})]
 
 

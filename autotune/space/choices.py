@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from autotune.inventory import Inventory
     from autotune.space.family import Every, Listed, Shapes
+    from autotune.space.layout import Shape
     from autotune.space.limits import Limits, Terms
     from autotune.space.shape import Kinds, Member
     from autotune.space.why import Dimension
@@ -145,6 +146,11 @@ class Space:
         every number of instances in equal parts.
         """
         return pool.pool(self, seed, most)
+
+    @cached_property
+    def fitting(self) -> frozenset[Shape]:
+        """The shapes that may fit the memory with some number of slots."""
+        return frozenset(shape for head in self.heads for shape, slots in self.terms(head).allowed.items() if slots)
 
     @property
     def small(self) -> bool:

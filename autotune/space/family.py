@@ -80,15 +80,17 @@ class Every:
                 if all(a + b <= most for a, b, most in zip(one.counts, other.counts, self.room, strict=True)):
                     yield one, other
 
-    def alike(self) -> Iterator[Shapes]:
-        """Layouts in which all devices are used alike: of all kinds first, then of each kind, then parts of those."""
-        own = [(kind,) for kind in range(len(self.room))] if len(self.room) > 1 else []
-        for chosen in (tuple(range(len(self.room))), *own):
-            for width, copies in sorted({(sum(shape.counts), shape.copies) for shape in self.shapes}):
-                parts = [self._filled(kind, width, copies) for kind in chosen]
-                if all(parts):
+    def alike(self, fitting: Collection[Shape]) -> Iterator[Shapes]:
+        """Layouts of these shapes in which all devices are used alike: of all kinds that have one of their own first,
+        then of each of those kinds, then parts of those."""
+        shapes = [shape for shape in self.shapes if shape in fitting]
+        there = tuple(sorted({shape.kinds[0] for shape in shapes if len(shape.kinds) == 1}))
+        for chosen in (there, *((kind,) for kind in there if len(there) > 1)):
+            for width, copies in sorted({(sum(shape.counts), shape.copies) for shape in shapes}):
+                parts = [self._filled(shapes, kind, width, copies) for kind in chosen]
+                if parts and all(parts):
                     yield tuple(shape for part in parts for shape in part)
-        for shape in self.shapes:
+        for shape in shapes:
             most = min(there // count for there, count in zip(self.room, shape.counts, strict=True) if count)
             yield from ((shape,) * times for times in range(1, most + 1))
 
@@ -121,8 +123,8 @@ class Every:
         """
         return spell((shape,), self.kinds), self.among(within) - self.among(set(within) - {shape})
 
-    def _filled(self, kind: int, width: int, copies: int) -> Shapes:
-        alike = (shape for shape in self.shapes if shape.kinds == (kind,))
+    def _filled(self, shapes: Sequence[Shape], kind: int, width: int, copies: int) -> Shapes:
+        alike = (shape for shape in shapes if shape.kinds == (kind,))
         found = next((one for one in alike if (one.counts[kind], one.copies) == (width, copies)), None)
         return () if found is None else (found,) * (self.room[kind] // width)
 
@@ -235,11 +237,11 @@ class Listed:
 
     def small(self) -> Iterator[Shapes]:
         """All of them."""
-        return self.alike()
-
-    def alike(self) -> Iterator[Shapes]:
-        """All of them: who wrote them wants them tried."""
         return (shapes for shapes, _ in self.times.values())
+
+    def alike(self, fitting: Collection[Shape]) -> Iterator[Shapes]:  # noqa: ARG002 - which of them fit others ask
+        """All of them: who wrote them wants them tried."""
+        return self.small()
 
     def items(self, most: float = inf) -> Iterator[tuple[Layout, Shapes]]:
         """All layouts of up to so many instances, as they were written."""

@@ -61,7 +61,7 @@ def simple(space: Space) -> dict[str, list[list[Params]]]:
     group.
     """
     found: dict[str, list[list[Params]]] = {}
-    for shapes, slots in product(dict.fromkeys(space.family.alike()), space.slots):
+    for shapes, slots in product(dict.fromkeys(space.family.alike(space.fitting)), space.slots):
         layout, group = str(space.family.spelled(shapes)), []
         for head in space.heads:
             chosen = _at_most(space, shapes, head, slots)

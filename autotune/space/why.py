@@ -56,7 +56,7 @@ def dimensions(space: Space) -> Iterator[Dimension]:
 
 
 def _some(space: Space) -> Iterator[Shapes]:
-    return islice(dict.fromkeys(space.family.alike()), 3)
+    return islice(dict.fromkeys(space.family.alike(space.fitting)), 3)
 
 
 def _layouts(space: Space) -> str:

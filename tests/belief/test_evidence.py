@@ -66,6 +66,22 @@ def test_a_trial_that_was_dropped_is_rough() -> None:
     assert not evidence(of(), QUESTION).rough
 
 
+def test_a_load_that_ended_early_says_nothing_of_a_ttft_but_that_it_misses_its_limit() -> None:
+    """Those that were answered by then waited least."""
+    levels = {"8 users": metrics(ttft_s=3.0, waiting=[9.0])}
+    (bound,) = QUESTION.bounds
+    missed = replace(of().score, constraints={bound.name: 1.0})
+    whole = evidence(replace(of(), levels=levels, score=missed), QUESTION)
+    assert (whole.loads[0].ttft_s, dict(whole.bounds)) == (3.0, {bound.name: 3.0})
+    early = evidence(replace(of(), levels=levels, score=missed, dropped="surely misses it"), QUESTION)
+    assert (early.loads[0].ttft_s, early.loads[0].tails) == (None, ())
+    assert dict(early.bounds) == {bound.name: 2 * bound.most}
+    open_ = evidence(replace(of(), levels=levels, dropped="cannot beat it"), QUESTION)
+    assert (open_.loads[0].ttft_s, open_.bounds) == (None, ())
+    none_waits = evidence(replace(of(), levels={"8 users": metrics(ttft_s=3.0)}, dropped="cannot beat it"), QUESTION)
+    assert (none_waits.loads[0].ttft_s, dict(none_waits.bounds)) == (3.0, {bound.name: 3.0})
+
+
 def test_loads_beside_the_study_s_own_count_too() -> None:
     one = replace(of(), levels={"8 users": metrics()}, curve={"4 users": metrics(80.0)})
     assert [(load.users, load.tps) for load in evidence(one, QUESTION).loads] == [(8, 100), (4, 80)]

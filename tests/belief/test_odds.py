@@ -87,7 +87,16 @@ def test_what_could_not_be_measured_does_not_win() -> None:
     assert after is not None
     chances = {key(one.believed.params): one.chance for one in before.contenders}
     (now,) = (one.chance for one in after.contenders if one.believed.params == first)
-    assert now < 0.7 * chances[key(first)]
+    assert chances[key(first)] > 0
+    assert now == 0  # it is not tried again
+
+
+def test_what_was_measured_can_be_measured() -> None:
+    world = World(3, noise=0.02)
+    mind, trials = world.mind(), world.trials(3)
+    first = trials[2].params
+    mind.learn([*trials, *(Evidence(one, failed=True, misfit=True) for one in EVERY[-3:] if one != first)])
+    assert believed(mind, [first])[0].starts == 1
 
 
 def test_the_chances_are_what_they_say() -> None:

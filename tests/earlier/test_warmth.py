@@ -181,11 +181,19 @@ def unplaced(folder: Path) -> None:
     edit(folder / "trials/0001/result.json", lambda content: content["params"].update(layout="7"))
 
 
+def odd(**params: Any) -> Callable[[Path], None]:
+    """What no version of ours would write."""
+    return lambda folder: edit(folder / "trials/0001/result.json", lambda content: content["params"].update(params))
+
+
 UNUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "damaged": (lambda folder: broken(folder, "study.json"), "damaged"),
     "a damaged trial": (lambda folder: broken(folder, "trials/0001/result.json"), "damaged"),
     "a trial of nothing": (nameless, "damaged (a trial of no configuration)"),
     "a trial on no device": (unplaced, "7"),
+    "a trial of no number of slots": (odd(num_parallel="x"), "damaged ("),
+    "a trial without slots": (odd(num_parallel=0), "damaged ("),
+    "a trial of an unknown policy": (odd(policy="zzz"), "damaged ("),
     "of a newer version": (newer, "format 99 is of a newer autotune"),
     "of nothing": (unmeasured, "nothing was measured"),
     "of an older version": (unsaid, "damaged (no provenance)"),

@@ -38,6 +38,17 @@ def test_it_says_what_nights_find_and_that_they_are_simulated(
     assert not folder.study.exists()
 
 
+def test_where_nothing_can_meet_the_limits_it_says_so(
+    folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = Told(1, {}, "nothing", 0.0, 0.0, False, False, 4, 1.0, 0, "")  # noqa: FBT003
+    monkeypatch.setattr(rehearsal, "simulate", lambda *_: Rehearsed("s", "p", 1, 9, whole_space=True, nights=(none,)))
+    assert main(["simulate", str(folder.file), "--nights", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "in truth no configuration of the space meets the limits" in said
+    assert "recommends within" not in said
+
+
 def test_of_several_goals_it_says_what_of_the_true_front_is_covered(
     folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,6 +284,7 @@ def test_what_cannot_be_rehearsed_is_said_in_one_line(tmp_path: Path) -> None:
         (SpecError, "step_base_s = inf", lambda: simulate(broken(tmp_path, model__step_base_s=float("inf")), 1)),
         (ModelMissing, "no model 'absent'", lambda: simulate(small(cluster={"model": "absent"}), 1)),
         (SpecError, "num_ctx = 9000", lambda: simulate(small(workload={"num_ctx": 9000}), 1)),
+        (SpecError, "num_ctx = 99: prompts of ", lambda: simulate(small(workload={"num_ctx": 99}), 1)),
         (UsageError, "capacity", lambda: simulate(small(objective={"metric": "capacity"}), 1)),
         (UsageError, 'metric = ["output_tps", "tokens_per_joule"]: no "tokens_per_joule"', lambda: simulate(joules, 1)),
     ]

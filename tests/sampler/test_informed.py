@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,43 @@ def test_without_evidence_a_trial_says_its_value_and_its_limits() -> None:
     assert good.loads == (Loaded(20, 100.0),)
     assert dict(good.bounds) == {bound.name: pytest.approx(1.25 * bound.most)}
     assert (bad.failed, bad.loads, bad.misfit) == (True, (), False)
+
+
+@pytest.mark.parametrize(
+    ("value", "over"),
+    [(math.inf, 0.0), (100.0, math.inf), (100.0, -1.0), (100.0, -1.5), (0.0, 0.0), (1e308, 0.0)],
+)
+def test_one_strange_trial_ends_no_study(value: float, over: float) -> None:
+    question = asked()
+    study = optuna.create_study(direction="maximize", sampler=InformedSampler(SPACE, question))
+    for number in range(6):
+        trial = study.ask()
+        suggested(trial, SPACE)
+        trial.set_constraint(question.bounds[0].name, over if number == 2 else 0.1)
+        study.tell(trial, value if number == 2 else 100.0 + number)
+    assert len(study.trials) == 6
+
+
+def test_what_failed_is_not_tried_again_and_what_is_no_configuration_teaches_nothing() -> None:
+    study = optuna.create_study(direction="maximize", sampler=InformedSampler(SPACE, asked()))
+    study.add_trial(optuna.trial.create_trial(value=3.0))
+    tried = []
+    for number in range(8):
+        trial = study.ask()
+        tried.append(key(suggested(trial, SPACE)))
+        study.tell(trial, *((100.0 + number,) if number < 2 else (None, TrialState.FAIL)))
+    assert len(set(tried[2:])) == 6
+
+
+def test_what_another_worker_runs_is_not_proposed_a_second_time() -> None:
+    first = [of_four(4, "0 | 1"), of_four(16)]
+    world = World(0, noise=0.01)
+    study = optuna.create_study(direction="maximize", sampler=InformedSampler(FOUR, world.question, first=first))
+    running = [key(suggested(study.ask(), FOUR)) for _ in range(2)]
+    assert running == [key(one) for one in first]
+    searching, trials = InformedSampler(FOUR, world.question), world.trials(5)
+    best = searching.next(trials)
+    assert key(searching.next(trials, running=[best])) != key(best)
 
 
 def test_a_study_that_makes_output_small_is_refused() -> None:
