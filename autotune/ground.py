@@ -5,28 +5,24 @@ Nothing is changed, but that one Ollama server, which sees no GPU, is started to
 
 from __future__ import annotations
 
-import shutil
-import sys
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 
-from autotune import aims, claims, telemetry
+from autotune import aims, claims, hosts, telemetry
 from autotune import plan as plans
 from autotune.cluster.cluster import Cluster
 from autotune.cluster.nginx import Nginx
 from autotune.cluster.process import ProcessDriver
-from autotune.errors import BinaryMissing, ClusterError, DeviceLost, ModelMissing, SpecError
-from autotune.inventory import Device, DeviceEntry, Inventory, discover, visible_devices
+from autotune.errors import ClusterError, DeviceLost, ModelMissing, SpecError
+from autotune.inventory import Inventory, visible_devices
 from autotune.ollama.api import Ollama, ServerFacts, facts
 from autotune.ollama.env import has_llama_server, left_free_bytes
 from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import LOOPBACK, InstancePlan
-from autotune.simulator.profiles import load_profile
 from autotune.space import (
     Space,
     build,
@@ -45,6 +41,7 @@ from autotune.space.forecast import chances
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -161,75 +158,6 @@ def _renamed(before: Inventory, left: Inventory) -> bool:
     """Whether several kinds are left, which would not be called A, B, … as they were."""
     then, now = ([devices[0].kind for devices in kinds(found)] for found in (before, left))
     return len(now) > 1 and now != then[: len(now)]
-
-
-def inventory(spec: StudySpec) -> Inventory:
-    """The devices of the study. Raises `ClusterError`, `SpecError`."""
-    return _INVENTORIES[spec.cluster.driver](spec)
-
-
-def _real(spec: StudySpec) -> Inventory:
-    chosen = spec.cluster.devices
-    if isinstance(chosen, str):
-        return discover(chosen)
-    return discover([DeviceEntry(**entry.model_dump()) for entry in chosen])
-
-
-def _played(spec: StudySpec) -> Inventory:
-    profile = load_profile(spec.cluster.profile)
-    if not profile.devices:
-        raise SpecError(f"cluster.profile = {spec.cluster.profile!r}: it has no devices to share out")
-    devices = tuple(
-        Device(
-            index=index,
-            id=device.uuid,
-            make="nvidia",
-            name=device.name,
-            memory_bytes=device.memory_bytes,
-            kind=f"{device.name} {device.memory_bytes} {device.speed:g}",
-        )
-        for index, device in enumerate(profile.devices)
-    )
-    chosen = tuple(replace(device, index=index) for index, device in enumerate(_picked(spec, devices)))
-    return Inventory(f"profile {profile.name}", chosen, simulated=True)
-
-
-def _picked(spec: StudySpec, there: tuple[Device, ...]) -> list[Device]:
-    """Those of a played host that the study names one by one; all where it does not, or names as many by other ids."""
-    if isinstance(spec.cluster.devices, str):
-        return list(there)
-    known = {name: device for device in there for name in (device.id, str(device.index))}
-    named = [entry.id or entry.cores or "" for entry in spec.cluster.devices]
-    if strange := [name for name in named if name not in known]:
-        if len(named) == len(there):
-            return list(there)
-        raise SpecError(
-            f"cluster.devices: {strange[0]!r}: no such device in profile {spec.cluster.profile!r}; it has 0 to"
-            f" {len(there) - 1}, or {', '.join(device.id for device in there)}"
-        )
-    return [known[name] for name in named]
-
-
-_INVENTORIES = {"process": _real, "simulated": _played}
-
-
-def command(spec: StudySpec) -> tuple[list[str], dict[str, str]]:
-    """How an instance is started, and what the environment of all of them adds. Raises `BinaryMissing`."""
-    if spec.cluster.driver == "simulated":
-        scale = f"{spec.cluster.time_scale:g}"
-        played = {
-            "AUTOTUNE_SIM_PROFILE": spec.cluster.profile,
-            "AUTOTUNE_SIM_TIME_SCALE": scale,
-            "PYTHONPATH": str(Path(__file__).parents[1]),  # the stand-in is this very package, installed or not
-        }
-        return [sys.executable, "-m", "autotune.simulator", "serve"], played
-    found = shutil.which(spec.cluster.binary)
-    if found is None:
-        raise BinaryMissing(
-            f"cluster.binary = {spec.cluster.binary!r}: no such program; install Ollama (https://ollama.com/download)"
-            " or write its path"
-        )
-    return [found, "serve"], {}
 
 
 def store_of(spec: StudySpec, run: Path) -> Path:
@@ -406,7 +334,7 @@ def cluster(spec: StudySpec, children: Children, run: Path) -> Cluster:
 
 
 def _driver(spec: StudySpec, children: Children, run: Path) -> ProcessDriver:
-    started, extra = command(spec)
+    started, extra = hosts.command(spec)
     return ProcessDriver(started, children, run / "logs", env=extra, stop_timeout_s=spec.cluster.stop_timeout_s)
 
 

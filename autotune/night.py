@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune import __version__, claims, confirm, earlier, faults
+from autotune import __version__, claims, confirm, earlier, faults, hosts
 from autotune import ground as grounds
 from autotune import selftest as selftests
 from autotune.belief import Prior, Question
@@ -94,7 +94,7 @@ def _devices(spec: StudySpec, store: Store) -> tuple[Inventory, Collection[str]]
     """The devices of a study, and of these the ids of those that it has lost, which may still be gone."""
     before = faults.devices_before(store)
     if before is None or not store.earlier():  # a study that has measured nothing begins as new
-        return grounds.inventory(spec), ()
+        return hosts.inventory(spec), ()
     lost = faults.quarantined(store)
     return remembered(before, lost), lost
 
@@ -109,7 +109,7 @@ async def _night(
     lost: Collection[str],
 ) -> Ending:
     try:
-        grounds.command(spec)
+        hosts.command(spec)
         claims.check(spec, found.without(lost))
         asked = workload(spec)
         ground = await grounds.ground(spec, found, children, store.run, lost)
@@ -369,7 +369,7 @@ def _same_ground(store: Store, ground: Ground) -> None:
 
 def provenance(ground: Ground) -> Provenance:
     """What runs where."""
-    command, extra = grounds.command(ground.spec)
+    command, extra = hosts.command(ground.spec)
     devices = ground.inventory.devices
     return Provenance(
         autotune=__version__,

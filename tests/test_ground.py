@@ -13,7 +13,8 @@ from autotune.aims import check
 from autotune.claims import locks
 from autotune.doctor.places import windows
 from autotune.errors import ModelMissing, SpecError
-from autotune.ground import Ground, baseline, inventory, space, store_of
+from autotune.ground import Ground, baseline, space, store_of
+from autotune.hosts import inventory
 from autotune.inventory import Device, Inventory
 from autotune.ollama.api import ServerFacts
 from autotune.simulator.profiles import SHIPPED

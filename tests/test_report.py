@@ -19,7 +19,7 @@ from autotune.spec import Proof
 from autotune.store import Store
 from tests.conftest import study
 from tests.factories import BASELINE, LIMIT, PROVENANCE, SPEC, metrics, params, result
-from tests.proofs import CANDIDATES, FAST, LEAN, proof, steady
+from tests.proofs import CANDIDATES, FAST, LEAN, RULES, proof, steady
 from tests.test_study import ONE_SLOT
 
 if TYPE_CHECKING:
@@ -62,6 +62,16 @@ def test_a_winner_over_a_baseline_that_misses_the_limits_is_not_compared_by_its_
     assert "and the baseline could not be measured (offloaded)." in answer(
         proof(steady(100), steady(50), reasons={0: "offloaded"})
     )
+
+
+def test_a_capacity_is_told_with_the_step_that_it_is_known_to() -> None:
+    tried = ((8.0, "holds"), (32.0, "violated"), (16.0, "holds"), (18.0, "violated"), (17.0, "open"))
+    users: dict[str, Any] = {"unit": "users", "tried": tried}
+    runs = [result(at, (BASELINE, FAST)[at % 2], (8.0, 16.0)[at % 2], **users) for at in (0, 1, 3, 2, 4, 5, 7, 6)]
+    said = answer(Verdict(contenders([BASELINE, FAST], runs), RULES))
+    assert "16.0 users" in said
+    assert said.endswith(" It is known to a step of its search: 18 did not hold.")
+    assert "a step of its search" not in answer(proof(steady(100), steady(150)))
 
 
 def test_the_simplest_of_the_best_says_what_it_costs() -> None:

@@ -12,7 +12,8 @@ from rich.live import Live
 
 from autotune.console.panel import Panel
 from autotune.console.scene import Scene, candidate_name
-from autotune.report.words import configuration, figures, proved, span, verdict, warm
+from autotune.report.answers import proved
+from autotune.report.words import configuration, figures, span, verdict, warm
 from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:

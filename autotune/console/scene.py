@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autotune import aims
 from autotune.console.spark import Track
-from autotune.report.words import configuration, gain, objective, proved, span, verdict
+from autotune.report.answers import proved
+from autotune.report.words import configuration, gain, objective, span, verdict
 from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from autotune import claims, telemetry
-from autotune import ground as grounds
+from autotune import claims, hosts, telemetry
 from autotune.doctor.check import Check, State
 from autotune.errors import AutotuneError, ClusterError, SpecError
 from autotune.inventory import Inventory, discover, holders, nvml
@@ -31,7 +30,7 @@ _SHOWS, _COMPUTES = "0x03", "0x12"
 def of_study(spec: StudySpec) -> tuple[list[Check], Inventory | None]:
     """The devices that a study names: it needs all of them, for itself."""
     try:
-        found = grounds.inventory(spec)
+        found = hosts.inventory(spec)
         telemetry.check(spec, found)
         busy = holders(found)
     except nvml.NoDriver as error:

@@ -6,8 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from autotune import aims
-from autotune import ground as grounds
+from autotune import aims, hosts
 from autotune.benchmark import pacer
 from autotune.night import workload
 from autotune.rehearsal.load import run
@@ -79,7 +78,7 @@ class Rehearsal(Bench):
 def bench(host: Host, spec: StudySpec, events: Events, seed: str, profile: Profile | None = None) -> Rehearsal:
     """The bench of one night on a played host; with another `profile` than the host's for its times."""
     playing = profile or host.profile
-    _, extra = grounds.command(spec)
+    _, extra = hosts.command(spec)
     stage = Stage(playing, host.library, extra, seed, load_timeout_s=spec.cluster.load_timeout_s)
     counter = Counter(host.model, spec.workload.num_ctx, playing.host.overhead_s, spec.cluster.time_scale)
     return Rehearsal(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from autotune import aims
+from autotune import aims, hosts
 from autotune import ground as grounds
 from autotune.errors import SpecError
 from autotune.ground import Ground
@@ -72,7 +72,7 @@ async def host(spec: StudySpec) -> Host:
     """What a study of a played host stands on. Raises `SpecError`, `ModelMissing`."""
     profile = load_profile(spec.cluster.profile)
     _check(spec.cluster.profile, profile.model_dump())
-    found = grounds.inventory(spec)
+    found = hosts.inventory(spec)
     aims.check(spec)
     grounds.layouts(spec, found)
     library = Library(profile, NOWHERE, NOWHERE)

@@ -14,8 +14,9 @@ from autotune.events import read as read_events
 from autotune.faults import Losses
 from autotune.hindsight import foretold
 from autotune.metrics import CONFIDENCE
+from autotune.report.answers import answer
 from autotune.report.front import Point, points
-from autotune.report.words import answer, configuration, objective, verdict, warm
+from autotune.report.words import configuration, objective, verdict, warm
 from autotune.result import TOKENS_PER_S
 from autotune.score import BEHIND
 from autotune.standing import standings

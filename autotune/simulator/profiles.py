@@ -198,7 +198,7 @@ def _find(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     names = ", ".join(shipped_profiles())
-    raise SpecError(f"simulator profile = {str(name_or_path)!r}: no such file, and none of the shipped ones ({names})")
+    raise SpecError(f"profile {str(name_or_path)!r}: no such file, and none of the shipped ones ({names})")
 
 
 def _first(error: ValidationError) -> str:
