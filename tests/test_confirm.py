@@ -224,20 +224,31 @@ def test_a_gain_that_is_certain_but_small_is_no_winner() -> None:
 
 
 def test_a_proof_ends_where_another_finalist_could_gain_too_little_to_be_worth_more_blocks() -> None:
-    near = [(152 * factor, 0.5) for factor in (0.99, 1.01, 1.02, 0.98)]
-    alike, behind = (proof(steady(100), steady(tps), near) for tps in (151.9, 148))
-    for one in (alike, behind):
-        assert (one.kind, one.recommended) == (Kind.WINNER, 2)
-        assert not one.beats(2, 1)
-        assert (one.gain(1, 2) or Interval(0, 0, 0, 0)).high > one.counts  # for certain nothing is settled
-    assert (alike.forgone > 0.002, alike.decided) == (True, False)
-    assert (0 < behind.forgone < 0.002, behind.decided) == (True, True)
+    def near(blocks: int) -> list[tuple[float, float]]:
+        return [(152 * factor, 0.5) for factor in (0.97, 1.03, 1.04, 0.96, 0.97, 1.03)[:blocks]]
+
+    alike, behind = (proof(steady(100, blocks=6), steady(tps, blocks=6), near(6)) for tps in (152, 149))
+    assert (alike.kind, alike.forgone > 0.004, alike.decided) == (Kind.WINNER, True, False)
+    assert (behind.kind, behind.recommended) == (Kind.WINNER, 2)
+    assert (behind.gain(1, 2) or Interval(0, 0, 0, 0)).high > behind.counts  # for certain nothing is settled
+    assert (0 < behind.forgone < 0.004, behind.decided) == (True, True)
     assert not replace(behind, rules=Proof(least_gain=0.0)).decided  # any gain is worth a change
-    simpler = proof(steady(100), near, steady(148))
-    assert (simpler.forgone < 0.002, simpler.unsettled, simpler.decided) == (True, (2,), False)
+    first = proof(steady(100), steady(149), near(4))
+    assert (first.kind, first.forgone < 0.004, first.decided) == (Kind.WINNER, True, False)  # it has won but once
+    assert first.contenders[0].runs == behind.after(4).contenders[0].runs[:4]
     assert proof(steady(100), steady(150)).forgone == 0
     few: list[tuple[float, float | None]] = [(300, None)] * 4
     assert proof(steady(100), steady(150), few).forgone == 0  # of whom no block will say that it meets the limits
+
+
+def test_a_proof_does_not_go_on_for_something_simpler_that_no_block_it_has_left_would_show() -> None:
+    def simpler(tps: float) -> Verdict:
+        speeds = [(tps * factor, 0.5) for factor in (0.98, 1.02, 1.02, 0.98, 1.01, 0.99)]
+        return proof(steady(100, blocks=6), steady(152, blocks=6), speeds)
+
+    near, far = simpler(152), simpler(150)
+    assert (near.recommended, near.unsettled, near.decided) == (1, (2,), False)
+    assert (far.recommended, far.unsettled, far.decided) == (1, (2,), True)
 
 
 def test_what_cannot_be_told_apart_is_no_winner() -> None:

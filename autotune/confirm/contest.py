@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import permutations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MISSED = 0.1
 """How often a true difference may be missed that a proof is said to find."""
-LITTLE = 0.1
+LITTLE = 0.2
 """Of what is worth a change: what a further block could gain on the mean is not worth its time if it is less."""
 MOST_ALIKE = 0.05
 """By how much something simpler may be slower, however much the noise of a host hides."""
@@ -280,6 +280,11 @@ class Verdict:
         simpler = self.contenders[one].size < self.contenders[self.recommended].size
         return simpler and not self._alike(one) and not self.beats(self.winners[0], one)
 
+    def _shown_in_time(self, one: int) -> bool:
+        """Whether this winner will be shown to be as good as the fastest by the last block, if nothing else comes."""
+        gain, left = self.gain(one, self.winners[0]), math.sqrt(self.blocks / looks(self.rules)[-1])
+        return gain is not None and gain.mean - left * (gain.mean - gain.low) > -self.margin
+
     @property
     def others(self) -> range:
         """All but the baseline."""
@@ -335,13 +340,28 @@ class Verdict:
         """The simplest of the best; without a winner the baseline."""
         return self.equals[0] if self.winners else BASELINE
 
+    @cached_property
+    def _again(self) -> bool:
+        """Whether there is a winner, and was one at the look before: a first win may be luck that does not last."""
+        before = max((look for look in looks(self.rules) if look < self.blocks), default=0)
+        return bool(self.winners) and bool(self.after(before).winners)
+
+    def after(self, blocks: int) -> Verdict:
+        """What it said after so many blocks."""
+        runs = tuple(replace(one, runs=one.runs[:blocks]) for one in self.contenders)
+        return replace(self, contenders=runs)
+
+    @property
+    def _rest(self) -> list[int]:
+        """The candidates that are neither recommended nor shown to be as good as what is."""
+        return [one for one in self.others if one not in {self.recommended, *self.equals}]
+
     @property
     def forgone(self) -> float:
         """By which part another finalist is expected to make more than the recommended one, where it is better: no more
-        than that can be gained on the mean by knowing which is the best."""
+        than that can be gained on the mean by knowing which is the best. Equals of the best count for none."""
         best = self.contenders[self.recommended].tps
-        rest = (one for one in self.others if one != self.recommended and not self.out(one))
-        apart = [_apart(self.contenders[one].tps, best) for one in rest]
+        apart = [_apart(self.contenders[one].tps, best) for one in self._rest if not self.out(one)]
         return math.fsum(expected_gain(logs, self._pooled(logs, self.noise)) for logs in apart if len(logs) > 1)
 
     @property
@@ -356,11 +376,10 @@ class Verdict:
             return self.front.decided
         if self.kind is Kind.UNCLEAR:
             return False
-        if self.unsettled:
+        if any(map(self._shown_in_time, self.unsettled)):
             return False
-        rest = (one for one in self.others if one != self.recommended)
-        settled = all(self._settled(one, self.recommended) for one in rest)
-        return settled or (bool(self.winners) and self.forgone < LITTLE * self.rules.least_gain)
+        settled = all(self._settled(one, self.recommended) for one in self._rest)
+        return settled or (self._again and self.forgone < LITTLE * self.rules.least_gain)
 
     @property
     def cost(self) -> Interval | None:
