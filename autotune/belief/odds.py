@@ -11,13 +11,16 @@ import numpy as np
 
 from autotune.belief.choice import CANDIDATES, gain
 from autotune.belief.fit import TTFT_NOISE
+from autotune.belief.question import JOULES
 from autotune.space import key
+from autotune.spec import PER_JOULE
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from autotune.belief.choice import Chooser
     from autotune.belief.mind import Mind
+    from autotune.belief.question import Bound
 
 WIDE = 1.96
 """Standard deviations to the ends of a 95 % interval."""
@@ -43,6 +46,8 @@ class Believed:
     """Output, tokens/s."""
     limits: dict[str, Range]
     """Of each limit the figure that it is about, s, by its name."""
+    goals: dict[str, Range]
+    """Of each goal beside the output that is no limit as well: times, s, by name; `tokens_per_joule`."""
     holds: float
     """Chance that all limits hold."""
     starts: float
@@ -55,7 +60,7 @@ class Contender:
 
     believed: Believed
     chance: float
-    """That of all configurations that hold the limits it has the most output."""
+    """That of all configurations that hold the limits it has the most output, whatever else counts."""
     tried: bool
 
 
@@ -73,18 +78,21 @@ def believed(mind: Mind, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
     """What is believed of some configurations; nothing before anything was measured."""
     if not mind.views or not params:
         return []
-    found, bounds = mind.forecast(mind.design(params)), mind.question.bounds[: mind.question.limits]
+    found, bounds = mind.forecast(mind.design(params)), mind.question.bounds
     measured = {key(trial.params) for trial in mind.trials if trial.measured}
     holds, spread = found.holds(), np.hypot(found.tps_sd, mind.noise)
     wide = np.hypot(found.bounds_sd, TTFT_NOISE * mind.noise)
+
+    def of(number: int, at: int) -> Range:
+        return _range(math.log(bounds[number].most) + found.bounds[number, at], wide[number, at])
+
+    limits, goals = range(mind.question.limits), range(mind.question.limits, len(bounds))
     return [
         Believed(
             params=one,
             tps=_range(found.tps[at], spread[at]),
-            limits={
-                bound.name: _range(math.log(bound.most) + found.bounds[number, at], wide[number, at])
-                for number, bound in enumerate(bounds)
-            },
+            limits={bounds[number].name: of(number, at) for number in limits},
+            goals=dict(_goal(bounds[number], of(number, at)) for number in goals),
             holds=float(holds[at]),
             starts=1.0 if key(one) in measured else float(found.starts[at]),
         )
@@ -123,6 +131,13 @@ def _promising(chooser: Chooser, tried: Container[str]) -> list[Mapping[str, Any
     order = np.argsort(-rough.holds() * rough.starts * gain(rough, chooser.incumbent()))
     fresh = (one for one in map(chooser.pool.__getitem__, order.tolist()) if key(one) not in tried)
     return list(islice(fresh, CANDIDATES))
+
+
+def _goal(bound: Bound, found: Range) -> tuple[str, Range]:
+    """Its name and figure; of energy a belief is about joules for each token."""
+    if bound.metric != JOULES:
+        return bound.name, found
+    return PER_JOULE, Range(1 / found.value, 1 / found.high, 1 / found.low)
 
 
 def _range(mean: float, sd: float) -> Range:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.hindsight import EXPECTED, UNLIKELY, checks, trusted
 from autotune.report.words import configuration, figure
 from autotune.result import TOKENS_PER_S
+from autotune.spec import PER_JOULE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def _came(held: Held) -> str:
 
 
 def _unit(name: str) -> str:
-    return name if name == TOKENS_PER_S else f"{name}, s"
+    return name if name in {TOKENS_PER_S, PER_JOULE} else f"{name}, s"
 
 
 def between(found: Range) -> str:
@@ -80,13 +81,16 @@ def _trust(every: Sequence[Foretold]) -> str:
 
 def odds_rows(contenders: Sequence[Contender]) -> tuple[tuple[str, ...], Rows]:
     """Head and rows: how likely each is the best, and what is believed of it."""
-    limits = list(contenders[0].believed.limits) if contenders else []
-    head = ("the best", TOKENS_PER_S, *map(_unit, limits), "holds the limits", "tried", "configuration")
+    first = contenders[0].believed if contenders else None
+    names = [*first.limits, *first.goals] if first else []
+    best = "most tokens/s" if first and first.goals else "the best"
+    head = (best, TOKENS_PER_S, *map(_unit, names), "holds the limits", "tried", "configuration")
     return head, [
         (
             _chance(one.chance),
             between(one.believed.tps),
             *map(between, one.believed.limits.values()),
+            *map(between, one.believed.goals.values()),
             f"{one.believed.holds:.0%}",
             "yes" if one.tried else "no",
             configuration(one.believed.params),
@@ -100,17 +104,22 @@ def remaining(odds: Odds, shown: int) -> str:
     rest = sum(one.chance for one in odds.contenders[shown:])
     untried = sum(one.chance for one in odds.contenders if not one.tried)
     nothing = f" With a chance of {_chance(odds.nothing)} nothing holds the limits." if odds.nothing else ""
+    several = any(one.believed.goals for one in odds.contenders)
+    best = "make the most tokens/s, one goal of several," if several else "are the best"
     return (
-        f"All others together are the best with a chance of {_chance(rest)}, anything untried with {_chance(untried)}."
+        f"All others together {best} with a chance of {_chance(rest)}, anything untried with {_chance(untried)}."
         f"{nothing} This is by the trials of the search alone; intervals are those of one more trial."
     )
 
 
 def expected(one: Believed) -> str:
     """What one configuration would do, in a sentence."""
-    limits = "".join(f"; {name} {between(found)} s" for name, found in one.limits.items())
+    rest = "".join(
+        f"; {name} {between(found)}{'' if name == PER_JOULE else ' s'}"
+        for name, found in (one.limits | one.goals).items()
+    )
     return (
-        f"{configuration(one.params)}: {between(one.tps)} {TOKENS_PER_S}{limits}; holds the limits with a chance of"
+        f"{configuration(one.params)}: {between(one.tps)} {TOKENS_PER_S}{rest}; holds the limits with a chance of"
         f" {one.holds:.0%}, can be measured with {one.starts:.0%}"
     )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from autotune.belief import Chooser, Evidence, believed, odds
+from autotune.belief import JOULES, Bound, Chooser, Evidence, believed, odds
 from autotune.belief.fit import TTFT_NOISE
 from autotune.belief.odds import WIDE
+from autotune.report.beliefs import expected, odds_rows, remaining
 from autotune.space import key
-from tests.belief.worlds import EVERY, World, asked, params
+from autotune.spec import PER_JOULE
+from tests.belief.worlds import EVERY, USERS, World, asked, params
 
 SOME = EVERY[::5]
 
@@ -35,6 +38,26 @@ def test_what_is_believed_is_told_in_tokens_and_seconds_with_room_for_noise() ->
         wide = math.hypot(forecast.bounds_sd[0, at], TTFT_NOISE * mind.noise)
         assert math.log(limit.value / limit.low) == pytest.approx(WIDE * wide)
         assert (one.holds, one.starts) == (forecast.holds()[at], forecast.starts[at])
+
+
+def test_of_several_goals_each_is_told() -> None:
+    tail = Bound("ttft_s", "p95", USERS, 1.0, limit=False)
+    joules = Bound(JOULES, "mean", USERS, 1.0, limit=False)
+    world = World(0, noise=0.02, question=asked(bounds=(tail, joules), goals=(1, 2)))
+    mind = world.mind()
+    mind.learn([replace(one, bounds=(*one.bounds, (joules.name, 0.5))) for one in world.trials(5)])
+    one = believed(mind, [params()])[0]
+    assert list(one.goals) == [tail.name, PER_JOULE]
+    assert all(0 < found.low < found.value < found.high for found in one.goals.values())
+    assert one.goals[PER_JOULE].low < 2.0 < one.goals[PER_JOULE].high
+    said = expected(one)
+    assert f"; {tail.name} " in said
+    assert f"; {PER_JOULE} " in said
+    chances = odds(Chooser(mind, SOME))
+    assert chances is not None
+    head, rows = odds_rows(chances.contenders)
+    assert (head[0], head[2], len(rows[0])) == ("most tokens/s", f"{tail.name}, s", len(head))
+    assert "make the most tokens/s, one goal of several, with" in remaining(chances, 1)
 
 
 def test_chances_to_be_the_best_are_of_all_configurations_and_add_up() -> None:
