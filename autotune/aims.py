@@ -116,14 +116,14 @@ def phases(spec: StudySpec, level: Level) -> Phases:
 def check(spec: StudySpec) -> None:
     """Whether a study measures what it says, and can ever find out. Raises `SpecError`.
 
-    Prompt and answer have to fit into the context, or a server cuts off the prompt. And the longest window of a level
-    that has a rate has to bring the requests that its limits, or goals, need: no trial would be known to meet them.
+    Prompts have to fit into the context, or a server cuts them off. And the longest window of a level that has a rate
+    has to bring the requests that its limits, or goals, need: no trial would be known to meet them.
     """
     work = spec.workload
-    if work.input_tokens is not None and (tokens := work.input_tokens.mean + work.num_predict.mean) > work.num_ctx:
+    if work.input_tokens is not None and work.input_tokens.mean >= work.num_ctx:
         raise SpecError(
-            f"workload.num_ctx = {work.num_ctx}: prompts of {work.input_tokens.mean} and answers of"
-            f" {work.num_predict.mean} tokens in the mean do not fit in; allowed is {tokens} or more"
+            f"workload.num_ctx = {work.num_ctx}: prompts of {work.input_tokens.mean} tokens do not fit in; allowed is"
+            f" {work.input_tokens.mean + work.num_predict.mean}, which has room for the longest answers, too"
         )
     longest_s, capacity = spec.workload.window_max_s, spec.objective.metric == "capacity"
     for level in spec.workload.levels:

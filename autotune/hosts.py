@@ -51,19 +51,20 @@ def _played(spec: StudySpec) -> Inventory:
 
 
 def _picked(spec: StudySpec, there: tuple[Device, ...]) -> list[Device]:
-    """Those of a played host that the study names one by one; all where it does not, or names as many by other ids."""
+    """Those of a played host that the study names one by one; all where it does not."""
     if isinstance(spec.cluster.devices, str):
         return list(there)
     known = {name: device for device in there for name in (device.id, str(device.index))}
     named = [entry.id or entry.cores or "" for entry in spec.cluster.devices]
     if strange := [name for name in named if name not in known]:
-        if len(named) == len(there):
-            return list(there)
         raise SpecError(
             f"cluster.devices: {strange[0]!r}: no such device in profile {spec.cluster.profile!r}; it has 0 to"
             f" {len(there) - 1}, or {', '.join(device.id for device in there)}"
         )
-    return [known[name] for name in named]
+    chosen = list(dict.fromkeys(known[name] for name in named))
+    if len(chosen) < len(named):
+        raise SpecError("cluster.devices: the same device twice")
+    return chosen
 
 
 _INVENTORIES = {"process": _real, "simulated": _played}

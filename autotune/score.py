@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 UNDECIDED = 0.001
 """Violation of a limit whose statistic has too few requests: never feasible, and not far from it either."""
+SURELY = 0.002
+"""Violation of a limit that is surely missed although the figures are within it: those that count are not yet there."""
 LEAST_LOAD = "limits at the least load"
 """The constraint of a trial that searched its capacity."""
 BEHIND = "behind the best"
@@ -122,7 +124,7 @@ def _decided(limit: Limit, metrics: Metrics, look: Look) -> float:
     found = _violation(limit, metrics)
     if look.limits.get(f"{limit.metric} {limit.statistic}") != "violated":
         return found
-    return max(found, TWOFOLD if look.stage == "warm-up" else UNDECIDED)
+    return max(found, TWOFOLD if look.stage == "warm-up" else SURELY)
 
 
 def _ended(metrics: Metrics) -> int:

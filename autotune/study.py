@@ -272,10 +272,13 @@ class Night:
         trial_s = max(self.pace.usual_s, self.pace.trial_s(self.plan(self.baseline)))
         measured = [result for result in self.results if result.measured]
         took_s = math.fsum(result.seconds for result in measured)
-        runs_s = math.fsum(aims.run_s(self.bench.spec, result) for result in measured)
-        run_s = trial_s * (runs_s / took_s if took_s else 1.0)
-        blocks = [run_s * (1 + finalists) for finalists in range(1, rules.finalists + 1)]
-        return kept_s(share, whole, blocks, rules.pairs)
+        each_s = [aims.run_s(self.bench.spec, result) for result in measured]
+        careful_s = trial_s * (math.fsum(each_s) / took_s if took_s else 1.0)
+        for run_s in (careful_s, median(each_s or [careful_s])):  # what does not fit by the one may by the other
+            blocks = [run_s * (1 + finalists) for finalists in range(1, rules.finalists + 1)]
+            if kept := kept_s(share, whole, blocks, rules.pairs):
+                return kept
+        return 0.0
 
     def _unlikely(self) -> str:
         """That nothing untried is likely to be better, when that was so for a while."""

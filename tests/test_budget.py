@@ -202,6 +202,14 @@ def test_nothing_is_kept_for_a_proof_that_does_not_fit(studies: Studies, share: 
     assert (len(whole.results), whole.proof) == (12, None)
 
 
+def test_time_is_kept_for_a_proof_that_fits_though_the_baseline_is_slow(studies: Studies) -> None:
+    """Eight runs of 6 min are 48 min, the share; by the baseline's 8 min they would be more than half the night."""
+    slow = Played(Noise(1).law, lasts=lambda plan: 480.0 if plan.layout == "0" and plan.num_parallel == 1 else 360.0)
+    ended = studies.night(slow, proof=True, hours=2, proof_share=0.4)
+    assert ended.proof is not None
+    assert ended.proof.blocks >= 4
+
+
 # what is expected
 
 

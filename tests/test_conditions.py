@@ -25,7 +25,7 @@ def test_the_page_says_under_which_conditions_the_proof_ran() -> None:
 def test_what_is_left_to_find_out_among_the_finalists_is_told() -> None:
     near = [(150 * factor, 0.5) for factor in (0.99, 1.01, 1.02, 0.98)]
     open_ = page(proof(steady(100), near, steady(149)))
-    assert re.search(r"more blocks could gain 0\.\d% on the mean by finding out", open_)
+    assert re.search(r"more blocks could gain at most 0\.\d% on the mean by finding out", open_)
     assert "by finding out" not in page(proof(steady(100), steady(150)))
     assert "by finding out" not in page(proof(steady(100), steady(90), steady(95)))
 
@@ -46,7 +46,7 @@ def test_an_open_proof_says_how_long_it_has_to_be() -> None:
 def test_what_is_simpler_and_not_settled_is_told() -> None:
     said = answer(proof(steady(100), steady(200), [(200 * factor, 0.5) for factor in (0.95, 1.05, 0.96, 1.03)]))
     assert "Simpler would be 0 | 1  NUM_PARALLEL 4, least_conn: against the fastest it makes " in said
-    assert "and more blocks would tell." in said
+    assert "which these blocks do not settle." in said
     assert "cannot be told apart" not in said
 
 

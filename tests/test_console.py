@@ -119,7 +119,7 @@ def test_a_configuration_leaves_out_what_is_usual() -> None:
         (BASE, "feasible"),
         (LATE, "misses ttft_s mean at 2 users (2.2 times the limit)"),
         (result(ttft_s=3.0), "misses ttft_s mean at 2 users (50% over)"),
-        (result(ttft_s=None), "had too few requests to say: ttft_s mean at 2 users"),
+        (result(ttft_s=None), "not known to meet ttft_s mean at 2 users"),
         (BROKEN, "infeasible (load_failed): it was told to: load_failed"),
         (
             result(score=Score(9.0, {"success rate at 2 users": 0.19, "e2e_s p95 at 2 users": -0.1})),
@@ -290,10 +290,11 @@ def test_a_plan_says_how_fast_answers_must_come_for_its_limits_to_be_known() -> 
     spec = study(objective={"limits": limits}, workload={"levels": [4, 20], "window_max_s": 240})
     said = planned(spec, 200)
     assert (
-        "Limits at 20 users need 368 requests: they come within workload.window_max_s, 240 s, where an answer" in said
+        "Limits and goals at 20 users need 368 requests: they come within workload.window_max_s, 240 s, where an answer"
+        in said
     )
     assert "takes at most 13 s in the mean" in said
-    assert "Limits at 4 users" not in said
+    assert "Limits and goals at 4 users" not in said
 
 
 WARMTH = Warmth(

@@ -71,6 +71,8 @@ def test_a_capacity_is_told_with_the_step_that_it_is_known_to() -> None:
     said = answer(Verdict(contenders([BASELINE, FAST], runs), RULES))
     assert "16.0 users" in said
     assert said.endswith(" It is known to a step of its search: 18 did not hold.")
+    uneven = [replace(one, score=replace(one.score, objective=19.0)) if one.number == 3 else one for one in runs]
+    assert "a step of its search: 32 did not hold" in answer(Verdict(contenders([BASELINE, FAST], uneven), RULES))
     assert "a step of its search" not in answer(proof(steady(100), steady(150)))
 
 
@@ -107,12 +109,13 @@ def test_candidates_that_miss_the_limits_in_the_proof_are_no_winners() -> None:
 def test_candidates_with_too_few_requests_are_not_said_to_miss_the_limits() -> None:
     few: list[tuple[float, float | None]] = [(150, None)] * 4
     said = answer(proof(steady(100, 9.0), few))
-    assert "met the limits again, as far as requests were enough to say (ttft_s mean at 2 users): lengthen work" in said
+    assert "met the limits again, as far as is known (ttft_s mean at 2 users: lengthen work" in said
     assert said.endswith("Nothing here is known to meet the limits, and 0  NUM_PARALLEL 1 surely does not.")
     assert answer(proof(steady(100), few)).endswith("Until that is settled keep 0  NUM_PARALLEL 1.")
     assert answer(results=[result(0, ttft_s=None)]) == (
-        "No configuration is known to have met the limits. The nearest: 0  NUM_PARALLEL 1: had too few requests"
-        " to say: ttft_s mean at 2 users: lengthen workload.window_max_s."
+        "No configuration is known to have met the limits. The nearest: 0  NUM_PARALLEL 1: not known to meet ttft_s"
+        " mean at 2 users. What helps: lengthen workload.window_max_s, or drain_s where requests never got a first"
+        " text."
     )
 
 
@@ -124,7 +127,7 @@ def test_a_candidate_that_failed_is_named_with_its_reason() -> None:
 
 def test_a_baseline_with_doubts_says_which() -> None:
     open_ = answer(proof([(100, None)] * 4, steady(101)))
-    assert "; the baseline had too few requests to say: ttft_s mean at 2 users. Until" in open_
+    assert "; the baseline is not known to meet ttft_s mean at 2 users. Until" in open_
     sure = answer(proof(steady(100, 3.0), [(101, late) for late in (1.0, 5.0, 0.5, 1.2)]))
     assert "; the baseline misses the limits (ttft_s mean at 2 users: 50% over)." in sure
     assert sure.endswith(
@@ -138,6 +141,8 @@ def test_a_baseline_that_alone_was_measured_is_not_said_to_be_the_best() -> None
     )
     slow = result(1, params(2), score=Score(50.0, {BEHIND: 0.5}), dropped="cannot beat 100 tokens/s")
     assert answer(results=[SEARCH[0], slow]).endswith("nothing else met the limits, or was as good.")
+    few = result(2, params(8), ttft_s=None)
+    assert answer(results=[SEARCH[0], few]).endswith("nothing else met the limits, or is known to.")
 
 
 def test_a_baseline_that_alone_meets_the_limits_is_kept() -> None:
@@ -206,7 +211,7 @@ def test_what_was_infeasible_is_counted_with_an_example() -> None:
     told = found(results=[*SEARCH, result(5, params(64), reason="load_failed")])
     assert told.infeasible == (
         "2 trials could not be measured: load_failed, as 0  NUM_PARALLEL 32: it was told to: load_failed",
-        "1 trial missed a limit, or had too few requests to say",
+        "1 trial missed a limit, or is not known to meet it",
     )
     slow = replace(result(5, params(8), 90), dropped="behind", score=Score(90.0, {BEHIND: 0.1}))
     (line,) = found(results=[*SEARCH[:3], slow]).infeasible

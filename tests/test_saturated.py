@@ -20,8 +20,10 @@ from autotune.errors import ClientSaturated, ClusterError
 from autotune.events import Events
 from autotune.health import examine
 from autotune.ladder import Search
+from autotune.ollama.api import ServerFacts
+from autotune.plan import make
 from autotune.trial import Bench
-from tests.conftest import study
+from tests.conftest import TINY, gpus, study
 from tests.factories import BASELINE, metrics, result
 
 if TYPE_CHECKING:
@@ -145,9 +147,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     nothing: Any = None
     cluster: Any = SimpleNamespace(check=lambda: None)
     events = Events(tmp_path / "events", lambda _: None)
-    return Bench(spec, nothing, cluster, events, nothing, lambda *_: nullcontext(nothing), nothing)
+    return Bench(spec, gpus(), cluster, events, nothing, lambda *_: nullcontext(nothing), nothing)
 
 
+PLAN = make(study(), gpus(), ServerFacts("0.32.15", TINY), BASELINE, (Path("/m"), Path("/h")))
 REAL = {"driver": "process", "model": "tiny", "devices": "groups:1"}
 
 
@@ -170,7 +173,7 @@ def played(bench: Bench, monkeypatch: pytest.MonkeyPatch, enough: Sequence[int])
 
 async def test_a_load_is_made_again_with_more_processes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = played(bench, monkeypatch, (4, 64))
-    found, score = await bench._capacity(None, 0, result(0, BASELINE))  # type: ignore[arg-type]
+    found, score = await bench._capacity(PLAN, 0, result(0, BASELINE))
     assert loads == [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (16, 2), (32, 2), (64, 2)]
     assert [one.label for one in found] == [f"{users} users" for users in (1, 2, 4, 8, 16, 32, 64)]
     assert (score.score.objective, score.cautions) == (64, ())
@@ -181,7 +184,7 @@ async def test_a_configuration_that_the_client_cannot_fill_is_not_lost(
 ) -> None:
     """It would be the best of all, and would end the night."""
     played(bench, monkeypatch, (4, 8))
-    found, score = await bench._capacity(None, 0, result(0, BASELINE))  # type: ignore[arg-type]
+    found, score = await bench._capacity(PLAN, 0, result(0, BASELINE))
     assert [one.label for one in found] == [f"{users} users" for users in (1, 2, 4, 8)]
     assert score.score.feasible
     assert (score.score.objective, score.at, dict(score.tried)) == (8, "8 users", dict.fromkeys((1, 2, 4, 8), "holds"))
@@ -194,4 +197,4 @@ async def test_a_client_that_can_do_nothing_is_a_fault_of_the_machine(
 ) -> None:
     played(bench, monkeypatch, (0, 0))
     with pytest.raises(ClientSaturated, match="It has 2 processes, and this host 2 cores"):
-        await bench._capacity(None, 0, result(0, BASELINE))  # type: ignore[arg-type]
+        await bench._capacity(PLAN, 0, result(0, BASELINE))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autotune.benchmark.phases import Look
 from autotune.metrics import Metrics, Summary
-from autotune.score import BEHIND, FAILED, TWOFOLD, UNDECIDED, Score, failed, judge, judge_capacity
+from autotune.score import BEHIND, FAILED, SURELY, TWOFOLD, UNDECIDED, Score, failed, judge, judge_capacity
 from autotune.stats import enough
 from tests.conftest import study
 from tests.factories import metrics, summary
@@ -120,7 +120,7 @@ def test_what_ended_a_window_early_is_missed() -> None:
     )
     levels = {FIVE: metrics(), TEN: metrics(ttft_s=1.9)}
     for decision, violation in (
-        ("violated", UNDECIDED),
+        ("violated", SURELY),
         ("holds", pytest.approx(-0.05)),
         ("open", pytest.approx(-0.05)),
     ):
@@ -161,7 +161,7 @@ def test_who_just_cannot_beat_the_best_is_still_behind_it() -> None:
     assert not score.feasible
 
 
-@pytest.mark.parametrize(("stage", "least"), [("warm-up", TWOFOLD), ("window", UNDECIDED)])
+@pytest.mark.parametrize(("stage", "least"), [("warm-up", TWOFOLD), ("window", SURELY)])
 def test_a_limit_for_which_a_load_ended_is_missed_by_what_that_takes(stage: Any, least: float) -> None:
     look = Look(sunk=True, dropped=True, limits={"ttft_s p95": "violated"}, stage=stage)
     for found in (metrics(ttft_s=1.0), metrics(ttft_s=None, requests=0)):

@@ -79,7 +79,8 @@ def believed(mind: Mind, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
     if not mind.views or not params:
         return []
     found, bounds = mind.forecast(mind.design(params)), mind.question.bounds
-    measured = {key(trial.params) for trial in mind.trials if trial.measured}
+    failed = {key(trial.params) for trial in mind.trials if trial.failed}
+    sure = {name for trial in mind.trials if trial.measured and (name := key(trial.params)) not in failed}
     holds, spread = found.holds(), np.hypot(found.tps_sd, mind.noise)
     wide = np.hypot(found.bounds_sd, TTFT_NOISE * mind.noise)
 
@@ -94,7 +95,7 @@ def believed(mind: Mind, params: Sequence[Mapping[str, Any]]) -> list[Believed]:
             limits={bounds[number].name: of(number, at) for number in limits},
             goals=dict(_goal(bounds[number], of(number, at)) for number in goals),
             holds=float(holds[at]),
-            starts=1.0 if key(one) in measured else float(found.starts[at]),
+            starts=1.0 if key(one) in sure else float(found.starts[at]),
         )
         for at, one in enumerate(params)
     ]
@@ -112,8 +113,8 @@ def odds(chooser: Chooser) -> Odds | None:
     drawn = mind.draws(design, WORLDS)
     measured = {chooser.name(trial) for trial in mind.trials if trial.measured}
     failed = {chooser.name(trial) for trial in mind.trials if trial.failed}
-    starts = np.where([name in failed for name in names], 0.0, mind.forecast(design).starts)  # it is not tried again
-    starts = np.where([name in measured for name in names], 1.0, starts)
+    starts = np.where([name in measured for name in names], 1.0, mind.forecast(design).starts)
+    starts = np.where([name in failed for name in names], 0.0, starts)  # it is neither tried again nor proved
     alive = np.random.default_rng(WORLDS).random(drawn.shape[1:]) < starts
     output = np.where(alive & (drawn[1 : 1 + mind.question.limits] <= 0).all(axis=0), drawn[0], -np.inf)
     winners = np.where(np.isfinite(output.max(axis=1)), output.argmax(axis=1), len(every))

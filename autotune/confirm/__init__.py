@@ -24,7 +24,7 @@ from autotune.confirm.contender import Contender, contenders
 from autotune.confirm.contest import USUAL_GAIN, Kind, Verdict
 from autotune.confirm.front import Front
 from autotune.confirm.order import BASELINE, looks, place
-from autotune.confirm.proof import Proof, begin, begun, chosen, expected_s, finalists, verdict
+from autotune.confirm.proof import Proof, begin, begun, chosen, expected_s, finalists, nothing_else, verdict
 
 __all__ = [
     "BASELINE",
@@ -45,6 +45,7 @@ __all__ = [
     "finalists",
     "looks",
     "noise",
+    "nothing_else",
     "place",
     "verdict",
 ]

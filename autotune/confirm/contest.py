@@ -16,7 +16,15 @@ from autotune.confirm.front import Front
 from autotune.confirm.order import BASELINE, looks
 from autotune.confirm.shares import Levels, levels
 from autotune.spec import OUTPUT
-from autotune.stats import Interval, block_spread, blocks_needed, contrast, difference_found, expected_gain
+from autotune.stats import (
+    Interval,
+    block_spread,
+    blocks_needed,
+    contrast,
+    difference_found,
+    expected_gain,
+    student,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -225,8 +233,10 @@ class Verdict:
         return self.contenders[one].fails or any(found.low > 0 for found in self.violations[one].values())
 
     def out(self, one: int) -> bool:
-        """Whether no more blocks can show that it meets the limits: it misses one, or too few requests come to say."""
-        return self.misses(one) or bool(self.contenders[one].undecided)
+        """Whether no more blocks can show that it meets the limits: it misses one, too few requests come to say, or a
+        run of a candidate had no figures."""
+        contender = self.contenders[one]
+        return self.misses(one) or bool(contender.undecided) or (one != BASELINE and contender.failures > 0)
 
     def beats(self, one: int, other: int) -> bool:
         """Feasible beats infeasible where they are surely apart; then more tokens/s beat less."""
@@ -268,7 +278,7 @@ class Verdict:
     def _settled(self, one: int, best: int) -> bool:
         """Whether more blocks could not make this one worth choosing over the best."""
         gain = self.gain(one, best)
-        return self.beats(best, one) or self.misses(one) or (gain is not None and gain.high < self.counts)
+        return self.beats(best, one) or self.out(one) or (gain is not None and gain.high < self.counts)
 
     def _alike(self, one: int) -> bool:
         """Whether this winner surely makes no less than the fastest, up to the margin."""
@@ -281,9 +291,15 @@ class Verdict:
         return simpler and not self._alike(one) and not self.beats(self.winners[0], one)
 
     def _shown_in_time(self, one: int) -> bool:
-        """Whether this winner will be shown to be as good as the fastest by the last block, if nothing else comes."""
-        gain, left = self.gain(one, self.winners[0]), math.sqrt(self.blocks / looks(self.rules)[-1])
+        """Whether this winner will be shown to be as good as the fastest by the last block, if all stays as it is."""
+        gain = self.gain(one, self.winners[0])
+        left = self._reach(looks(self.rules)[-1]) / self._reach(self.blocks)
         return gain is not None and gain.mean - left * (gain.mean - gain.low) > -self.margin
+
+    def _reach(self, blocks: int) -> float:
+        """Half the interval of the difference of two candidates after so many blocks, in scatters within one."""
+        freedom = (blocks - 1) * (len(self.contenders) - 1)
+        return student(freedom, 1 - 2 * self._levels(blocks).apart) / math.sqrt(blocks)
 
     @property
     def others(self) -> range:
@@ -353,16 +369,18 @@ class Verdict:
 
     @property
     def _rest(self) -> list[int]:
-        """The candidates that are neither recommended nor shown to be as good as what is."""
-        return [one for one in self.others if one not in {self.recommended, *self.equals}]
+        """The candidates that more blocks could make worth choosing over what is recommended."""
+        known = {self.recommended, *self.equals}
+        return [one for one in self.others if one not in known and not self._settled(one, self.recommended)]
 
     @property
     def forgone(self) -> float:
-        """By which part another finalist is expected to make more than the recommended one, where it is better: no more
-        than that can be gained on the mean by knowing which is the best. Equals of the best count for none."""
+        """By which part more blocks could gain at most on the mean, by showing that another finalist is better than the
+        recommended one: the sum of what each is expected to be above it. Equals of the best count for none."""
         best = self.contenders[self.recommended].tps
-        apart = [_apart(self.contenders[one].tps, best) for one in self._rest if not self.out(one)]
-        return math.fsum(expected_gain(logs, self._pooled(logs, self.noise)) for logs in apart if len(logs) > 1)
+        apart = [_apart(self.contenders[one].tps, best) for one in self._rest]
+        every = (expected_gain(logs, self._pooled(logs, self.noise)) for logs in apart if len(logs) > 1)
+        return math.expm1(math.fsum(every))
 
     @property
     def decided(self) -> bool:
@@ -378,8 +396,7 @@ class Verdict:
             return False
         if any(map(self._shown_in_time, self.unsettled)):
             return False
-        settled = all(self._settled(one, self.recommended) for one in self._rest)
-        return settled or (self._again and self.forgone < LITTLE * self.rules.least_gain)
+        return not self._rest or (self._again and self.forgone < LITTLE * self.rules.least_gain)
 
     @property
     def cost(self) -> Interval | None:

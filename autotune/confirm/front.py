@@ -92,8 +92,14 @@ class Front:
 
     def _settled(self, one: int, other: int) -> bool:
         """Whether more blocks could not change how these two stand to each other."""
-        if any(self.verdict.out(each) or not self.known(each) for each in (one, other)):
+        if self.verdict.misses(one) or self.verdict.misses(other):
             return True
+        closed = [each for each in (one, other) if self.verdict.out(each) or not self.known(each)]
+        if any(each != BASELINE for each in closed):
+            return True
+        if closed:  # the baseline: what is better than it in a goal that both have is on the front all the same
+            rest = other if one == BASELINE else one
+            return rest in self.points or bool(self.above(rest))
         apart = self._better(one, other) and self._better(other, one)
         return bool(apart) or self.dominates(one, other) or self.dominates(other, one) or self._alike(one, other)
 

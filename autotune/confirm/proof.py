@@ -202,13 +202,18 @@ def chosen(
 def _nothing(spec: StudySpec, results: Sequence[TrialResult]) -> str:
     if not spec.proof.finalists:
         return "no proof was asked for (proof.finalists = 0)"
-    if not any(result.score.feasible for result in results):
-        return ""
+    return nothing_else(results) if any(result.score.feasible for result in results) else ""
+
+
+def nothing_else(results: Sequence[TrialResult]) -> str:
+    """Why there is nothing to prove where something, as the baseline, meets the limits."""
     every = standings(results)
     if len(every) == 1:
         return "nothing but the baseline was measured"
+    if sum(one.feasible for one in every) > 1:
+        return "nothing else is likely to meet the limits"
     beaten = ", or was as good" if any(BEHIND in result.score.constraints for result in results) else ""
-    few = ", or had requests enough to say whether it does" if any(one.undecided for one in every) else ""
+    few = ", or is known to" if any(one.undecided for one in every) else ""
     return f"nothing else met the limits{beaten}{few}"
 
 

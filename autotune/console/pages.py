@@ -64,9 +64,15 @@ def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> N
         say(f"  left out for {len(reasons) - _MOST_REASONS} more reasons of the same kind")
     if warmth is not None:
         _warmth(say, warmth)
-    for line in _windows(spec):
+    for line in (*_context(spec), *_windows(spec)):
         say(line)
     say(_length(spec, space.after_memory))
+
+
+def _context(spec: StudySpec) -> Iterator[str]:
+    work = spec.workload
+    if work.input_tokens is not None and (most := work.input_tokens.mean + work.num_predict.mean) > work.num_ctx:
+        yield f"Prompts with the longest answers have {most} tokens, more than workload.num_ctx, {work.num_ctx}"
 
 
 def _windows(spec: StudySpec) -> Iterator[str]:
@@ -76,7 +82,7 @@ def _windows(spec: StudySpec) -> Iterator[str]:
         needed = aims.phases(spec, level).min_requests
         if needed and level.users is not None and spec.objective.metric != "capacity":
             yield (
-                f"Limits at {level.label} need {needed} requests: they come within workload.window_max_s,"
+                f"Limits and goals at {level.label} need {needed} requests: they come within workload.window_max_s,"
                 f" {longest_s:g} s, where an answer takes at most {span(longest_s * level.users / needed)} in the mean"
             )
 

@@ -146,11 +146,11 @@ def results(folder: Path) -> Check:
 
 
 def windows(spec: StudySpec) -> Iterator[Check]:
-    """Those of a study in which too few requests come for its limits."""
+    """Whether a study measures what it says, and its windows can ever tell enough."""
     try:
         aims.check(spec)
     except SpecError as error:
-        yield Check("windows", "missing", error.message, "correct it in the study file")
+        yield Check("workload", "missing", error.message, "correct it in the study file")
 
 
 def prompts(spec: StudySpec) -> Iterator[Check]:

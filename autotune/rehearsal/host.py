@@ -14,6 +14,7 @@ from autotune.ground import Ground
 from autotune.ollama.api import facts
 from autotune.simulator.library import Library
 from autotune.simulator.profiles import load_profile
+from autotune.spec import DeviceEntry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,11 @@ def played(spec: StudySpec, profile: str = "") -> StudySpec:
         if spec.cluster.driver != "simulated":
             raise SpecError('cluster.driver = "process": name the host to play with --profile')
         return spec
-    cluster = spec.cluster.model_copy(update={"driver": "simulated", "profile": profile})
+    devices, there = spec.cluster.devices, load_profile(profile).devices
+    known = {name for index, device in enumerate(there) for name in (device.uuid, str(index))}
+    if not isinstance(devices, str) and not {device.id for device in devices} <= known:  # as many of the profile's
+        devices = tuple(DeviceEntry(id=str(index)) for index in range(min(len(devices), len(there))))
+    cluster = spec.cluster.model_copy(update={"driver": "simulated", "profile": profile, "devices": devices})
     return spec.model_copy(update={"cluster": cluster})
 
 

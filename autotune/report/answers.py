@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.confirm import BASELINE, USUAL_GAIN, Kind
+from autotune.confirm import BASELINE, USUAL_GAIN, Kind, nothing_else
 from autotune.report.words import configuration, does, excess, gain, objective, share, span, verdict
-from autotune.score import BEHIND
 from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from autotune.standing import Standing
     from autotune.stats import Interval
 
-LENGTHEN = "lengthen workload.window_max_s"
-"""What helps where windows have too few requests."""
+LENGTHEN = "lengthen workload.window_max_s, or drain_s where requests never got a first text"
+"""What helps where windows do not tell enough."""
 
 
 def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str = "") -> str:
@@ -29,10 +28,7 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
         return "Nothing was measured."
     best = standings(results)[0]
     if not best.feasible:
-        best = min(standings(results), key=lambda one: (one.objective is None, one.violation))
-        nearest = f"The nearest: {configuration(best.params)}: {verdict(best.results[-1])}"
-        known, help_ = ("is known to have met", f": {LENGTHEN}") if best.undecided else ("met", "")
-        return f"No configuration {known} the limits. {nearest}{help_}."
+        return _none(standings(results))
     if sum(standing.feasible for standing in standings(results)) == 1 and results[0] in best.results:
         return _alone(results, best)
     twice = len(best.results)
@@ -47,12 +43,20 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
     )
 
 
+def _none(every: Sequence[Standing]) -> str:
+    """Of a search in which nothing was measured to meet the limits."""
+    best = min(every, key=lambda one: (one.objective is None, one.violation))
+    nearest = f"The nearest: {configuration(best.params)}: {verdict(best.results[-1])}."
+    if any(one.undecided for one in every):
+        return f"No configuration is known to have met the limits. {nearest} What helps: {LENGTHEN}."
+    return f"No configuration met the limits. {nearest}"
+
+
 def _alone(results: Sequence[TrialResult], best: Standing) -> str:
     """Of a search in which nothing but the baseline was measured to meet the limits."""
     if len(standings(results)) == 1:
         return f"Nothing but the baseline was measured, {configuration(best.params)}: there is nothing to choose from."
-    beaten = ", or was as good" if any(BEHIND in one.score.constraints for one in results) else ""
-    return f"Keep what you have, {configuration(best.params)}: nothing else met the limits{beaten}."
+    return f"Keep what you have, {configuration(best.params)}: {nothing_else(results)}."
 
 
 def proved(proof: Verdict) -> str:
@@ -138,9 +142,9 @@ def _failures(proof: Verdict) -> str:
 
 
 def _open(proof: Verdict) -> str:
-    """Of which limits windows had too few requests to say whether the candidates meet them."""
+    """Of which limits windows did not tell enough to say whether the candidates meet them."""
     names = sorted({name for one in proof.contenders[1:] for name in one.undecided})
-    return f", as far as requests were enough to say ({', '.join(names)}): {LENGTHEN}" if names else ""
+    return f", as far as is known ({', '.join(names)}: {LENGTHEN})" if names else ""
 
 
 def _doubt(proof: Verdict) -> str:
@@ -149,7 +153,7 @@ def _doubt(proof: Verdict) -> str:
     if baseline.failures:
         return f"; the baseline failed {baseline.failures} of {len(baseline.runs)} times ({baseline.reason})"
     if baseline.undecided:
-        return f"; the baseline had too few requests to say: {', '.join(sorted(baseline.undecided))}"
+        return f"; the baseline is not known to meet {', '.join(sorted(baseline.undecided))}"
     if proof.misses(BASELINE):
         return f"; the baseline misses the limits ({_by_how_much(proof)})"
     return "" if proof.feasible(BASELINE) else "; whether the baseline misses the limits is not certain"
@@ -177,13 +181,9 @@ def _winner(proof: Verdict) -> str:
 
 
 def _step(one: Contender) -> str:
-    """How far a capacity is known, which no scatter shows: by the next load that was tried and did not hold."""
-    missed = [
-        load
-        for run in one.measured
-        for load, said in run.tried
-        if said == "violated" and load > (run.score.objective or 0.0)
-    ]
+    """How far a capacity is known, which no scatter shows: by the next load that was tried and never held."""
+    most = max((held for held in one.tps if held is not None), default=0.0)
+    missed = [load for run in one.measured for load, said in run.tried if said == "violated" and load > most]
     return f" It is known to a step of its search: {min(missed):g} did not hold." if missed else ""
 
 
@@ -210,7 +210,7 @@ def _simpler(proof: Verdict) -> str:
     unit = _unit(proof)
     return "".join(
         f" Simpler would be {configuration(proof.contenders[one].params)}: against the fastest it {does(unit)}"
-        f" {_change(proof.gain(one, proof.winners[0]), unit)}, and more blocks would tell."
+        f" {_change(proof.gain(one, proof.winners[0]), unit)}, which these blocks do not settle."
         for one in proof.unsettled
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from autotune.confirm import USUAL_GAIN
@@ -36,9 +37,9 @@ def _noise(proof: Verdict) -> list[str]:
 
 def _forgone(proof: Verdict) -> list[str]:
     """What is left to find out among finalists that are all better than the baseline."""
-    if len(proof.contenders) < 3 or not proof.winners:
+    if not proof.winners or not 0 < proof.forgone < math.inf:
         return []
-    gain = f"{proof.forgone:.1%} on the mean"
+    gain = f"at most {proof.forgone:.1%} on the mean"
     return [f"Another finalist may be better than the winner: more blocks could gain {gain} by finding out."]
 
 

@@ -295,7 +295,7 @@ def _infeasible(results: Sequence[TrialResult]) -> tuple[str, ...]:
     ]
     broken = [{name for name, off in one.score.constraints.items() if off > 0} for one in results if one.measured]
     if missing := sum(bool(names - {BEHIND}) for names in broken):
-        lines.append(f"{_trials(missing)} missed a limit, or had too few requests to say")
+        lines.append(f"{_trials(missing)} missed a limit, or is not known to meet it")
     if behind := sum(BEHIND in names for names in broken):
         lines.append(f"{_trials(behind)} could not beat the best by then, and ended early")
     return tuple(lines)

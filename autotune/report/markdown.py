@@ -117,7 +117,7 @@ def _limits(proof: Verdict, number: int) -> str:
     """How far one candidate is from its limits."""
     one = proof.contenders[number]
     told = [distance(name, value) for name, value in proof.violations[number].items()]
-    told += [f"{name}: too few requests to say" for name in sorted(one.undecided)]
+    told += [f"{name}: not known" for name in sorted(one.undecided)]
     told += [f"{one.failures} of {len(one.runs)} runs failed: {one.reason}"] if one.failures else []
     return "; ".join(told) or "–"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.result import TOKENS_PER_S
-from autotune.score import LEAST_LOAD, UNDECIDED
+from autotune.score import LEAST_LOAD, SURELY, UNDECIDED
 from autotune.space import USUAL
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def verdict(result: TrialResult) -> str:
     missed = [f"{name} ({excess(name, value)})" for name, value in _missed(result) if value != UNDECIDED]
     open_ = [name for name, value in _missed(result) if value == UNDECIDED]
     told = [f"misses {', '.join(missed)}"] if missed else []
-    told += [f"had too few requests to say: {', '.join(open_)}"] if open_ else []
+    told += [f"not known to meet {', '.join(open_)}"] if open_ else []
     return "; ".join(told) or "feasible"
 
 
@@ -94,6 +94,8 @@ def excess(name: str, violation: float) -> str:
     """A violation in words."""
     if name.startswith("success rate"):
         return f"{100 * violation:.1f} percentage points too low"
+    if violation == SURELY:
+        return "for sure"
     return f"{violation:.0%} over" if violation < 1 else f"{violation + 1:.1f} times the limit"
 
 

@@ -37,11 +37,12 @@ class InformedSampler(BaseSampler):
 
     For any study over a space, with one objective, output in tokens/s, to be made as large as possible; or with
     several, that one first, then the goals of the question in their order. A trial's user attribute `evidence` says
-    what was measured beside it; without one its values and its constraints, each of them named as `Bound.name` names
-    it and relative to the limit (0.1 is a tenth too much), have to do. A trial without a value, or with one that is no
-    finite number above 0, is one that could not be measured; one without a layout is none of this space. What others
-    run at the moment is not proposed a second time. A trial is asked only for the parameters that its configuration
-    has: where that depends on others, suggest what `trial.relative_params` names, and nothing more.
+    what was measured beside it; without one its values and its constraints, each of them named as `Bound.name`
+    names it and relative to the limit (0.1 is a tenth too much), have to do. A trial without a value, or with one
+    that is no finite number above 0, is one that could not be measured; one without a layout is none of this space.
+    What others run at the moment is not proposed a second time, nor is what a worker ran that was killed, while
+    Optuna calls it running. A trial is asked only for the parameters that its configuration has: where that depends
+    on others, suggest what `trial.relative_params` names, and nothing more.
     """
 
     def __init__(
@@ -78,9 +79,15 @@ class InformedSampler(BaseSampler):
         """The next configuration. Raises ValueError for a study whose first objective is to be small."""
         if study.directions[0] is not StudyDirection.MAXIMIZE:
             raise ValueError("direction: minimize; allowed is maximize: the (first) objective is output in tokens/s")
-        known = [one for one in study.get_trials(deepcopy=False) if "layout" in one.params]
+        known = [one for one in study.get_trials(deepcopy=False) if self._whole(one)]
         running = [one.params for one in known if one.state == TrialState.RUNNING]
         return self.next([of_trial(one, self._mind.question) for one in known if one.state in TOLD], running=running)
+
+    def _whole(self, trial: FrozenTrial) -> bool:
+        """Whether it is of a configuration: one that failed may have been asked for a part of its parameters only."""
+        if trial.state in {TrialState.FAIL, TrialState.RUNNING}:
+            return self.space.allows(trial.params)
+        return {"layout", "num_parallel"} <= trial.params.keys()
 
     def sample_independent(
         self,

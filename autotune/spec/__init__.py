@@ -2,7 +2,7 @@
 
 from autotune.spec.goals import GOALS, OUTPUT, PER_JOULE, Goal
 from autotune.spec.reading import load
-from autotune.spec.sections import Budget, Cluster, Limit, Objective, Proof
+from autotune.spec.sections import Budget, Cluster, DeviceEntry, Limit, Objective, Proof
 from autotune.spec.study import StudySpec
 from autotune.spec.workload import Level, Workload
 
@@ -12,6 +12,7 @@ __all__ = [
     "PER_JOULE",
     "Budget",
     "Cluster",
+    "DeviceEntry",
     "Goal",
     "Level",
     "Limit",

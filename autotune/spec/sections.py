@@ -309,8 +309,8 @@ class Budget(Section, json_schema_extra={"anyOf": [{"required": [key]} for key i
     """A time of day, "07:00": its next occurrence after the start."""
     proof_share: Annotated[float, Field(ge=0, lt=1, strict=True)] = 0.4
     """The part of `hours`, or of the time to `until`, that the search leaves to the proof of the winner; more where the
-    fewest blocks need more and half the night is enough for them. 0: nothing is kept, and so while the search has found
-    nothing but the baseline that meets the limits: then there is nothing to prove."""
+    fewest blocks need more and half the night is enough for them. 0: nothing is kept, and so where the fewest blocks do
+    not fit at all, and while the search has found nothing but the baseline that meets the limits."""
     early: Yes = True
     """The search ends when it is unlikely (below 5 %) that anything untried is better by more than `tolerance`; its
     time is the proof's. After ten trials at the earliest, and when that was so twice in a row; only where

@@ -31,7 +31,7 @@ from autotune.stats.boundaries import boundaries
 from autotune.stats.decisions import Decision, decide_mean, decide_series, decide_share
 from autotune.stats.differences import Difference, Side, difference, quantile_difference
 from autotune.stats.fronts import corner, dominates, front, most_first, volume
-from autotune.stats.intervals import Interval, mean_interval, next_interval, ready
+from autotune.stats.intervals import Interval, mean_interval, next_interval, ready, student
 from autotune.stats.looks import Looks
 from autotune.stats.quantiles import QuantileInterval, quantile_interval
 from autotune.stats.sample import (
@@ -93,6 +93,7 @@ __all__ = [
     "ready",
     "repeat_spread",
     "steady_from",
+    "student",
     "trend",
     "volume",
 ]

@@ -120,6 +120,11 @@ def test_what_was_measured_can_be_measured() -> None:
     first = trials[2].params
     mind.learn([*trials, *(Evidence(one, failed=True, misfit=True) for one in EVERY[-3:] if one != first)])
     assert believed(mind, [first])[0].starts == 1
+    mind.learn([*trials, Evidence(first, failed=True)])
+    assert believed(mind, [first])[0].starts < 1
+    found = odds(Chooser(mind, SOME))
+    assert found is not None
+    assert [one.chance for one in found.contenders if one.believed.params == first] == [0]
 
 
 def test_the_chances_are_what_they_say() -> None:

@@ -284,7 +284,7 @@ def test_what_cannot_be_rehearsed_is_said_in_one_line(tmp_path: Path) -> None:
         (SpecError, "step_base_s = inf", lambda: simulate(broken(tmp_path, model__step_base_s=float("inf")), 1)),
         (ModelMissing, "no model 'absent'", lambda: simulate(small(cluster={"model": "absent"}), 1)),
         (SpecError, "num_ctx = 9000", lambda: simulate(small(workload={"num_ctx": 9000}), 1)),
-        (SpecError, "num_ctx = 99: prompts of ", lambda: simulate(small(workload={"num_ctx": 99}), 1)),
+        (SpecError, "num_ctx = 40: prompts of ", lambda: simulate(small(workload={"num_ctx": 40}), 1)),
         (UsageError, "capacity", lambda: simulate(small(objective={"metric": "capacity"}), 1)),
         (UsageError, 'metric = ["output_tps", "tokens_per_joule"]: no "tokens_per_joule"', lambda: simulate(joules, 1)),
     ]
@@ -299,6 +299,10 @@ def test_a_real_study_is_played_on_a_profile() -> None:
     real = small(cluster={"driver": "process", "devices": "gpu"})
     found = simulate(played(real, "2x-small"), 1)
     assert found.nights[0].trials == 4
+    named = small(cluster={"driver": "process", "devices": [{"id": "GPU-aaaa"}]})
+    assert [device.id for device in played(named, "2x-small").cluster.devices] == ["0"]  # type: ignore[union-attr]
+    known = small(cluster={"driver": "process", "devices": [{"id": "1"}]})
+    assert [device.id for device in played(known, "2x-small").cluster.devices] == ["1"]  # type: ignore[union-attr]
     assert any("life_jitter" in caution for caution in found.cautions)
 
 

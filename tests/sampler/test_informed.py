@@ -166,6 +166,18 @@ def test_what_failed_is_not_tried_again_and_what_is_no_configuration_teaches_not
     assert len(set(tried[2:])) == 6
 
 
+def test_a_trial_that_failed_before_it_had_all_its_parameters_teaches_nothing() -> None:
+    study = optuna.create_study(direction="maximize", sampler=InformedSampler(SPACE, asked()))
+    for number in range(3):
+        trial = study.ask()
+        trial.suggest_categorical("layout", SPACE.choices["layout"])
+        study.tell(trial, state=TrialState.FAIL)
+        trial = study.ask()
+        suggested(trial, SPACE)
+        study.tell(trial, 100.0 + number)
+    assert len(study.trials) == 6
+
+
 def test_what_another_worker_runs_is_not_proposed_a_second_time() -> None:
     first = [of_four(4, "0 | 1"), of_four(16)]
     world = World(0, noise=0.01)
