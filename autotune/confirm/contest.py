@@ -367,13 +367,13 @@ class Verdict:
         runs = tuple(replace(one, runs=one.runs[:blocks]) for one in self.contenders)
         return replace(self, contenders=runs)
 
-    @property
+    @cached_property
     def _rest(self) -> list[int]:
         """The candidates that more blocks could make worth choosing over what is recommended."""
         known = {self.recommended, *self.equals}
         return [one for one in self.others if one not in known and not self._settled(one, self.recommended)]
 
-    @property
+    @cached_property
     def forgone(self) -> float:
         """By which part more blocks could gain at most on the mean, by showing that another finalist is better than the
         recommended one: the sum of what each is expected to be above it. Equals of the best count for none."""

@@ -26,16 +26,17 @@ def answer(results: Sequence[TrialResult], proof: Verdict | None, unproved: str 
         return proved(proof)
     if not results:
         return "Nothing was measured."
-    best = standings(results)[0]
+    every = standings(results)
+    best = every[0]
     if not best.feasible:
-        return _none(standings(results))
-    if sum(standing.feasible for standing in standings(results)) == 1 and results[0] in best.results:
-        return _alone(results, best)
+        return _none(every)
+    if sum(standing.feasible for standing in every) == 1 and results[0] in best.results:
+        return _alone(results, every)
     twice = len(best.results)
     times = "one measurement" if twice == 1 else f"the mean of {twice} measurements"
     begun = f": its proof has {proof.blocks} of the {proof.rules.pairs} blocks that it needs" if proof else ""
     why = f": {unproved}" if unproved else ""
-    if len(front := on_front(standings(results))) > 1:
+    if len(front := on_front(every)) > 1:
         return f"The front of the search has {len(front)} configurations. This is not yet a proof{begun or why}."
     return (
         f"Best: {configuration(best.params)}: {objective(best.objective, best.results[-1])}{gain(best, results)}. "
@@ -52,11 +53,12 @@ def _none(every: Sequence[Standing]) -> str:
     return f"No configuration met the limits. {nearest}"
 
 
-def _alone(results: Sequence[TrialResult], best: Standing) -> str:
+def _alone(results: Sequence[TrialResult], every: Sequence[Standing]) -> str:
     """Of a search in which nothing but the baseline was measured to meet the limits."""
-    if len(standings(results)) == 1:
-        return f"Nothing but the baseline was measured, {configuration(best.params)}: there is nothing to choose from."
-    return f"Keep what you have, {configuration(best.params)}: {nothing_else(results)}."
+    baseline = configuration(every[0].params)
+    if len(every) == 1:
+        return f"Nothing but the baseline was measured, {baseline}: there is nothing to choose from."
+    return f"Keep what you have, {baseline}: {nothing_else(results)}."
 
 
 def proved(proof: Verdict) -> str:
