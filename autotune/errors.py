@@ -36,6 +36,11 @@ AutotuneError                      exit code
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class AutotuneError(Exception):
     """Root of all errors that are meant to be read by a person: one clear line, perhaps details below it."""
@@ -213,3 +218,12 @@ class Interrupted(AutotuneError):
     """The user, or the system, asked us to stop."""
 
     exit_code = 130
+
+
+def complaint(error: ValidationError, whole: str = "") -> str:
+    """The first thing that is wrong with what was read: its key (`whole`: of all of it), its value, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    key, value = ".".join(map(str, first["loc"])) or whole, first["input"]
+    shown = "" if isinstance(value, dict | list | tuple | bytes) or not key else f" = {value!r}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}{shown}: {said}" if key else said

@@ -201,7 +201,8 @@ async def ask(spec: StudySpec, children: Children, run: Path, models: Path) -> S
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise ClusterError(f"Ollama does not tell its models (store {models}): {error}") from error
             except ModelMissing as error:
-                raise ModelMissing(f"{models}: {error.message}{_how_to(spec, models)}") from error
+                asked_for = f"cluster.model = {spec.cluster.model!r}"
+                raise ModelMissing(f"{asked_for}: {models}: {error.message}{_how_to(spec, models)}") from error
 
 
 async def _forget(server: Ollama, ledger: Path) -> None:

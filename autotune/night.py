@@ -199,7 +199,7 @@ async def _proof(night: Night, candidates: list[dict[str, Any]]) -> str:
 
     Nothing where a device has failed in it and is left out from now on: then the search goes on for what is left.
     """
-    number = confirm.begin(night.store, candidates)
+    number = confirm.begin(night.store, candidates, night.bench.spec.proof.finalists)
     proof = confirm.Proof(
         bench=night.bench,
         number=number,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from autotune.errors import SpecError, StorageError
+from autotune.errors import SpecError, StorageError, complaint
 from autotune.files import storage, write
 from autotune.inventory import Inventory
 from autotune.ollama.api import ServerFacts
@@ -115,7 +115,7 @@ class Store:
         try:
             return StudySpec.model_validate(header["spec"])
         except ValidationError as error:
-            raise StorageError(f"{self.folder / 'study.json'}: damaged ({str(error).splitlines()[0]})") from error
+            raise StorageError(f"{self.folder / 'study.json'}: damaged ({_why(error)})") from error
 
     def header(self) -> dict[str, Any] | None:
         """What study.json says; None when there is none. Raises `StorageError`."""
@@ -151,7 +151,7 @@ class Store:
             return None if found is None else _SELFTEST.validate_python(found)
         except ValidationError as error:
             path = self.folder / "study.json"
-            raise StorageError(f"{path}: damaged (selftest: {str(error).splitlines()[0]})") from error
+            raise StorageError(f"{path}: damaged (selftest: {_why(error)})") from error
 
     def write_host(self, inventory: Inventory, facts: ServerFacts) -> None:
         """Keep what the space of the study follows from. Raises `StorageError`."""
@@ -167,7 +167,7 @@ class Store:
             return _INVENTORY.validate_python(found["inventory"]), _FACTS.validate_python(found["facts"])
         except (KeyError, TypeError, ValidationError) as error:
             path = self.folder / "study.json"
-            raise StorageError(f"{path}: damaged (host: {str(error).splitlines()[0]})") from error
+            raise StorageError(f"{path}: damaged (host: {_why(error)})") from error
 
     def earlier(self) -> list[TrialResult]:
         """All finished trials of a study that may not have begun. Raises `StorageError`."""
@@ -177,10 +177,11 @@ class Store:
         """Whether anything was measured: what a proof has measured counts, too, whatever became of the trials."""
         return any(chain(self.folder.glob("trials/*/result.json"), self.folder.glob("proofs/*/*/result.json")))
 
-    def begin_proof(self, candidates: Sequence[Mapping[str, Any]]) -> int:
-        """The number of a new proof of these candidates."""
+    def begin_proof(self, candidates: Sequence[Mapping[str, Any]], asked: int | None = None) -> int:
+        """The number of a new proof of these candidates, where so many finalists were `asked` for."""
         number = self.proofs()
-        write(self.proof(number).folder / "proof.json", json.dumps({"candidates": list(candidates)}, indent=1))
+        written = {"candidates": list(candidates), "finalists": asked}
+        write(self.proof(number).folder / "proof.json", json.dumps(written, indent=1))
         return number
 
     def proofs(self) -> int:
@@ -194,6 +195,11 @@ class Store:
         if not isinstance(found, list) or len(found) < 2 or not all(map(_is_candidate, found)):
             raise StorageError(f"{path}: damaged (no candidates)")
         return found
+
+    def asked(self, number: int) -> int | None:
+        """How many finalists a proof was asked for; None where nobody wrote it down. Raises `StorageError`."""
+        found = _read_json(self.proof(number).folder / "proof.json").get("finalists")
+        return found if isinstance(found, int) else None
 
 
 class Shelf:
@@ -259,13 +265,13 @@ class Shelf:
         except KeyError as error:
             raise StorageError(f"{path}: damaged (no {key})") from error
         except (ValueError, TypeError) as error:
-            raise StorageError(f"{path}: damaged ({str(error).splitlines()[0]})") from error
+            raise StorageError(f"{path}: damaged ({_why(error)})") from error
 
     def _result(self, path: Path) -> TrialResult:
         try:
             return _RESULT.validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise StorageError(f"{path}: damaged ({str(error).splitlines()[0]})") from error
+            raise StorageError(f"{path}: damaged ({_why(error)})") from error
 
     def _trial(self, number: int) -> Path:
         return self.folder / f"{number:04}"
@@ -295,6 +301,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def _why(error: Exception) -> str:
+    return complaint(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+
+
 def _same(folder: Path, known: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [
         f"{key}: was {json.dumps(known.get(key))}, is {json.dumps(now.get(key))}"
@@ -303,6 +313,6 @@ def _same(folder: Path, known: dict[str, Any], now: dict[str, Any]) -> None:
     ]
     if changed:
         raise SpecError(
-            f"{folder} holds trials that measured something else: {'; '.join(changed)}. "
+            f"{folder} holds trials of another study: {'; '.join(changed)}. "
             "Put the study file (or --balancer) back as it was, or give the study another name",
         )

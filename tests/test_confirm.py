@@ -569,13 +569,24 @@ def test_as_many_finalists_as_there_is_time_for(store: Store) -> None:
 
 
 def test_a_proof_that_was_begun_goes_on_unless_the_search_says_otherwise(store: Store) -> None:
-    assert begin(store, [BASELINE, FAST]) == 0
+    assert begin(store, [BASELINE, FAST], 3) == 0
     assert chosen(store, SPEC, SEARCH, 60.0) == ([BASELINE, FAST], "")
-    assert begin(store, [BASELINE, FAST]) == 0
+    assert begin(store, [BASELINE, FAST], 3) == 0
     better = [*SEARCH, result(3, params(8), 900)]
     assert chosen(store, SPEC, better, None)[0] == [BASELINE, params(8), FAST, LEAN]
-    assert begin(store, [BASELINE, params(8), FAST, LEAN]) == 1
+    assert begin(store, [BASELINE, params(8), FAST, LEAN], 3) == 1
     assert store.proofs() == 2
+
+
+def test_who_asks_for_more_finalists_after_a_proof_gets_a_proof_of_more(store: Store) -> None:
+    begin(store, [BASELINE, FAST], 1)
+    one, two = (SPEC.model_copy(update={"proof": Proof(finalists=many)}) for many in (1, 2))
+    assert chosen(store, one, SEARCH, None) == ([BASELINE, FAST], "")
+    assert chosen(store, two, SEARCH, None) == ([BASELINE, FAST, LEAN], "")
+    alone = [each for each in SEARCH if each.params != LEAN]
+    assert chosen(store, two, alone, None) == ([BASELINE, FAST], "")  # there are no more
+    begin(store, [BASELINE, FAST, LEAN], 2)
+    assert chosen(store, one, SEARCH, None) == ([BASELINE, FAST], "")
 
 
 def test_a_study_without_a_proof_has_no_verdict(store: Store) -> None:

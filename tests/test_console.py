@@ -344,6 +344,15 @@ def test_a_plan_says_why_each_parameter_is_there_and_what_is_of_which_kind() -> 
     assert "weights (2): equal, slots" in said
 
 
+def test_a_plan_says_which_spans_are_for_larger_hosts() -> None:
+    search = SPEC.search.model_copy(update={"devices_per_instance": (1, 2, 9)})
+    asked = SPEC.model_copy(update={"search": search})
+    assert "left out: search.devices_per_instance 9: there are 2 devices" in planned(asked, 140)
+    assert "left out" not in planned(SPEC, 140)
+    named = search.model_copy(update={"layouts": ("0",)})
+    assert "left out" not in planned(SPEC.model_copy(update={"search": named}), 140)
+
+
 def test_a_plan_of_a_large_host_shows_some_of_its_layouts_and_reasons() -> None:
     on = screen(200)
     many = Inventory("host", tuple(replace(card, kind="ABCD"[n // 4]) for n, card in enumerate(gpus(16).devices)))

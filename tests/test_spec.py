@@ -350,9 +350,10 @@ def test_what_is_measured_is_flat() -> None:
         {"budget": {"trials": 99, "until": "07:00", "proof_share": 0.5}},
         {"study": {"name": "other"}},
         {"cluster": {"start_timeout_s": 1, "load_timeout_s": 1, "stop_timeout_s": 1}},
+        {"search": {"sampler": "tpe"}},
     ],
 )
-def test_budget_name_and_patience_do_not_change_what_is_measured(change: dict[str, Any]) -> None:
+def test_budget_name_patience_and_sampler_do_not_change_what_is_measured(change: dict[str, Any]) -> None:
     assert study(**change).measured() == study().measured()
 
 

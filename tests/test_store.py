@@ -351,6 +351,24 @@ def test_a_damaged_result_is_one_clear_line(store: Store, damage: bytes) -> None
     assert "\n" not in raised.value.message
 
 
+def test_a_wrong_value_in_a_file_is_named_by_its_key(store: Store) -> None:
+    store.trials.save(result(0), [])
+    path = store.folder / "trials" / "0000" / "result.json"
+    written = json.loads(path.read_text())
+    written["score"]["objective"] = "fast"
+    path.write_text(json.dumps(written))
+    with pytest.raises(
+        StorageError, match=r"result\.json: damaged \(score\.objective = 'fast': Input should be a valid n"
+    ):
+        store.trials.results()
+    store.open(SPEC, "")
+    header = store.header() or {}
+    header["spec"]["search"]["sampler"] = "guess"
+    store.write_header(header)
+    with pytest.raises(StorageError, match=r"study\.json: damaged \(search\.sampler = 'guess': "):
+        store.spec()
+
+
 def test_damaged_records_are_one_clear_line(store: Store) -> None:
     store.trials.save(result(0), [[RequestRecord(0, 1.0, Outcome.OK, chunk_times=(2.0, 3.0))]])
     path = store.folder / "trials" / "0000" / "records-0.jsonl.gz"

@@ -166,6 +166,12 @@ def _kill_session(leader: int) -> None:
         host.send(pid, signal.SIGKILL)
 
 
+def of_another(pid: int, child: int) -> bool:
+    """Whether a process has not been started by who has started this child: it does not carry the same mark."""
+    mark = host.environment(child).get(MARK)
+    return pid != child and mark is not None and host.environment(pid).get(MARK) != mark
+
+
 async def _gone(check: Callable[[], bool], timeout_s: float) -> bool:
     """Wait until `check` holds; whether it did in time."""
     loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import aiohttp
 
 from autotune.cluster import host, verify
+from autotune.cluster.children import of_another
 from autotune.cluster.deaths import Deaths
 from autotune.errors import (
     AutotuneError,
@@ -154,6 +155,7 @@ class Cluster:
                             raise self._dead_at_start(handle)
                         await asyncio.wait([waiting], timeout=0.05)
                     waiting.result()
+                    _need_own_port(handle)
             except TimeoutError as error:
                 message = f"{instance.name} did not answer on {instance.address} in {self._start_timeout_s:g} s"
                 raise self._with_log(NeverReady, message, handle) from error
@@ -162,9 +164,8 @@ class Cluster:
 
     def _dead_at_start(self, handle: Handle) -> AutotuneError:
         """A port that was taken between check and start is the machine's fault; all else as `_died` says."""
-        port = handle.instance.port
-        if not host.port_free(port):
-            return PortTaken(f"port {port} ({handle.instance.name}) was taken by {host.port_holder(port)}")
+        if not host.port_free(handle.instance.port):
+            return _lost_port(handle)
         return self._died(StartFailed, f"{handle.instance.name} died at its start", handle)
 
     async def _preload(self, handle: Handle, model: str) -> None:
@@ -247,6 +248,18 @@ class Cluster:
 def _need_port(instance: InstancePlan) -> None:
     if not host.port_free(instance.port):
         raise PortTaken(f"port {instance.port} ({instance.name}) is taken by {host.port_holder(instance.port)}")
+
+
+def _need_own_port(handle: Handle) -> None:
+    """It was an instance of another cluster that answered, or of the user: the port was taken after it was free."""
+    answers = host.listener(handle.instance.port, handle.pid)
+    if answers is not None and of_another(answers, handle.pid):
+        raise _lost_port(handle)
+
+
+def _lost_port(handle: Handle) -> PortTaken:
+    port = handle.instance.port
+    return PortTaken(f"port {port} ({handle.instance.name}) was taken by {host.port_holder(port)}")
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

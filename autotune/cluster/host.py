@@ -9,6 +9,7 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,9 +162,15 @@ def port_free(port: int) -> bool:
 
 def port_holder(port: int) -> str:
     """Who listens on a TCP port, as far as may be seen from here."""
-    sockets = _listening(port)
-    holder = next((pid for pid in processes() if sockets.intersection(_open_files(pid))), None)
+    holder = listener(port)
     return "a process that is not visible to this user" if holder is None else describe(holder)
+
+
+def listener(port: int, likely: int | None = None) -> int | None:
+    """The process that listens on a TCP port; the `likely` one is looked at first. None where it cannot be seen."""
+    sockets = _listening(port)
+    every = chain([] if likely is None else [likely], processes())
+    return next((pid for pid in every if sockets.intersection(_open_files(pid))), None)
 
 
 def _open_files(pid: int) -> Iterator[str]:

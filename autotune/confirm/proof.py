@@ -223,10 +223,17 @@ def begun(
     results: Sequence[TrialResult],
     ranked: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """The candidates of the last proof, if those are still the best of the search; else none."""
+    """The candidates of the last proof, if those are still the best of the search; else none.
+
+    None either where there are more of them, and more are asked for now than then.
+    """
     known = _last(store) if results else []
     best = finalists(results, spec.proof.finalists, ranked)
-    return known if known and known == [results[BASELINE].params, *best[: len(known) - 1]] else []
+    if not known or known != [results[BASELINE].params, *best[: len(known) - 1]]:
+        return []
+    then = store.asked(store.proofs() - 1)
+    wider = then is not None and then < spec.proof.finalists and len(best) >= len(known)
+    return [] if wider else known
 
 
 def _last(store: Store) -> list[dict[str, Any]]:
@@ -235,9 +242,12 @@ def _last(store: Store) -> list[dict[str, Any]]:
     return [] if last < 0 or spoilt(store.proof(last), quarantined(store)) else store.candidates(last)
 
 
-def begin(store: Store, candidates: list[dict[str, Any]]) -> int:
-    """The number of the proof of these candidates: of the last one, if it goes on, or of a new one."""
-    return store.proofs() - 1 if _last(store) == candidates else store.begin_proof(candidates)
+def begin(store: Store, candidates: list[dict[str, Any]], asked: int) -> int:
+    """The number of the proof of these candidates: of the last one, if it goes on, or of a new one.
+
+    So many finalists are `asked` for, of which there may not be as many, or no time for them.
+    """
+    return store.proofs() - 1 if _last(store) == candidates else store.begin_proof(candidates, asked)
 
 
 def expected_s(spec: StudySpec, results: Sequence[TrialResult]) -> float:

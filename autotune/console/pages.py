@@ -57,7 +57,7 @@ def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> N
         shown = one.values[: _MOST_VALUES if one.name != "layout" else _MOST_LAYOUTS]
         more = ", …" if one.count > len(shown) else ""
         say(f"  {one.name} ({one.count:,}): {', '.join(map(str, shown))}{more} – {one.why}")
-    reasons = space.reasons
+    reasons = (*_wider(ground), *space.reasons)
     for reason in reasons[:_MOST_REASONS]:
         say(f"  left out: {reason}")
     if len(reasons) > _MOST_REASONS:
@@ -67,6 +67,14 @@ def outlook(console: Console, ground: Ground, warmth: Warmth | None = None) -> N
     for line in (*_context(spec), *_windows(spec)):
         say(line)
     say(_length(spec, space.after_memory))
+
+
+def _wider(ground: Ground) -> Iterator[str]:
+    """What a study file asks for that is meant for larger hosts."""
+    search, most = ground.spec.search, len(ground.inventory.devices)
+    for many in (search.devices_per_instance or ()) if search.layouts == "auto" else ():
+        if many > most:
+            yield f"search.devices_per_instance {many}: there are {most} devices"
 
 
 def _context(spec: StudySpec) -> Iterator[str]:

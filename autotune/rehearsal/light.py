@@ -58,7 +58,7 @@ class LightStore(Store):
         """The runs of a proof."""
         return self._proofs[number][1]
 
-    def begin_proof(self, candidates: Sequence[Mapping[str, Any]]) -> int:
+    def begin_proof(self, candidates: Sequence[Mapping[str, Any]], asked: int | None = None) -> int:  # noqa: ARG002
         """The number of the proof of these candidates."""
         wanted = [dict(one) for one in candidates]
         if not self._proofs or self._proofs[-1][0] != wanted:
@@ -72,3 +72,6 @@ class LightStore(Store):
     def candidates(self, number: int) -> list[dict[str, Any]]:
         """Of a proof, the baseline first."""
         return self._proofs[number][0]
+
+    def asked(self, number: int) -> None:
+        """Nobody changes the study file in the middle of a night."""

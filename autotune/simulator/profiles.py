@@ -11,7 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from autotune.errors import SpecError
+from autotune.errors import SpecError, complaint
 
 MIB = 1 << 20
 SHIPPED = Path(__file__).with_name("profiles")
@@ -187,7 +187,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
-        raise SpecError(f"{path}: {_first(error)}") from error
+        raise SpecError(f"{path}: {complaint(error, 'profile')}") from error
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -199,12 +199,3 @@ def _find(name_or_path: str | Path) -> Path:
         return path
     names = ", ".join(shipped_profiles())
     raise SpecError(f"profile {str(name_or_path)!r}: no such file, and none of the shipped ones ({names})")
-
-
-def _first(error: ValidationError) -> str:
-    complaint = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in complaint["loc"]) or "profile"
-    said = complaint["msg"].removeprefix("Value error, ")
-    value = complaint["input"]
-    shown = "" if isinstance(value, dict | list | tuple) else f" = {value!r}"
-    return f"{key}{shown}: {said}"

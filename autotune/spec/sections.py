@@ -180,7 +180,7 @@ class Search(Section):
 
     sampler: Literal["informed", "tpe", "gp", "random", "grid"] = "informed"
     """`informed`: by what physics and the trials so far say of each configuration; needs users without think time, else
-    `tpe` takes over. `tpe` and `gp` are Optuna's (`gp` needs torch)."""
+    `tpe` takes over. `tpe` and `gp` are Optuna's (`gp` needs torch). A study may go on with another one."""
 
     warm_start: WarmStart = "auto"
     """Where the search begins: with what earlier studies of the same devices and model say, which counts the less, the

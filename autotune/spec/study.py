@@ -97,8 +97,12 @@ class StudySpec(Section):
         raise ValueError(f"{at!r}: {found} {', '.join(repr(level.label) for level in levels)}")
 
     def measured(self) -> dict[str, Any]:
-        """All that decides what a trial measures, as flat `section.key` pairs: while they stay a study goes on."""
-        data = self.model_dump(mode="json", exclude={"budget": True, "proof": True, "study": {"name"}})
+        """All that decides what can be tried and what a trial measures, as flat `section.key` pairs.
+
+        While they stay a study goes on: in another time, with another proof, searched in another way.
+        """
+        free: dict[str, Any] = {"budget": True, "proof": True, "study": {"name"}, "search": {"sampler"}}
+        data = self.model_dump(mode="json", exclude=free)
         timeouts = {"cluster.start_timeout_s", "cluster.load_timeout_s", "cluster.stop_timeout_s"}
         return {key: value for key, value in _flat(data) if key not in timeouts}
 

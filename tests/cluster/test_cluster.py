@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from autotune.cluster import host, verify
+from autotune.cluster.children import Children
 from autotune.cluster.cluster import Cluster
 from autotune.cluster.driver import Handle
 from autotune.cluster.nginx import Nginx
@@ -40,13 +41,12 @@ from autotune.inventory import Inventory
 from autotune.ollama.api import Loaded, Ollama
 from autotune.simulator.profiles import SHIPPED
 from tests.cluster.programs import listener, script
-from tests.conftest import PROFILE, Plans, cores, gpus, left_behind, only_telling, study, telling, until
+from tests.conftest import PROFILE, STAND_IN, Plans, cores, gpus, left_behind, only_telling, study, telling, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from autotune.cluster.children import Children
     from autotune.cluster.driver import Driver
     from autotune.plan import Plan
     from tests.conftest import RealOllama
@@ -290,6 +290,22 @@ async def test_a_port_that_is_taken_between_check_and_start_is_the_machines_faul
             with pytest.raises(PortTaken, match=rf"\(ollama-0\) was taken by pid {foreign.pid} of ") as caught:
                 await becoming
             assert isinstance(caught.value, ClusterError)
+
+
+async def test_an_ollama_of_somebody_else_that_was_quicker_is_not_taken_for_the_instance(
+    children: Children, plan_of: Plans, folder: Path, tmp_path: Path
+) -> None:
+    plan, played = plan_of.make("0"), {"AUTOTUNE_SIM_PROFILE": PROFILE}
+    slow = ProcessDriver([script(folder, "sleep 30")], children, folder / "logs", stop_timeout_s=2)
+    async with Children(tmp_path) as others, cluster(slow) as running:
+        becoming = asyncio.create_task(running.become(plan))
+        await until(lambda: pids(running))
+        other = ProcessDriver(STAND_IN, others, tmp_path / "logs", env=played).start(plan.instances[0])
+        with pytest.raises(PortTaken, match=rf"\(ollama-0\) was taken by pid {other.pid} of "):
+            await becoming
+        await running.clear()
+        assert others.alive(other.pid)
+        assert left_behind(folder) == []
 
 
 async def test_an_answer_of_another_server_is_no_readiness(children: Children, plan_of: Plans, folder: Path) -> None:

@@ -94,7 +94,11 @@ def test_a_model_that_the_store_does_not_have(tmp_path: Path) -> None:
     folder = of_processes(Folder(tmp_path, {"model": "nosuch", "cluster": real(ollama)}))
     done = folder.run()
     refused(
-        done, 3, "no model 'nosuch' in the store; it has: ", f"OLLAMA_MODELS={ollama.parent} OLLAMA_HOST=127.0.0.1:"
+        done,
+        3,
+        "cluster.model = 'nosuch': ",
+        "no model 'nosuch' in the store; it has: ",
+        f"OLLAMA_MODELS={ollama.parent} OLLAMA_HOST=127.0.0.1:",
     )
     assert "pull nosuch" in done.output
 
