@@ -9,11 +9,10 @@ from autotune.stats import (
     FEWEST_BATCHES,
     QUANTILES,
     Statistic,
-    batch_means,
-    effective_size,
     enough,
     mean,
-    quantile,
+    mean_and_size,
+    ordered_quantile,
     quantile_interval,
 )
 
@@ -48,7 +47,7 @@ class Summary:
         ordered = sorted(series)
         if not ordered:
             return cls()
-        percentiles = {name: quantile(ordered, q) for name, q in QUANTILES.items()}
+        percentiles = {name: ordered_quantile(ordered, q) for name, q in QUANTILES.items()}
         found = dict(_intervals(series, ordered)) if intervals else {}
         return cls(n=len(ordered), mean=mean(ordered), max=ordered[-1], intervals=found, **percentiles)
 
@@ -67,12 +66,12 @@ class Summary:
 
 
 def _intervals(series: Sequence[float], ordered: Sequence[float]) -> Iterator[tuple[str, Range]]:
+    worth = None
     if len(series) >= FEWEST_BATCHES:
-        around = batch_means(series, CONFIDENCE)
+        # who comes after a long wait in a queue waits long, too: many requests are worth few
+        around, worth = mean_and_size(series, CONFIDENCE)
         # no time is below 0, however far the times lie apart
         yield "mean", (around.low if ordered[0] < 0 else max(0.0, around.low), around.high)
-    # who comes after a long wait in a queue waits long, too: many requests are worth few
-    worth = effective_size(series, CONFIDENCE) if len(series) >= FEWEST_BATCHES else None
     for name, q in QUANTILES.items():
         if (between := quantile_interval(ordered, q, CONFIDENCE, worth=worth)) is not None:
             yield name, (between.low, between.high)

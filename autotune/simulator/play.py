@@ -74,6 +74,7 @@ class Play:
         self._level = level
         self._ask = ask
         self._pulse = pulse
+        self._due_sample = self.began
         self._numbers = count()
         self._order = count()
         self._events: list[tuple[float, int, int, Any]] = []
@@ -90,7 +91,8 @@ class Play:
         """Go on to `until`, or to the event after which `done` holds."""
         while not done():
             at, kind, _, what = self._events[0] if self._events else (math.inf, 0, 0, None)
-            self._sample(min(at, until))
+            if self._due_sample <= (reach := min(at, until)):
+                self._sample(reach)
             if at > until:
                 self.now = max(self.now, until)
                 return
@@ -244,6 +246,7 @@ class Play:
                 self._send(one.user, None)
 
     def _sample(self, until: float) -> None:
-        while (at := self.began + len(self.samples) * self._pulse.every_s) <= until:
+        while (at := self._due_sample) <= until:
             pieces = sum([instance.pieces(at) for instance in self._instances])
             self.samples.append(Sample(at, pieces, len(self.flights)))
+            self._due_sample = self.began + len(self.samples) * self._pulse.every_s

@@ -16,7 +16,7 @@ long as the series remembers. Beyond that only a fresh run helps.
 
 from __future__ import annotations
 
-from autotune.stats.batches import FEWEST_BATCHES, batch_means, effective_size
+from autotune.stats.batches import FEWEST_BATCHES, batch_means, effective_size, mean_and_size
 from autotune.stats.binomial import chance_of_at_least, chance_of_at_most, least_requests, proportion_interval
 from autotune.stats.blocks import (
     Spread,
@@ -41,6 +41,7 @@ from autotune.stats.sample import (
     Statistic,
     enough,
     mean,
+    ordered_quantile,
     percentile,
     quantile,
 )
@@ -81,10 +82,12 @@ __all__ = [
     "front",
     "least_requests",
     "mean",
+    "mean_and_size",
     "mean_interval",
     "most_first",
     "mser5",
     "next_interval",
+    "ordered_quantile",
     "percentile",
     "proportion_interval",
     "quantile",

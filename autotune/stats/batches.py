@@ -46,9 +46,7 @@ def batch_means(series: Sequence[float], confidence: float) -> Interval:
     wide. One that is shorter than some tens of its own correlation times gets one that is too narrow.
     ValueError for fewer than 10 values.
     """
-    count, variance = _around_the_mean(series)
-    centre, half = mean(series), student(count - 1, confidence) * math.sqrt(variance / count)
-    return Interval(centre, centre - half, centre + half, count)
+    return _interval(series, *_around_the_mean(series), confidence)
 
 
 def effective_size(series: Sequence[float], confidence: float) -> float:
@@ -58,9 +56,23 @@ def effective_size(series: Sequence[float], confidence: float) -> float:
     confidence. All of them where the series is constant: it does not tell. Source: Korn and Graubard (see `binomial`).
     ValueError for fewer than 10 values.
     """
-    count, variance = _around_the_mean(series)
+    return _worth(series, *_around_the_mean(series), confidence)
+
+
+def mean_and_size(series: Sequence[float], confidence: float) -> tuple[Interval, float]:
+    """`batch_means` and `effective_size`, by the same batches."""
+    found = _around_the_mean(series)
+    return _interval(series, *found, confidence), _worth(series, *found, confidence)
+
+
+def _interval(series: Sequence[float], count: int, variance: float, confidence: float) -> Interval:
+    centre, half = mean(series), student(count - 1, confidence) * math.sqrt(variance / count)
+    return Interval(centre, centre - half, centre + half, count)
+
+
+def _worth(series: Sequence[float], count: int, variance: float, confidence: float) -> float:
     n, centre = len(series), mean(series)
-    alone = math.fsum((value - centre) ** 2 for value in series) / (n - 1)
+    alone = math.fsum([(value - centre) ** 2 for value in series]) / (n - 1)
     if not variance:
         return float(n)
     lost = student(n - 1, confidence) / student(count - 1, confidence)

@@ -8,7 +8,13 @@ from Survey Data" (Survey Methodology 24, 1998).
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
 from autotune.stats.intervals import Interval, tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def chance_of_at_most(violations: float, n: float, share: float) -> float:
@@ -19,9 +25,7 @@ def chance_of_at_most(violations: float, n: float, share: float) -> float:
     _check(violations, n, share)
     if violations == n:
         return 1.0
-    from scipy.special import betainc  # noqa: PLC0415 - a quarter of a second, which only who asks shall pay
-
-    return float(betainc(n - violations, violations + 1, 1 - share))
+    return float(_beta()(n - violations, violations + 1, 1 - share))
 
 
 def chance_of_at_least(violations: float, n: float, share: float) -> float:
@@ -29,9 +33,7 @@ def chance_of_at_least(violations: float, n: float, share: float) -> float:
     _check(violations, n, share)
     if violations == 0:
         return 1.0
-    from scipy.special import betainc  # noqa: PLC0415
-
-    return float(betainc(violations, n - violations + 1, share))
+    return float(_beta()(violations, n - violations + 1, share))
 
 
 def least_requests(violations: int, allowed_share: float, level: float) -> int:
@@ -71,6 +73,14 @@ def proportion_interval(successes: int, n: int, confidence: float) -> Interval:
     low = float(betaincinv(successes, failures + 1, beyond)) if successes else 0.0
     high = float(betaincinv(successes + 1, failures, 1 - beyond)) if failures else 1.0
     return Interval(successes / n, low, high, n)
+
+
+@cache
+def _beta() -> Callable[..., Any]:
+    """The regularized incomplete beta function."""
+    from scipy.special import betainc  # noqa: PLC0415 - a quarter of a second, which only who asks shall pay
+
+    return betainc
 
 
 def _check(violations: float, n: float, share: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from autotune.stats.sample import mean
@@ -37,6 +38,7 @@ def ready() -> None:
     import scipy.special  # noqa: PLC0415, F401
 
 
+@lru_cache(maxsize=10_000)
 def student(freedom: float, confidence: float) -> float:
     """How many standard errors reach to the end of an interval, by Student's t for that many degrees of freedom."""
     from scipy.special import stdtrit  # noqa: PLC0415 - a quarter of a second, which only who asks shall pay

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from autotune.stats.binomial import chance_of_at_most
 from autotune.stats.intervals import tail
-from autotune.stats.sample import quantile
+from autotune.stats.sample import ordered_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +45,10 @@ def quantile_interval(
     if not below or not above:
         return None
     ordered = sorted(values)
-    return QuantileInterval(quantile(ordered, q), ordered[below - 1], ordered[n - above], n)
+    return QuantileInterval(ordered_quantile(ordered, q), ordered[below - 1], ordered[n - above], n)
 
 
+@lru_cache(maxsize=10_000)
 def _outside(n: int, weight: float, share: float, beyond: float) -> int:
     """How many values, from one end, are far enough out: the last of them is the end of the interval."""
 

@@ -32,11 +32,15 @@ def quantile(values: Sequence[float], q: float) -> float:
     That is type 7 of Hyndman and Fan, "Sample Quantiles in Statistical Packages" (The American Statistician 50, 1996),
     the definition of numpy, R and spreadsheets. ValueError for no values, or a `q` outside 0…1.
     """
-    if not values:
+    return ordered_quantile(sorted(values), q)
+
+
+def ordered_quantile(ordered: Sequence[float], q: float) -> float:
+    """`quantile` of values that are in order, the least first."""
+    if not ordered:
         raise ValueError("a quantile of nothing")
     if not 0 <= q <= 1:
         raise ValueError(f"a quantile is between 0 and 1, not {q}")
-    ordered = sorted(values)
     position = (len(ordered) - 1) * q
     below = math.floor(position)
     low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
