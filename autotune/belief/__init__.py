@@ -11,8 +11,9 @@ still win, and `front` what is best where several goals count.
 from autotune.belief.choice import Chooser
 from autotune.belief.design import Designer
 from autotune.belief.evidence import Evidence, Loaded, evidence
+from autotune.belief.forecast import Forecast
 from autotune.belief.law import Law
-from autotune.belief.mind import Forecast, Mind
+from autotune.belief.mind import Mind
 from autotune.belief.odds import Believed, Contender, Odds, Range, believed, odds
 from autotune.belief.prior import Lesson, Prior, learned, named
 from autotune.belief.question import JOULES, Bound, Question

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from autotune.belief.design import Array, Design
     from autotune.belief.evidence import Evidence
-    from autotune.belief.mind import Forecast, Mind
+    from autotune.belief.forecast import Forecast, Said
+    from autotune.belief.mind import Mind
 
 CANDIDATES = 250
 REPEATS = 3
@@ -74,19 +75,47 @@ class _Now:
     design: Design
     """Of the pool."""
     where: Places
+    place: Mapping[str, int]
+    """In the pool, by `key`."""
 
     def __post_init__(self) -> None:
         self.trials, self.cap = self.mind.trials, self.mind.cap
 
     @cached_property
     def rough(self) -> Forecast:
-        """Of the pool."""
-        return self.mind.rough(self.design, self.where)
+        """Of the pool; of a small one it is no rougher than any other."""
+        return self.mind.rough(self.design, self.where) if self._said is None else self._fine
+
+    def fine(self, rows: NDArray[np.intp]) -> Forecast:
+        """Of some of the pool, together."""
+        return (
+            self.mind.forecast(self.design.take(rows), together=True) if self._said is None else self._fine.take(rows)
+        )
+
+    def draws(self, rows: NDArray[np.intp], count: int) -> Array:
+        """[1 + bounds, count, R] of some of the pool."""
+        if self._said is None:
+            return self.mind.draws(self.design.take(rows), count)
+        return self.mind.drawn([one.take(rows) for one in self._said], count)
+
+    @cached_property
+    def _said(self) -> list[Said] | None:
+        """Of a small pool, once for all that is asked of it."""
+        heads = 1 + len(self.mind.question.bounds)
+        return self.mind.said(self.design, self.where, joint=heads) if len(self.design) <= CANDIDATES else None
+
+    @cached_property
+    def _fine(self) -> Forecast:
+        assert self._said is not None
+        return self.mind.mixed(self._said, self.mind.starts(self.design, self.where))
 
     @cached_property
     def tried(self) -> Forecast:
         """Of the trials."""
-        return self.mind.forecast(self.mind.design([trial.params for trial in self.trials]))
+        rows = [self.place.get(key(trial.params)) for trial in self.trials]
+        if self._said is None or None in rows:
+            return self.mind.forecast(self.mind.design([trial.params for trial in self.trials]))
+        return self._fine.take(np.array(rows, dtype=np.intp))
 
 
 @dataclass
@@ -107,7 +136,7 @@ class Chooser:
 
     def _begun(self) -> _Now:
         design = self._whole.capped(self.mind.cap)
-        return _Now(self.mind, design, Places.of(design))
+        return _Now(self.mind, design, Places.of(design), self._place)
 
     def _now(self) -> _Now:
         """What is believed now; much of the pool stays as it was after fewer trials."""
@@ -115,7 +144,7 @@ class Chooser:
         if last.cap != mind.cap:
             self._last = self._begun()
         elif last.trials is not mind.trials:
-            self._last = _Now(mind, last.design, last.where)
+            self._last = _Now(mind, last.design, last.where, self._place)
         return self._last
 
     @property
@@ -146,14 +175,14 @@ class Chooser:
         if not free or not self.mind.views:  # nothing is left, or nothing was measured
             return self.recommended() or (free or self.pool)[0]
         now = self._now()
-        design, rough = now.design, now.rough
+        rough = now.rough
         gained = self._gained(rough)
         open_ = np.array([name not in barred for name in self._keys])
         score = np.where(open_, rough.holds() * rough.starts * gained(rough), -1.0)
         chosen = np.argsort(-score)[:CANDIDATES]
         also = [self._place[name] for name in tried if name in self._place and name not in barred]
         rows = np.unique(np.concatenate([chosen[score[chosen] >= 0], np.array(also, dtype=np.intp)]))
-        fine = self.mind.forecast(design.take(rows), together=True)
+        fine = now.fine(rows)
         better = np.where(self._settled(rows), 0.0, gained(fine))
         value = fine.starts * (fine.holds() * better + self._taught(fine))
         if cost is not None:
@@ -295,7 +324,7 @@ class Chooser:
         if not np.isfinite(best):
             return None
         now = self._now()
-        design, rough = now.design, now.rough
+        rough = now.rough
         bar = best + np.log1p(tolerance)
         known = self._known() if self.mind.question.goals else None
         if known is None:
@@ -306,7 +335,7 @@ class Chooser:
         score = np.where(fresh, rough.holds() * rough.starts * beating, -1.0)
         rows = np.argsort(-score)[:CANDIDATES]
         rows = rows[score[rows] >= 0]
-        fine = self.mind.draws(design.take(rows), DRAWS)
+        fine = now.draws(rows, DRAWS)
         alive = np.random.default_rng(DRAWS).random(fine.shape[1:]) < rough.starts[rows]
         more = fine[0] > bar if known is None else ~covered(self._wanted(fine), known)
         better = more & (fine[1 : 1 + self.mind.question.limits] <= 0).all(axis=0) & alive

@@ -48,6 +48,8 @@ USED_SD = 0.01
 """Of what is in use of a device, beside what is in use with nothing loaded."""
 TTFT_NOISE = 2.0
 """Of the output's."""
+LITTLE = 0.01
+"""Of the logarithm of the evidence: a step that gains no more is the last."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class Problem:
 
 
 def fit(problem: Problem, start: Array, steps: int) -> Fit:
-    """Levenberg and Marquardt's steps from a start, at most so many."""
+    """Levenberg and Marquardt's steps from a start, at most so many; the last one is the first that hardly gains."""
     law = problem.law
     theta, damping = start.copy(), 1e-2
     cost = float(problem.cost(theta[None])[0])
@@ -231,14 +233,16 @@ def fit(problem: Problem, start: Array, steps: int) -> Fit:
         gradient = slope.T @ (weights * z) + prior * (theta - law.mean)
         curvature = slope.T @ (weights[:, None] * slope) + np.diag(prior)
         dampings = damping * 10.0 ** np.arange(-1, 4)
-        moves = np.stack(
-            [np.linalg.solve(curvature + one * np.diag(np.diag(curvature)), -gradient) for one in dampings]
-        )
+        damped = curvature + dampings[:, None, None] * np.diag(np.diag(curvature))
+        moves = np.linalg.solve(damped, np.broadcast_to(-gradient[:, None], (len(damped), len(theta), 1)))[:, :, 0]
         costs = problem.cost(theta + moves)
         best = int(np.nanargmin(costs))
-        if not costs[best] < cost - 1e-3:
+        gained = cost - float(costs[best])
+        if not gained > 0:
             break
         theta, cost, damping = theta + moves[best], float(costs[best]), max(float(dampings[best]), 1e-6)
+        if gained < LITTLE:
+            break
     covariance = np.linalg.inv(curvature)
     evidence = -cost - problem.spread - 0.5 * float(np.linalg.slogdet(curvature)[1])
     return Fit(theta, 0.5 * (covariance + covariance.T), evidence)

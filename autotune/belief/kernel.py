@@ -31,6 +31,7 @@ class Places:
     layout: Array
     _known: dict[Kernel, tuple[Array, Array]] = field(default_factory=dict, repr=False, compare=False)
     """By kernel: to which places, and how alike they are."""
+    _among: dict[Kernel, Array] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, design: Design) -> Places:
@@ -58,6 +59,12 @@ class Places:
             found = np.concatenate([found[:, :count], new], axis=1)
             self._known[kernel] = others.whole, found
         return found
+
+    def among(self, kernel: Kernel) -> Array:
+        """[C, C] how alike they are by a kernel; found once."""
+        if kernel not in self._among:
+            self._among[kernel] = kernel(self, self)
+        return self._among[kernel]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ndtr
 
+from autotune.belief import room
 from autotune.belief.design import Array
-from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
+from autotune.belief.fit import LITTLE, TTFT_NOISE, Fit, Head, Problem, fit
+from autotune.belief.forecast import Forecast, Said
 from autotune.belief.kernel import HYPOTHESES, Places
 from autotune.belief.law import Law
 from autotune.belief.prior import Prior, doubled
 from autotune.belief.question import JOULES
-from autotune.belief.room import fits, starts
 from autotune.belief.slopes import linear
 from autotune.space import key
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STEPS = 14
 FRESH = frozenset({2, 3, 5, 8, 12, 18, 27, 40, 60, 90})
-"""Numbers of trials after which a fit begins anew, too."""
+"""Numbers of trials after which the likeliest hypothesis is fitted anew, too."""
 LEAST_SD = 0.008
 NOISE, NOISE_WORTH = 0.025, 3.0
 """Usual standard deviation between trials of one configuration, and how many repeats outweigh it."""
@@ -41,30 +41,6 @@ RELATED = 0.3
 """How much it counts for the trust in one head how the others were foretold."""
 FAINT = 1e-8
 """Of the largest variance: what is alike in all but the last digits is taken as not quite so."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What is believed of C configurations, as normal distributions of logarithms."""
-
-    tps: Array
-    tps_sd: Array
-    bounds: Array
-    """[bounds, C] log of value over limit."""
-    bounds_sd: Array
-    starts: Array
-    """[C] chance that it can be measured."""
-    together: Array | None = None
-    """[C, C] covariance of their outputs, where that was asked for."""
-    goals: int = 0
-    """So many of the bounds, the last ones, are no limits."""
-
-    def holds(self, slack: float = 0.0) -> Array:
-        """[C] chance that all limits hold."""
-        limits = slice(len(self.bounds) - self.goals)
-        bounds, sd = self.bounds[limits], self.bounds_sd[limits]
-        found: Array = ndtr((math.log1p(slack) - bounds) / sd).prod(axis=0)
-        return found
 
 
 @dataclass(frozen=True)
@@ -123,9 +99,9 @@ class Mind:
         where = Places.of(design)
         noise = np.array([self._noise_of(trial, head) for head in range(len(values))])
         for at, view in enumerate(self.views):
-            mean, spread, _ = self._full(view, design, where)
-            sd = np.sqrt(spread[:, 0] + noise**2)
-            z = (values - mean[:, 0]) / sd
+            said = self._full(view, design, where)
+            sd = np.sqrt(said.spread[:, 0] + noise**2)
+            z = (values - said.mean[:, 0]) / sd
             known = ~np.isnan(z)
             density = -np.log(sd) - 0.5 * (OUTLIERS + 1) * np.log1p(z * z / OUTLIERS)
             self._foresight[at, known] += density[known]
@@ -158,21 +134,28 @@ class Mind:
             return
         self._centre(first)
         heads = self._heads()
-        found = []
-        for number, hypothesis in enumerate(self.hypotheses):
-            expected = self._expected[number]
-            problem = Problem(self.law, trials, self._tried, heads, hypothesis, expected)
-            before = self._fits[number] if self._fits else None
-            start = self.law.mean if expected is None else expected.centre(self.law)
-            best = fit(problem, start if before is None else before.theta, STEPS)
-            if before is not None and len(trials) in FRESH:  # the last optimum may be the wrong one
-                best = max(best, fit(problem, self.law.mean, STEPS), key=lambda one: one.evidence)
-            found.append(best)
-        self._fits = found
-        self.views = [
-            View(one, fitted, weights, self._solved(one, fitted, heads))
-            for one, fitted, weights in zip(self.hypotheses, found, self._weights(), strict=True)
+        problems = [
+            Problem(self.law, trials, self._tried, heads, hypothesis, expected)
+            for hypothesis, expected in zip(self.hypotheses, self._expected, strict=True)
         ]
+        weights = self._weights()
+        self._fits = self._fitted(problems, int(weights[:, 0].argmax()))
+        self.views = [
+            View(one, fitted, weighed, self._solved(one, fitted, heads))
+            for one, fitted, weighed in zip(self.hypotheses, self._fits, weights, strict=True)
+        ]
+
+    def _fitted(self, problems: Sequence[Problem], likeliest: int) -> list[Fit]:
+        """By hypothesis, from the last optimum; now and then it is seen whether that is still the right one."""
+        starts = [one.theta for one in self._fits]
+        starts = starts or [self.law.mean if one is None else one.centre(self.law) for one in self._expected]
+        found = [fit(problem, start, STEPS) for problem, start in zip(problems, starts, strict=True)]
+        if self._fits and len(self.trials) in FRESH:
+            anew = fit(problems[likeliest], self.law.mean, STEPS)
+            if anew.evidence > found[likeliest].evidence + LITTLE:
+                others = [fit(problem, anew.theta, STEPS) for problem in problems]
+                found = [max(both, key=lambda one: one.evidence) for both in zip(found, others, strict=True)]
+        return found
 
     def _cap_before(self, trials: Sequence[Evidence]) -> float:
         """What earlier studies say of the slots that there are; a single instance with more refutes them."""
@@ -281,47 +264,51 @@ class Mind:
 
     def rough(self, design: Design, where: Places) -> Forecast:
         """What is believed of these configurations, with a spread that is roughly right: for many at once."""
-        return self._mixed([self._rough(view, design, where) for view in self.views], self._starts(design, where))
+        return self.mixed([self._rough(view, design, where) for view in self.views], self.starts(design, where))
 
     def forecast(self, design: Design, *, together: bool = False) -> Forecast:
         """What is believed of these configurations; of all pairs of them, too, if it is to be `together`."""
         where = Places.of(design)
-        said = [self._full(view, design, where, joint=int(together)) for view in self.views]
-        found = self._mixed([one[:2] for one in said], self._starts(design, where))
-        if not together:
-            return found
-        off = np.stack([mean[0] - found.tps for mean, _, _ in said])
-        every = np.stack([joint[0] for _, _, joint in said]) + off[:, :, None] * off[:, None, :]
-        weights = np.array([view.weights[0] for view in self.views])
-        return replace(found, together=np.einsum("v,vab->ab", weights, every))
+        return self.mixed(self.said(design, where, joint=int(together)), self.starts(design, where))
 
-    def _mixed(self, said: Sequence[tuple[Array, Array]], starts: Array) -> Forecast:
-        """One forecast of means and variances by hypothesis, [1 + limits, C] each."""
-        every = np.stack([mean for mean, _ in said])
+    def said(self, design: Design, where: Places, *, joint: int = 0) -> list[Said]:
+        """By hypothesis, with the whole covariances of output and limits, the first `joint` of them."""
+        return [self._full(view, design, where, joint=joint) for view in self.views]
+
+    def mixed(self, said: Sequence[Said], starts: Array) -> Forecast:
+        """One forecast of what all hypotheses say, and of the chances that the configurations can be measured."""
+        every = np.stack([one.mean for one in said])
         weights = np.stack([view.weights for view in self.views])[:, :, None]
         mean = (weights * every).sum(axis=0)
-        spread = (weights * (np.stack([spread for _, spread in said]) + (every - mean) ** 2)).sum(axis=0)
+        spread = (weights * (np.stack([one.spread for one in said]) + (every - mean) ** 2)).sum(axis=0)
         sd = np.sqrt(np.maximum(spread, LEAST_SD**2))
+        together = None
+        if said[0].joint:
+            off = every[:, 0] - mean[0]
+            whole = np.stack([one.joint[0] for one in said]) + off[:, :, None] * off[:, None, :]
+            together = np.einsum("v,vab->ab", weights[:, 0, 0], whole)
         goals = len(self.question.bounds) - self.question.limits
-        return Forecast(mean[0], sd[0], mean[1:], sd[1:], starts, goals=goals)
+        return Forecast(mean[0], sd[0], mean[1:], sd[1:], starts, together, goals)
 
     def draws(self, design: Design, count: int) -> Array:
         """[1 + bounds, count, C] joint draws of what is believed: logarithms of output, and of values over limits."""
-        rng, where = np.random.default_rng(count), Places.of(design)
-        heads = 1 + len(self.question.bounds)
-        said = [self._full(view, design, where, joint=heads) for view in self.views]
-        found = np.empty((heads, count, len(design)))
-        for head in range(heads):
+        return self.drawn(self.said(design, Places.of(design), joint=1 + len(self.question.bounds)), count)
+
+    def drawn(self, said: Sequence[Said], count: int) -> Array:
+        """The same of what the hypotheses say, with all their covariances."""
+        rng, size = np.random.default_rng(count), said[0].mean.shape[1]
+        found = np.empty((1 + len(self.question.bounds), count, size))
+        for head, drawn in enumerate(found):
             shares = rng.multinomial(count, [float(view.weights[head]) for view in self.views])
-            found[head] = np.concatenate(
+            drawn[:] = np.concatenate(
                 [
-                    mean[head] + rng.standard_normal((share, len(design))) @ _root(joint[head]).T
-                    for (mean, _, joint), share in zip(said, shares.tolist(), strict=True)
+                    one.mean[head] + rng.standard_normal((share, size)) @ _root(one.joint[head]).T
+                    for one, share in zip(said, shares.tolist(), strict=True)
                 ]
             )
         return found
 
-    def _rough(self, view: View, design: Design, where: Places) -> tuple[Array, Array]:
+    def _rough(self, view: View, design: Design, where: Places) -> Said:
         mean = self.law.heads(view.fit.theta[None], design)[:, 0].copy()
         spread = np.full_like(mean, 0.35**2)
         spread[0] = 0.10**2
@@ -331,23 +318,18 @@ class Mind:
             mean[head.number] += between @ solved
             own = view.hypothesis.variance(head.times) - ((between @ inverse) * between).sum(axis=1)
             spread[head.number] += np.maximum(own, 0.0)
-        return mean, spread
+        return Said(mean, spread)
 
-    def _full(self, view: View, design: Design, where: Places, *, joint: int = 0) -> tuple[Array, Array, list[Array]]:
-        """Universal kriging: what the parameters leave open and what the law leaves over, together.
-
-        Means and variances, [heads, C] each; of the first `joint` heads the whole covariance, too, [C, C].
-        """
+    def _full(self, view: View, design: Design, where: Places, *, joint: int = 0) -> Said:
+        """Universal kriging: what the parameters leave open and what the law leaves over, together."""
         mean, slopes = self._linear(view.fit, design)
         mean, spread, every = mean.copy(), np.zeros_like(mean), list[Array]()
-        solved, alike = (
-            {one[0].number: one for one in view.solved},
-            where.alike(self._where, view.hypothesis.covariance),
-        )
+        solved = {one[0].number: one for one in view.solved}
+        alike = where.alike(self._where, view.hypothesis.covariance)
         for number in range(len(mean)):
             times = view.hypothesis.ttft if number else 1.0
             open_, own = slopes[number], np.full(len(design), view.hypothesis.variance(times))
-            whole = view.hypothesis.covariance(where, where, times) if number < joint else None
+            whole = times**2 * where.among(view.hypothesis.covariance) if number < joint else None
             if number in solved:
                 head, inverse, answer, tried = solved[number]
                 between = times**2 * alike[:, head.trials]
@@ -356,17 +338,18 @@ class Mind:
                 open_ = open_ - tried @ weights.T
                 own = own - (weights * between).sum(axis=1)
                 whole = None if whole is None else whole - weights @ between.T
-            spread[number] = np.maximum(own, 0.0) + np.einsum("pc,pq,qc->c", open_, view.fit.covariance, open_)
+            doubt = view.fit.covariance @ open_
+            spread[number] = np.maximum(own, 0.0) + (open_ * doubt).sum(axis=0)
             if whole is not None:
-                every.append(whole + open_.T @ view.fit.covariance @ open_)
-        return mean, spread, every
+                every.append(whole + open_.T @ doubt)
+        return Said(mean, spread, tuple(every))
 
-    def _starts(self, design: Design, where: Places) -> Array:
+    def starts(self, design: Design, where: Places) -> Array:
         """[C] chance that it fits: by the law of memory, and by what became of its neighbours."""
         if not self.views:
             return np.ones(len(design))
-        chance = fits(self.law, self.likeliest.fit, design)
-        return starts(chance, design, where, self.trials, self._tried, self._where)
+        chance = room.fits(self.law, self.likeliest.fit, design)
+        return room.starts(chance, design, where, self.trials, self._tried, self._where)
 
 
 def _root(covariance: Array) -> Array:

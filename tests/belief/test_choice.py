@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from autotune.belief import Chooser, Evidence, Loaded
+from autotune.belief import Chooser, Evidence, Loaded, choice
 from autotune.belief.choice import NEAR, REPEATS, lesson
+from autotune.belief.forecast import Forecast
 from autotune.belief.front import improvement
-from autotune.belief.mind import Forecast
 from autotune.space import key
 from tests.belief.worlds import EVERY, USERS, World, asked, known, params
 
@@ -50,6 +50,25 @@ def searched(world: World, count: int, pool: Sequence[Mapping[str, Any]] = EVERY
         if len(trials) >= count:
             return choosing, trials
         trials.append(world.trial(choosing.next(), len(trials)))
+
+
+# small pools
+
+
+def test_a_small_pool_is_chosen_from_as_a_large_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(4, noise=0.02)
+    at_once, _ = searched(world, 7)
+    assert at_once._now()._said is not None
+    monkeypatch.setattr(choice, "CANDIDATES", len(EVERY) - 1)
+    one_by_one = Chooser(at_once.mind, EVERY)
+    assert one_by_one._now()._said is None
+    small, large, rows = at_once._now(), one_by_one._now(), np.arange(3, 40)
+    for found, other in ((small.fine(rows), large.fine(rows)), (small.tried, large.tried)):
+        for name in ("tps", "tps_sd", "bounds", "bounds_sd", "starts"):
+            np.testing.assert_allclose(getattr(found, name), getattr(other, name), rtol=1e-6, atol=1e-9)
+    assert small.fine(rows).together == pytest.approx(large.fine(rows).together, rel=1e-6)
+    np.testing.assert_allclose(small.draws(rows, 50), large.draws(rows, 50), atol=1e-3)
+    assert at_once.ranked() == one_by_one.ranked()
 
 
 # what a trial teaches
