@@ -19,6 +19,7 @@ from autotune.confirm import (
     Kind,
     Verdict,
     begin,
+    begun,
     cautions,
     chosen,
     contenders,
@@ -585,8 +586,19 @@ def test_who_asks_for_more_finalists_after_a_proof_gets_a_proof_of_more(store: S
     assert chosen(store, two, SEARCH, None) == ([BASELINE, FAST, LEAN], "")
     alone = [each for each in SEARCH if each.params != LEAN]
     assert chosen(store, two, alone, None) == ([BASELINE, FAST], "")  # there are no more
-    begin(store, [BASELINE, FAST, LEAN], 2)
+
+
+def test_who_asks_for_fewer_finalists_keeps_a_proof_of_more_that_is_decided(store: Store) -> None:
+    every = [BASELINE, FAST, LEAN]
+    one = SPEC.model_copy(update={"proof": Proof(finalists=1)})
+    shelf = store.proof(begin(store, every, 2))
     assert chosen(store, one, SEARCH, None) == ([BASELINE, FAST], "")
+    for number in range(8 * len(every)):
+        which = place(number, len(every))[1]
+        shelf.save(result(number, every[which], 100 + 50 * (2, 2.9, 1)[which] + number / 10), [])
+    assert chosen(store, one, SEARCH, None) == (every, "")
+    none = SPEC.model_copy(update={"proof": Proof(finalists=0)})
+    assert chosen(store, none, SEARCH, None)[0] == begun(store, none, SEARCH) == []
 
 
 def test_a_study_without_a_proof_has_no_verdict(store: Store) -> None:

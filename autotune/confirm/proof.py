@@ -225,15 +225,20 @@ def begun(
 ) -> list[dict[str, Any]]:
     """The candidates of the last proof, if those are still the best of the search; else none.
 
-    None either where there are more of them, and more are asked for now than then.
+    None either where there are more of them, and more are asked for now than then; or where fewer are asked for now,
+    and it is not decided.
     """
-    known = _last(store) if results else []
-    best = finalists(results, spec.proof.finalists, ranked)
-    if not known or known != [results[BASELINE].params, *best[: len(known) - 1]]:
+    known, asked = _last(store) if results else [], spec.proof.finalists
+    if not known or not asked:
         return []
-    then = store.asked(store.proofs() - 1)
-    wider = then is not None and then < spec.proof.finalists and len(best) >= len(known)
-    return [] if wider else known
+    last, had = store.proofs() - 1, len(known) - 1
+    best = finalists(results, max(asked, had), ranked)
+    if known != [results[BASELINE].params, *best[:had]]:
+        return []
+    if asked < had:
+        return known if _verdict(store, last, spec.proof).decided else []
+    then = store.asked(last)
+    return [] if then is not None and then < asked and had < len(best) else known
 
 
 def _last(store: Store) -> list[dict[str, Any]]:
