@@ -224,6 +224,6 @@ def complaint(error: ValidationError, whole: str = "") -> str:
     """The first thing that is wrong with what was read: its key (`whole`: of all of it), its value, what is allowed."""
     first = error.errors(include_url=False)[0]
     key, value = ".".join(map(str, first["loc"])) or whole, first["input"]
-    shown = "" if isinstance(value, dict | list | tuple | bytes) or not key else f" = {value!r}"
+    shown = "" if isinstance(value, dict | list | tuple | bytes) or not key else f" = {value!r:.60}"
     said = first["msg"].removeprefix("Value error, ")
     return f"{key}{shown}: {said}" if key else said

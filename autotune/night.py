@@ -176,7 +176,8 @@ def budget(spec: StudySpec) -> Budget:
 async def whole(night: Night) -> Ending:
     """A proof that was begun goes first: the time that was kept for it is not the search's. Then search and proof."""
     spec = night.bench.spec
-    begun = confirm.begun(night.store, spec, night.runnable(night.results), night.sampler.ranked())
+    runnable, ranked = night.runnable(night.results), night.sampler.ranked()
+    begun = confirm.begun(night.store, spec, runnable, night.clock.left_s(), ranked)
     proof = await _proof(night, begun) if begun else ""
     while True:
         lost = night.lost

@@ -584,6 +584,8 @@ def test_who_asks_for_more_finalists_after_a_proof_gets_a_proof_of_more(store: S
     one, two = (SPEC.model_copy(update={"proof": Proof(finalists=many)}) for many in (1, 2))
     assert chosen(store, one, SEARCH, None) == ([BASELINE, FAST], "")
     assert chosen(store, two, SEARCH, None) == ([BASELINE, FAST, LEAN], "")
+    assert chosen(store, two, SEARCH, 12 * 60.0 - 1) == ([BASELINE, FAST], "")  # nor is there time for more of them
+    assert chosen(store, two, SEARCH, 1.0) == ([BASELINE, FAST], "")
     alone = [each for each in SEARCH if each.params != LEAN]
     assert chosen(store, two, alone, None) == ([BASELINE, FAST], "")  # there are no more
 
@@ -598,7 +600,7 @@ def test_who_asks_for_fewer_finalists_keeps_a_proof_of_more_that_is_decided(stor
         shelf.save(result(number, every[which], 100 + 50 * (2, 2.9, 1)[which] + number / 10), [])
     assert chosen(store, one, SEARCH, None) == (every, "")
     none = SPEC.model_copy(update={"proof": Proof(finalists=0)})
-    assert chosen(store, none, SEARCH, None)[0] == begun(store, none, SEARCH) == []
+    assert chosen(store, none, SEARCH, None)[0] == begun(store, none, SEARCH, None) == []
 
 
 def test_a_study_without_a_proof_has_no_verdict(store: Store) -> None:

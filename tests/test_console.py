@@ -347,7 +347,7 @@ def test_a_plan_says_why_each_parameter_is_there_and_what_is_of_which_kind() -> 
 def test_a_plan_says_which_spans_are_for_larger_hosts() -> None:
     search = SPEC.search.model_copy(update={"devices_per_instance": (1, 2, 9)})
     asked = SPEC.model_copy(update={"search": search})
-    assert "left out: search.devices_per_instance 9: there are 2 devices" in planned(asked, 140)
+    assert "left out: search.devices_per_instance 9: more than this host's 2" in planned(asked, 140)
     assert "left out" not in planned(SPEC, 140)
     named = search.model_copy(update={"layouts": ("0",)})
     assert "left out" not in planned(SPEC.model_copy(update={"search": named}), 140)

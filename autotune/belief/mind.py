@@ -10,7 +10,7 @@ import numpy as np
 
 from autotune.belief import room
 from autotune.belief.design import Array
-from autotune.belief.fit import LITTLE, TTFT_NOISE, Fit, Head, Problem, fit
+from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.forecast import Forecast, Said
 from autotune.belief.kernel import HYPOTHESES, Places
 from autotune.belief.law import Law
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 STEPS = 14
 FRESH = frozenset({2, 3, 5, 8, 12, 18, 27, 40, 60, 90})
 """Numbers of trials after which the likeliest hypothesis is fitted anew, too."""
+BETTER = 0.1
+"""By so much in the logarithm of the evidence another optimum is better, and the other hypotheses look there, too."""
 LEAST_SD = 0.008
 NOISE, NOISE_WORTH = 0.025, 3.0
 """Usual standard deviation between trials of one configuration, and how many repeats outweigh it."""
@@ -146,13 +148,16 @@ class Mind:
         ]
 
     def _fitted(self, problems: Sequence[Problem], likeliest: int) -> list[Fit]:
-        """By hypothesis, from the last optimum; now and then it is seen whether that is still the right one."""
+        """By hypothesis, from the last optimum; now and then it is seen whether that is still the right one.
+
+        Of the likeliest hypothesis alone: another one has seldom another optimum, and counts for less meanwhile.
+        """
         starts = [one.theta for one in self._fits]
         starts = starts or [self.law.mean if one is None else one.centre(self.law) for one in self._expected]
         found = [fit(problem, start, STEPS) for problem, start in zip(problems, starts, strict=True)]
         if self._fits and len(self.trials) in FRESH:
             anew = fit(problems[likeliest], self.law.mean, STEPS)
-            if anew.evidence > found[likeliest].evidence + LITTLE:
+            if anew.evidence > found[likeliest].evidence + BETTER:
                 others = [fit(problem, anew.theta, STEPS) for problem in problems]
                 found = [max(both, key=lambda one: one.evidence) for both in zip(found, others, strict=True)]
         return found

@@ -167,9 +167,16 @@ def _kill_session(leader: int) -> None:
 
 
 def of_another(pid: int, child: int) -> bool:
-    """Whether a process has not been started by who has started this child: it does not carry the same mark."""
-    mark = host.environment(child).get(MARK)
-    return pid != child and mark is not None and host.environment(pid).get(MARK) != mark
+    """Whether a process is none of those that this child of ours has started, or is itself.
+
+    It carries another mark; or none, in another session, and was there before. What a child starts may lose its mark
+    (`env -i`, `sudo`), and even its session.
+    """
+    found, own = host.stat(pid), host.stat(child)
+    if found is None or own is None or found.session == child:
+        return False
+    mark = host.environment(pid).get(MARK)
+    return found.started < own.started if mark is None else mark != host.environment(child).get(MARK)
 
 
 async def _gone(check: Callable[[], bool], timeout_s: float) -> bool:

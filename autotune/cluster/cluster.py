@@ -155,17 +155,25 @@ class Cluster:
                             raise self._dead_at_start(handle)
                         await asyncio.wait([waiting], timeout=0.05)
                     waiting.result()
-                    _need_own_port(handle)
+                    self._need_own_port(handle)
             except TimeoutError as error:
                 message = f"{instance.name} did not answer on {instance.address} in {self._start_timeout_s:g} s"
                 raise self._with_log(NeverReady, message, handle) from error
             finally:
                 waiting.cancel()
 
+    def _need_own_port(self, handle: Handle) -> None:
+        """Who answered may be an Ollama of another cluster, or of the user, which took the port after it was free."""
+        answers = host.listener(handle.instance.port, handle.pid)
+        if answers is not None and of_another(answers, handle.pid):
+            raise _lost_port(handle, host.describe(answers))
+        if not self._driver.alive(handle):
+            raise self._dead_at_start(handle)
+
     def _dead_at_start(self, handle: Handle) -> AutotuneError:
         """A port that was taken between check and start is the machine's fault; all else as `_died` says."""
         if not host.port_free(handle.instance.port):
-            return _lost_port(handle)
+            return _lost_port(handle, host.port_holder(handle.instance.port))
         return self._died(StartFailed, f"{handle.instance.name} died at its start", handle)
 
     async def _preload(self, handle: Handle, model: str) -> None:
@@ -250,16 +258,8 @@ def _need_port(instance: InstancePlan) -> None:
         raise PortTaken(f"port {instance.port} ({instance.name}) is taken by {host.port_holder(instance.port)}")
 
 
-def _need_own_port(handle: Handle) -> None:
-    """It was an instance of another cluster that answered, or of the user: the port was taken after it was free."""
-    answers = host.listener(handle.instance.port, handle.pid)
-    if answers is not None and of_another(answers, handle.pid):
-        raise _lost_port(handle)
-
-
-def _lost_port(handle: Handle) -> PortTaken:
-    port = handle.instance.port
-    return PortTaken(f"port {port} ({handle.instance.name}) was taken by {host.port_holder(port)}")
+def _lost_port(handle: Handle, holder: str) -> PortTaken:
+    return PortTaken(f"port {handle.instance.port} ({handle.instance.name}) was taken by {holder}")
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 _LISTEN = "0A"
+_LOOPBACK = {"0100007F", "0" * 8, "0" * 32, "0" * 16 + "FFFF0000" + "0100007F", "0" * 16 + "FFFF0000" + "0" * 8}
+"""The addresses at which 127.0.0.1 is listened on, as /proc/net/tcp and tcp6 write them: itself and any, of IPv4, of
+both, and as IPv6 has those of IPv4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +164,16 @@ def port_free(port: int) -> bool:
 
 
 def port_holder(port: int) -> str:
-    """Who listens on a TCP port, as far as may be seen from here."""
+    """Who listens on a TCP port of 127.0.0.1, as far as may be seen from here."""
     holder = listener(port)
     return "a process that is not visible to this user" if holder is None else describe(holder)
 
 
 def listener(port: int, likely: int | None = None) -> int | None:
-    """The process that listens on a TCP port; the `likely` one is looked at first. None where it cannot be seen."""
+    """The process that listens on a TCP port of 127.0.0.1; the `likely` one is looked at first.
+
+    None where nobody does, or it cannot be seen from here.
+    """
     sockets = _listening(port)
     every = chain([] if likely is None else [likely], processes())
     return next((pid for pid in every if sockets.intersection(_open_files(pid))), None)
@@ -189,6 +195,7 @@ def _listening(port: int) -> set[str]:
         except OSError:
             continue
         for fields in map(str.split, lines):
-            if fields[3] == _LISTEN and int(fields[1].rsplit(":", 1)[1], 16) == port:
+            address, _, at = fields[1].rpartition(":")
+            if fields[3] == _LISTEN and int(at, 16) == port and address in _LOOPBACK:
                 found.add(f"socket:[{fields[9]}]")
     return found

@@ -188,15 +188,21 @@ def chosen(
     best = finalists(results, spec.proof.finalists, ranked)
     if not best:
         return [], _nothing(spec, results)
-    if known := begun(store, spec, results, ranked):
+    if known := begun(store, spec, results, left_s, ranked):
         return known, ""
     run_s = expected_s(spec, results)
-    fitting = len(best) if left_s is None else int(left_s / (spec.proof.pairs * run_s)) - 1
+    fitting = _fitting(spec, results, left_s)
     if fitting < 1:
         needed = 2 * spec.proof.pairs * run_s
         takes = f"{needed / 60:.0f} min" if needed >= 90 else f"{needed:.0f} s"
         return [], f"no time was left for a proof, which needs about {takes}"
     return [results[BASELINE].params, *best[:fitting]], ""
+
+
+def _fitting(spec: StudySpec, results: Sequence[TrialResult], left_s: float | None) -> int:
+    """How many finalists can have `proof.pairs` blocks in the time that is left."""
+    most = spec.proof.finalists
+    return most if left_s is None else min(most, int(left_s / (spec.proof.pairs * expected_s(spec, results))) - 1)
 
 
 def _nothing(spec: StudySpec, results: Sequence[TrialResult]) -> str:
@@ -221,12 +227,13 @@ def begun(
     store: Store,
     spec: StudySpec,
     results: Sequence[TrialResult],
+    left_s: float | None,
     ranked: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """The candidates of the last proof, if those are still the best of the search; else none.
 
-    None either where there are more of them, and more are asked for now than then; or where fewer are asked for now,
-    and it is not decided.
+    None either where more are asked for now than then, there are more, and `left_s` is enough for more; or where fewer
+    are asked for now, and it is not decided.
     """
     known, asked = _last(store) if results else [], spec.proof.finalists
     if not known or not asked:
@@ -238,7 +245,8 @@ def begun(
     if asked < had:
         return known if _verdict(store, last, spec.proof).decided else []
     then = store.asked(last)
-    return [] if then is not None and then < asked and had < len(best) else known
+    more = then is not None and then < asked and had < min(len(best), _fitting(spec, results, left_s))
+    return [] if more else known
 
 
 def _last(store: Store) -> list[dict[str, Any]]:

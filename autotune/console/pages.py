@@ -74,7 +74,7 @@ def _wider(ground: Ground) -> Iterator[str]:
     search, most = ground.spec.search, len(ground.inventory.devices)
     for many in (search.devices_per_instance or ()) if search.layouts == "auto" else ():
         if many > most:
-            yield f"search.devices_per_instance {many}: there are {most} devices"
+            yield f"search.devices_per_instance {many}: more than this host's {most}"
 
 
 def _context(spec: StudySpec) -> Iterator[str]:

@@ -330,7 +330,8 @@ class Proof(Section):
 
     finalists: Annotated[int, Field(ge=0, le=6, strict=True)] = 3
     """The most configurations that run against the baseline; 0: no proof. Of several goals these are points of the
-    front, first the one that covers most of it, then what adds most: more show more of it, and take longer."""
+    front, first the one that covers most of it, then what adds most: more show more of it, and take longer. If more are
+    asked for after a proof, and there is time for more, it is made again, of more."""
     pairs: Annotated[int, Field(ge=4, strict=True)] = 4
     """Blocks, in each of which every candidate runs once, before anything is decided."""
     pairs_max: Count = 24

@@ -69,6 +69,8 @@ def test_a_small_pool_is_chosen_from_as_a_large_one_is(monkeypatch: pytest.Monke
     assert small.fine(rows).together == pytest.approx(large.fine(rows).together, rel=1e-6)
     np.testing.assert_allclose(small.draws(rows, 50), large.draws(rows, 50), atol=1e-3)
     assert at_once.ranked() == one_by_one.ranked()
+    assert at_once.next() == one_by_one.next()
+    assert at_once.promise(TOLERANCE) == pytest.approx(one_by_one.promise(TOLERANCE), abs=0.1)
 
 
 # what a trial teaches

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import signal
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,7 @@ from autotune.errors import (
 from autotune.inventory import Inventory
 from autotune.ollama.api import Loaded, Ollama
 from autotune.simulator.profiles import SHIPPED
-from tests.cluster.programs import listener, script
+from tests.cluster.programs import ROOT, listener, script
 from tests.conftest import PROFILE, STAND_IN, Plans, cores, gpus, left_behind, only_telling, study, telling, until
 
 if TYPE_CHECKING:
@@ -306,6 +308,25 @@ async def test_an_ollama_of_somebody_else_that_was_quicker_is_not_taken_for_the_
         await running.clear()
         assert others.alive(other.pid)
         assert left_behind(folder) == []
+
+
+@pytest.mark.parametrize(
+    "started", ["{}; exit $?", "env -u AUTOTUNE_STUDY {}; exit $?", "env -u AUTOTUNE_STUDY setsid {}"]
+)
+async def test_what_an_instances_own_program_starts_is_no_stranger(
+    children: Children, plan_of: Plans, folder: Path, started: str
+) -> None:
+    plan = plan_of.make("0")
+    text = started.format(shlex.join(STAND_IN))
+    env = {"AUTOTUNE_SIM_PROFILE": PROFILE, "PYTHONPATH": str(ROOT)}
+    driver = ProcessDriver([script(folder, text)], children, folder / "logs", stop_timeout_s=2, env=env)
+    with socket.create_server(("127.0.0.2", plan.instances[0].port)):  # that is another port
+        async with cluster(driver) as running:
+            await running.become(plan)
+            server = host.listener(plan.instances[0].port)
+            assert server is not None
+        host.send(server, signal.SIGKILL)  # of a session of its own nobody knows
+        await until(lambda: host.port_free(plan.instances[0].port))
 
 
 async def test_an_answer_of_another_server_is_no_readiness(children: Children, plan_of: Plans, folder: Path) -> None:
