@@ -310,14 +310,12 @@ async def test_an_ollama_of_somebody_else_that_was_quicker_is_not_taken_for_the_
         assert left_behind(folder) == []
 
 
-@pytest.mark.parametrize(
-    "started", ["{}; exit $?", "env -u AUTOTUNE_STUDY {}; exit $?", "env -u AUTOTUNE_STUDY setsid {}"]
-)
+@pytest.mark.parametrize("before", ["", "env -u AUTOTUNE_STUDY ", "env -u AUTOTUNE_STUDY setsid "])
 async def test_what_an_instances_own_program_starts_is_no_stranger(
-    children: Children, plan_of: Plans, folder: Path, started: str
+    children: Children, plan_of: Plans, folder: Path, before: str
 ) -> None:
     plan = plan_of.make("0")
-    text = started.format(shlex.join(STAND_IN))
+    text = f"{before}{shlex.join(STAND_IN)}; exit $?"
     env = {"AUTOTUNE_SIM_PROFILE": PROFILE, "PYTHONPATH": str(ROOT)}
     driver = ProcessDriver([script(folder, text)], children, folder / "logs", stop_timeout_s=2, env=env)
     with socket.create_server(("127.0.0.2", plan.instances[0].port)):  # that is another port
