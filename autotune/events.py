@@ -66,7 +66,7 @@ class Events:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All events; a line that was cut off by a crash is left out. Raises `StorageError`."""
+    """All events; a line that was cut off by a crash, or is damaged, is left out. Raises `StorageError`."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -87,7 +87,10 @@ def _event(line: bytes) -> dict[str, Any] | None:
         value = json.loads(line)
     except ValueError:
         return None
-    told = isinstance(value, dict) and "what" in value and isinstance(value.get("t"), int | float)
+    if not isinstance(value, dict) or not isinstance(value.get("what"), str):
+        return None
+    times = value.get("t"), value.get("seconds", 0.0)
+    told = all(isinstance(one, int | float) for one in times) and isinstance(value.get("number", 0), int)
     return value if told else None
 
 

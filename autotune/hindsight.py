@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from autotune.belief import Range
 from autotune.result import TOKENS_PER_S
@@ -22,6 +25,9 @@ EXPECTED = 0.95
 """Part of the figures that lies within the intervals, if these are right."""
 UNLIKELY = 0.01
 """A chance of so few within them below which they are not right: the model contradicts the data."""
+
+
+_RANGE, _RANGES = TypeAdapter(Range), TypeAdapter(dict[str, Range])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +93,32 @@ def foretold(
 ) -> tuple[Foretold, ...]:
     """All that was foretold of trials that are over; the last time counts, where that was more than once.
 
-    Events without limits are of older versions, whose intervals had no room for noise.
+    Events without limits are of older versions, whose intervals had no room for noise; what is damaged is left out.
     """
     told = {event["number"]: event for event in events if event["what"] == "foretold" and "limits" in event}
-    return tuple(_held(spec, told[result.number], result) for result in results if result.number in told)
+    found = list[Foretold]()
+    for result in results:
+        with suppress(KeyError, ValueError, TypeError):
+            found.append(_held(spec, told[result.number], result))
+    return tuple(found)
 
 
 def _held(spec: StudySpec, told: Mapping[str, Any], result: TrialResult) -> Foretold:
+    """Raises KeyError, ValueError, TypeError for what is damaged."""
     whole = result.measured and not result.dropped
-    output = Range(told["tps"], told["low"], told["high"])
+    output = _RANGE.validate_python({"value": told["tps"], "low": told["low"], "high": told["high"]})
+    limits = _RANGES.validate_python(told["limits"])
     waits = {_named(spec, limit): _measured(spec, limit, result) for limit in spec.objective.limits}
     return Foretold(
         number=result.number,
         params=result.params,
         figures=(
             Held(TOKENS_PER_S, output, result.score.objective if whole else None),
-            *(Held(name, Range(**found), waits.get(name) if whole else None) for name, found in told["limits"].items()),
+            *(Held(name, found, waits.get(name) if whole else None) for name, found in limits.items()),
         ),
-        holds=told["holds"],
-        starts=told["starts"],
-        trust=told["trust"],
+        holds=float(told["holds"]),
+        starts=float(told["starts"]),
+        trust=str(told["trust"]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -76,16 +77,18 @@ class Bench:
     """Whether levels that decide nothing are left out."""
     extra: tuple[int, ...] = ()
     """So many users each are loaded shortly, too, after the levels of a trial that was not dropped."""
+    block: int | None = None
+    """Of a proof: the one that runs."""
 
     @contextmanager
     def proving(self, proof: int, keep: Callable[[int, dict[str, str]], None]) -> Iterator[None]:
         """Inside, trials are the runs of that proof: on fresh starts, and with logs in a place of their own."""
-        before = self.keep, self.fresh, self.mark, self.rival, self.extra, self.brief
+        before = self.keep, self.fresh, self.mark, self.rival, self.extra, self.brief, self.block
         self.keep, self.fresh, self.mark, self.rival, self.extra = keep, True, {"proof": proof}, None, ()
         try:
             yield
         finally:
-            self.keep, self.fresh, self.mark, self.rival, self.extra, self.brief = before
+            self.keep, self.fresh, self.mark, self.rival, self.extra, self.brief, self.block = before
 
     async def trial(
         self, number: int, params: dict[str, Any], plan: Plan
@@ -308,9 +311,19 @@ class Bench:
             self.remember(better.chars_per_token)
             self.remember = None
 
+    def paced(self, level: Level) -> pacer.Level:
+        """Who asks when, on this host's clock: alike for all that is compared with each other.
+
+        Each block of a proof has arrivals of its own. If all had the same, the luck of one draw would be in none of the
+        differences between blocks, and a limit that it meets would seem certain.
+        """
+        seed = self.spec.study.seed
+        drawn = seed if self.block is None else random.Random(f"{seed}/block {self.block}").getrandbits(32)
+        return pacer.make(level, drawn, self.workload.stamps, self.spec.cluster.time_scale)
+
     async def _load(self, client: Client, plan: Plan, level: Level, number: int) -> LoadResult:
         """One load, on this host's clock; shown in seconds of the played one, where there is one."""
-        scale, seed = self.spec.cluster.time_scale, self.spec.study.seed
+        scale = self.spec.cluster.time_scale
 
         def progress(seen: Progress) -> None:
             self.events.show({"what": "progress", "label": level.label, "progress": seen.scaled(scale)})
@@ -320,7 +333,7 @@ class Bench:
             loaded = await run(
                 client,
                 self.workload,
-                pacer.make(level, seed, self.workload.stamps, scale),
+                self.paced(level),
                 planned,
                 f"{number}-{level.label}-{secrets.token_hex(8)}",
                 progress,

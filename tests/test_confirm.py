@@ -29,6 +29,7 @@ from autotune.confirm import (
     place,
     verdict,
 )
+from autotune.confirm.contest import NEARLY
 from autotune.confirm.proof import Proof as Runs
 from autotune.confirm.shares import levels
 from autotune.events import Events
@@ -134,6 +135,17 @@ def test_at_the_limit_feasible_does_not_beat_infeasible_by_chance() -> None:
     assert not found.feasible(0)
     assert not found.beats(1, 0)
     assert (found.kind, found.recommended) == (Kind.UNCLEAR, 0)
+
+
+def test_a_proof_goes_on_while_it_is_not_certain_that_the_winner_meets_the_limits() -> None:
+    close = [(150.0, ttft_s) for ttft_s in (1.9, 2.04, 1.97, 1.99)]
+    found = proof(steady(100, 9.0), close)
+    assert (found.kind, found.recommended, found.decided) == (Kind.WINNER, 1, False)
+    assert found.feasible(1)
+    assert not found.meets(1, NEARLY)
+    nearly = proof(steady(100, 9.0), steady(150, 1.97))
+    assert (nearly.kind, nearly.decided, nearly.meets(1, NEARLY)) == (Kind.WINNER, True, True)
+    assert proof(steady(100, 9.0), steady(150, 1.5)).meets(1)
 
 
 def test_a_candidate_that_misses_the_limit_never_wins() -> None:

@@ -115,6 +115,7 @@ def test_the_night_after_a_crash_begins_on_a_line_of_its_own(path: Path) -> None
 def test_lines_that_are_no_events_are_ignored(path: Path) -> None:
     path.write_bytes(
         b'\xff\xfe\n[]\n3\n{}\n\n{"what": "of no time"}\n{"t": "1", "what": "x"}\n{"t": 1, "what": "trial"}\n'
+        b'{"t": 1, "what": 3}\n{"t": 1, "what": "preload", "seconds": "x"}\n{"t": 1, "what": "x", "number": null}\n'
     )
     assert read(path) == [{"t": 1, "what": "trial"}]
 

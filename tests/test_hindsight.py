@@ -49,6 +49,14 @@ def test_events_of_older_versions_are_left_out() -> None:
     assert foretold(SPEC, [old], [result(0)]) == ()
 
 
+@pytest.mark.parametrize(
+    "damage", [{"tps": "x"}, {"limits": []}, {"limits": {NAME: 3}}, {"holds": None}, {"low": {}}, {"starts": "?"}]
+)
+def test_events_that_are_damaged_are_left_out(damage: dict[str, Any]) -> None:
+    (one,) = foretold(SPEC, [{**event(0), **damage}, event(1)], [result(0), result(1)])
+    assert one.number == 1
+
+
 def many(inside: int, outside: int) -> list[Any]:
     """Trials of which so many came as they were foretold, and so many with twice as much output."""
     values = [100.0] * inside + [200.0] * outside

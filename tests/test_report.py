@@ -55,10 +55,19 @@ def test_a_winner_is_told_with_its_intervals() -> None:
     assert said.endswith("tokens/s 19 times of 20.")
 
 
+def test_a_winner_that_may_miss_the_limits_is_told_so() -> None:
+    close = [(150.0, ttft_s) for ttft_s in (1.9, 2.04, 1.97, 1.99)]
+    said = answer(proof(steady(100, 9.0), close))
+    assert "and in the mean it met the limits, which the baseline misses" in said
+    assert " That it meets the limits is not certain (ttft_s mean at 2 users: 1% under the limit (between -2" in said
+    assert "it meets the limits is not certain" in answer(proof(steady(100), close))
+
+
 def test_a_winner_over_a_baseline_that_misses_the_limits_is_not_compared_by_its_tokens() -> None:
     said = answer(proof(steady(400, 9.0), steady(150, 1.0)))
     assert "and it meets the limits, which the baseline misses (ttft_s mean at 2 users: 4.5 times the limit)." in said
     assert "more tokens/s" not in said
+    assert "not certain" not in said
     assert "and the baseline could not be measured (offloaded)." in answer(
         proof(steady(100), steady(50), reasons={0: "offloaded"})
     )

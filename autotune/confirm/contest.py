@@ -37,6 +37,8 @@ MISSED = 0.1
 """How often a true difference may be missed that a proof is said to find."""
 LITTLE = 0.2
 """Of what is worth a change: what a further block could gain on the mean is not worth its time if it is less."""
+NEARLY = 0.05
+"""By so much, in parts of a limit, what is recommended may surely at most miss it for a proof to end early."""
 MOST_ALIKE = 0.05
 """By how much something simpler may be slower, however much the noise of a host hides."""
 USUAL_GAIN = 0.05
@@ -228,6 +230,10 @@ class Verdict:
         sound = not contender.failures and not contender.undecided
         return sound and bool(violations) and all(found.mean <= 0 for found in violations.values())
 
+    def meets(self, one: int, slack: float = 0.0) -> bool:
+        """Whether that is certain: that it misses no limit by more than the slack, in parts."""
+        return self.feasible(one) and all(found.high <= slack for found in self.violations[one].values())
+
     def misses(self, one: int) -> bool:
         """Whether it is certain that it misses a limit, or cannot be measured."""
         return self.contenders[one].fails or any(found.low > 0 for found in self.violations[one].values())
@@ -392,7 +398,7 @@ class Verdict:
             return True
         if self.goals:
             return self.front.decided
-        if self.kind is Kind.UNCLEAR:
+        if self.kind is Kind.UNCLEAR or (self.winners and not self.meets(self.recommended, NEARLY)):
             return False
         if any(map(self._shown_in_time, self.unsettled)):
             return False

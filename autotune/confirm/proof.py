@@ -115,7 +115,7 @@ class Proof:
 
     async def _run(self, where: dict[str, int], params: dict[str, Any]) -> TrialResult:
         number, plan = where["number"], self.plan(params)
-        self.bench.brief = self._brief(number)
+        self.bench.brief, self.bench.block = self._brief(number), where["block"]
         self.shelf.write_plan(number, params, plan, self.bench.provenance)
         self.events.show({"what": "run begins", **where, "params": params, "plan": plan})
         result, records = await insist(

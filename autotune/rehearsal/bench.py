@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from autotune import aims, hosts
-from autotune.benchmark import pacer
 from autotune.night import workload
 from autotune.rehearsal.load import run
 from autotune.rehearsal.questions import Counter, Questions
@@ -49,7 +48,7 @@ class Rehearsal(Bench):
             loaded, over = run(
                 self.stage.instances(plan, chance),
                 front(plan, chance),
-                pacer.make(level, self.spec.study.seed, self.workload.stamps, scale),
+                self.paced(level),
                 self.questions().of(chance),
                 planned,
                 self.goal(plan, level, planned),

@@ -53,6 +53,14 @@ class Found:
     kinds: Mapping[str, str]
 
 
+FAR_OFF = 0.2
+"""A median error of the output, in parts, beyond which a profile is no picture of its host."""
+UNLIKE = (
+    "that is another host than the study's, and no night rehearsed on it says anything: the study was too short, or its"
+    " cluster.time_scale so high that steps could not be told apart"
+)
+
+
 def page(found: Found, errors: Reproduced | None = None) -> str:
     """The file's text."""
     return "\n".join([*_head(found, errors), *_host(found), *_devices(found), *_model(found), ""])
@@ -64,6 +72,8 @@ def _head(found: Found, errors: Reproduced | None) -> Iterator[str]:
     if errors is not None:
         yield f"# Played again on it, the {errors.trials} measured trials differ in the median by"
         yield f"# {errors.tps:.1%} in TPS and {errors.ttft:.1%} in mean TTFT."
+        if errors.tps > FAR_OFF:
+            yield f"# CAUTION: {UNLIKE}"
     yield "# Not fitted: cpu_slowdown, step_jitter, embedding_mib, and whatever says so below."
     yield ""
     yield f'name = "{name}"'

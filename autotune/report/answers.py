@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, USUAL_GAIN, Kind, nothing_else
-from autotune.report.words import configuration, does, excess, gain, objective, share, span, verdict
+from autotune.report.words import configuration, distance, does, excess, gain, objective, share, span, verdict
 from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ def _winner(proof: Verdict) -> str:
     if baseline.fails:
         over = f"and the baseline could not be measured ({baseline.reason})"
     elif proof.outlives(proof.recommended, BASELINE):
-        over = f"and it meets the limits, which the baseline misses ({_by_how_much(proof)})"
+        meets = "it meets the limits" if proof.meets(proof.recommended) else "in the mean it met the limits"
+        over = f"and {meets}, which the baseline misses ({_by_how_much(proof)})"
     else:
         worst = proof.worst(proof.recommended)
         block = f"{worst[1]:+.1%} in the worst block" if worst else ""
@@ -178,8 +179,14 @@ def _winner(proof: Verdict) -> str:
     return (
         f"Winner: {configuration(one.params)}: {tps.mean:.1f} {unit} ({tps.low:.1f} to {tps.high:.1f}), {over}."
         f" Proved in {proof.blocks} blocks; a fresh start {does(unit)} {again.low:.1f} to {again.high:.1f} {unit}"
-        f" 19 times of 20.{_step(one)}"
+        f" 19 times of 20.{_step(one)}{_unsure(proof)}"
     )
+
+
+def _unsure(proof: Verdict) -> str:
+    """Which limits what is recommended is not certain to meet."""
+    close = [distance(name, found) for name, found in proof.violations[proof.recommended].items() if found.high > 0]
+    return f" That it meets the limits is not certain ({'; '.join(close)})." if close else ""
 
 
 def _step(one: Contender) -> str:

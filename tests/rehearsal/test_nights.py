@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from autotune.rehearsal.worth import Slept
     from autotune.spec import StudySpec
+    from autotune.store import Shelf
 
 
 def slept(spec: StudySpec, seed: int = 1, store: Store | None = None) -> Slept:
@@ -76,6 +77,32 @@ def test_a_proof_loads_what_decides_nothing_once(tmp_path: Path) -> None:
     found = report.read(store)
     assert "(2 users: 1)" in found.title
     assert [change.label for change in found.changes] == ["2 users", "8 users"]
+
+
+def test_each_block_of_a_proof_has_arrivals_of_its_own(tmp_path: Path) -> None:
+    """All in a block have the same; and if all blocks had, the luck of one draw would seem certain."""
+    rate: dict[str, Any] = {
+        "workload": {"levels": [{"rate": 0.5}]},
+        "objective": {"at": 0.5},
+        "proof": {"finalists": 1, "pairs_max": 4},
+    }
+    store = Store(tmp_path / "study")
+    spec = small(**rate, budget={"trials": 4})
+    store.open(spec, "")
+    slept(spec, store=store)
+
+    def came(shelf: Shelf, number: int) -> list[float]:
+        first, *others = sorted(record.intended_at for record in shelf.records(number, 0))
+        return [round(one - first, 6) for one in others[:5]]
+
+    searched, proved = (
+        [came(shelf, number) for number in numbers]
+        for shelf, numbers in ((store.trials, range(2)), (store.proof(0), range(8)))
+    )
+    assert searched[0] == searched[1]
+    assert proved[0::4] == proved[1::4]
+    assert proved[2::4] == proved[3::4]
+    assert len({tuple(one) for one in [*searched, *proved]}) == 5
 
 
 def test_a_night_with_two_goals_finds_and_proves_their_front(tmp_path: Path) -> None:

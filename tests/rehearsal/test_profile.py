@@ -11,6 +11,7 @@ import pytest
 from autotune.cli import main
 from autotune.errors import UsageError
 from autotune.events import Events
+from autotune.rehearsal import FAR_OFF, UNLIKE
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.fit import Fit, fit
 from autotune.rehearsal.host import host
@@ -163,6 +164,22 @@ def test_the_file_says_where_its_figures_come_from(calm: tuple[Store, Profile, E
         (line,) = (line for line in text.splitlines() if line.startswith(key))
         assert "  # " in line
     assert "trials 0" in text
+
+
+def test_a_profile_of_another_host_says_so(
+    calm: tuple[Store, Profile, Errors, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, _, errors, text = calm
+    assert errors.tps < FAR_OFF
+    assert "CAUTION" not in text
+    far = Errors(3, 5.0, 1.0)
+    monkeypatch.setattr(import_module("autotune.rehearsal.profile"), "_errors", lambda *_: far)
+    assert main(["profile", str(store.folder), "--to", str(tmp_path / "far.toml")]) == 0
+    assert f"# CAUTION: {UNLIKE}" in (tmp_path / "far.toml").read_text()
+    assert f"caution: {UNLIKE}" in capsys.readouterr().out
 
 
 def test_what_a_search_left_out_does_not_spoil_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
