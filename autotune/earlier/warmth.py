@@ -114,6 +114,7 @@ def look(own: Path, ground: Ground, now: Provenance) -> Warmth:
     for folder in _beside(own) if written == AUTO else _named(written):
         with _excused(folder, left, named=written != AUTO):
             every.append(studies.read(folder, ground, now))
+    every = _once(every, left)
     every.sort(key=lambda one: one.results[-1].began_at, reverse=True)
     every.sort(key=lambda one: -weight(one.changes))
     left += [f"{one.folder.name}: {MOST} others count more" for one in every[MOST:]]
@@ -121,6 +122,16 @@ def look(own: Path, ground: Ground, now: Provenance) -> Warmth:
         with _excused(study.folder, left, named=written != AUTO):
             told.append(_told(study, ground))
     return Warmth(tuple(one.earlier for one in told), tuple(left), _prior(told, ground))
+
+
+def _once(every: Sequence[Study], left: list[str]) -> list[Study]:
+    """Each study once, however often its folder was copied: what was measured once counts once."""
+    found: dict[str, Study] = {}
+    for one in sorted(every, key=lambda one: -len(one.results)):  # of a study and its copy the one that went on
+        whole = found.setdefault(one.results[0].began_at, one)
+        if whole is not one:
+            left.append(f"{one.folder.name}: a copy of {whole.folder.name}")
+    return list(found.values())
 
 
 @contextmanager

@@ -90,6 +90,12 @@ def proven(folder: Path, **changes: Any) -> None:
         edit(path, lambda content: content["provenance"].update(changes))
 
 
+def another(folder: Path, day: int) -> None:
+    """A study that measured the same on another day."""
+    for path in folder.glob("trials/*/result.json"):
+        edit(path, lambda content: content.update(began_at=f"2026-01-{day:02}T22:00:00+00:00"))
+
+
 # which are used
 
 
@@ -124,12 +130,23 @@ def test_what_has_changed_makes_it_count_less(hardware: str, beside: Path) -> No
 def test_of_many_those_are_used_that_count_most(hardware: str, beside: Path) -> None:
     for number in range(3):
         shutil.copytree(beside.parent / "first", beside.parent / f"more-{number}")
+        another(beside.parent / f"more-{number}", 20 - number)
     proven(beside.parent / "more-1", ollama="0.1")
     found = look(beside, playing(hardware).ground)
     assert [Path(one.folder).name for one in found.used] == ["first", "more-0", "more-2"]
     assert found.left == ("more-1: 3 others count more",)
     assert len(found.prior.lessons) == 3
     assert len(found.prior.first) == 1
+
+
+def test_a_copy_of_a_study_counts_for_nothing(hardware: str, beside: Path) -> None:
+    """And of a study and its copy the one counts that went on."""
+    shutil.copytree(beside.parent / "first", beside.parent / "backup")
+    last = max(path.parent for path in (beside.parent / "backup").glob("trials/*/result.json"))
+    shutil.rmtree(last)
+    found = look(beside, playing(hardware).ground)
+    assert [Path(one.folder).name for one in found.used] == ["first"]
+    assert found.left == ("backup: a copy of first",)
 
 
 def test_where_the_law_says_nothing_the_best_is_tried_first_all_the_same(hardware: str, beside: Path) -> None:
