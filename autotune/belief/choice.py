@@ -88,15 +88,15 @@ class _Now:
 
     def fine(self, rows: NDArray[np.intp]) -> Forecast:
         """Of some of the pool, together."""
-        return (
-            self.mind.forecast(self.design.take(rows), together=True) if self._said is None else self._fine.take(rows)
-        )
+        if self._said is not None:
+            return self._fine.take(rows)
+        return self.mind.forecast(self.design.take(rows), together=True)
 
     def draws(self, rows: NDArray[np.intp], count: int) -> Array:
         """[1 + bounds, count, R] of some of the pool."""
-        if self._said is None:
-            return self.mind.draws(self.design.take(rows), count)
-        return self.mind.drawn([one.take(rows) for one in self._said], count)
+        if self._said is not None:
+            return self.mind.drawn([one.take(rows) for one in self._said], count)
+        return self.mind.draws(self.design.take(rows), count)
 
     @cached_property
     def _said(self) -> list[Said] | None:

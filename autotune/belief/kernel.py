@@ -32,6 +32,7 @@ class Places:
     _known: dict[Kernel, tuple[Array, Array]] = field(default_factory=dict, repr=False, compare=False)
     """By kernel: to which places, and how alike they are."""
     _among: dict[Kernel, Array] = field(default_factory=dict, repr=False, compare=False)
+    """By kernel: how alike they are among themselves."""
 
     @classmethod
     def of(cls, design: Design) -> Places:
