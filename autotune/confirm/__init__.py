@@ -1,8 +1,9 @@
 """The proof of a winner: the best of the search and the baseline run again, and what that says.
 
 A block is one run of every candidate, each with everything started anew; blocks turn the order around (ABBA), so that
-what drifts through the night falls on all alike. The block is the unit of every statement: nothing of the search is
-used, and no request is taken for a measurement of its own.
+what drifts through the night falls on all alike. The arrivals of a block are the same for all in it, and others in the
+next one. The block is the unit of every statement: nothing of the search is used, and no request is taken for a
+measurement of its own.
 
 A difference in tokens/s is the logarithm of a ratio within a block. Its scatter is that of all candidates in the
 blocks, with what is common to a block taken out, or that of the pair itself, whichever is larger (`stats.contrast`). A
