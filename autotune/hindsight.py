@@ -95,7 +95,7 @@ def foretold(
 
     Events without limits are of older versions, whose intervals had no room for noise; what is damaged is left out.
     """
-    told = {event["number"]: event for event in events if event["what"] == "foretold" and "limits" in event}
+    told = {event.get("number"): event for event in events if event["what"] == "foretold" and "limits" in event}
     found = list[Foretold]()
     for result in results:
         with suppress(KeyError, ValueError, TypeError):

@@ -57,6 +57,11 @@ def test_events_that_are_damaged_are_left_out(damage: dict[str, Any]) -> None:
     assert one.number == 1
 
 
+def test_what_was_foretold_of_no_trial_is_left_out() -> None:
+    nameless = {name: value for name, value in event(0).items() if name != "number"}
+    assert foretold(SPEC, [nameless], [result(0)]) == ()
+
+
 def many(inside: int, outside: int) -> list[Any]:
     """Trials of which so many came as they were foretold, and so many with twice as much output."""
     values = [100.0] * inside + [200.0] * outside

@@ -234,7 +234,7 @@ def fit(problem: Problem, start: Array, steps: int) -> Fit:
         curvature = slope.T @ (weights[:, None] * slope) + np.diag(prior)
         dampings = damping * 10.0 ** np.arange(-1, 4)
         damped = curvature + dampings[:, None, None] * np.diag(np.diag(curvature))
-        moves = np.linalg.solve(damped, np.broadcast_to(-gradient[:, None], (len(damped), len(theta), 1)))[:, :, 0]
+        moves = np.linalg.solve(damped, -gradient[:, None])[:, :, 0]
         costs = problem.cost(theta + moves)
         best = int(np.nanargmin(costs))
         gained = cost - float(costs[best])

@@ -167,10 +167,9 @@ def _kill_session(leader: int) -> None:
 
 
 def of_another(pid: int, child: int) -> bool:
-    """Whether a process is none of those that this child of ours has started, or is itself.
+    """Whether a process is neither a child of ours nor started by it: it has another mark, or none and is older.
 
-    It carries another mark; or none, in another session, and was there before. What a child starts may lose its mark
-    (`env -i`, `sudo`), and even its session.
+    What a child starts may lose its mark (`env -i`, `sudo`), and even its session.
     """
     found, own = host.stat(pid), host.stat(child)
     if found is None or own is None or found.session == child:

@@ -190,10 +190,9 @@ def chosen(
         return [], _nothing(spec, results)
     if known := begun(store, spec, results, left_s, ranked):
         return known, ""
-    run_s = expected_s(spec, results)
     fitting = _fitting(spec, results, left_s)
     if fitting < 1:
-        needed = 2 * spec.proof.pairs * run_s
+        needed = 2 * spec.proof.pairs * expected_s(spec, results)
         takes = f"{needed / 60:.0f} min" if needed >= 90 else f"{needed:.0f} s"
         return [], f"no time was left for a proof, which needs about {takes}"
     return [results[BASELINE].params, *best[:fitting]], ""

@@ -205,7 +205,6 @@ def _belief(console: Console, found: Findings, folder: Path) -> None:
         say(f"belief: {line}")
     if found.odds is not None:
         console.print(odds(found.odds.contenders[:_MOST_CONTENDERS]))
-    if found.odds is not None:
         say(f"What it believes of these and of any other configuration: autotune forecast {folder}")
 
 

@@ -22,6 +22,12 @@ FAMILY, ONE_SLOT_FAMILY = "llama", "qwen35"
 LEAST_CONTEXT = 32768
 NOTHING = 1e-6
 """Less is what floating point leaves."""
+FAR_OFF = 0.2
+"""A median error of the output, in parts, beyond which a profile is no picture of its host."""
+UNLIKE = (
+    "that is another host than the study's, and no night rehearsed on it says anything: the study was too short, or its"
+    " cluster.time_scale so high that steps could not be told apart"
+)
 
 
 class Reproduced(Protocol):
@@ -51,14 +57,6 @@ class Found:
     loads: tuple[Figure, Figure]
     answers: tuple[Figure, Figure]
     kinds: Mapping[str, str]
-
-
-FAR_OFF = 0.2
-"""A median error of the output, in parts, beyond which a profile is no picture of its host."""
-UNLIKE = (
-    "that is another host than the study's, and no night rehearsed on it says anything: the study was too short, or its"
-    " cluster.time_scale so high that steps could not be told apart"
-)
 
 
 def page(found: Found, errors: Reproduced | None = None) -> str:
