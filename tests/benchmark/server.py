@@ -101,11 +101,13 @@ async def listening(
 ) -> AsyncIterator[int]:
     """A free port of loopback behind which `serve` listens."""
     tasks: set[asyncio.Task[None]] = set()
+    ways: list[asyncio.WriteTransport] = []
 
     async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
+        ways.append(writer.transport)
         try:
             await serve(reader, writer)
         except asyncio.CancelledError:
@@ -118,6 +120,10 @@ async def listening(
         yield listener.sockets[0].getsockname()[1]
     finally:
         listener.close()
+        await asyncio.sleep(0)  # who was let in has a task by then
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for way in ways:
+            way.abort()  # what a client never read would keep it open, and the loop ends here
+        await asyncio.sleep(0)
