@@ -13,6 +13,7 @@ from autotune.inventory import Device, DeviceEntry, Inventory, discover
 from autotune.simulator.profiles import load_profile
 
 if TYPE_CHECKING:
+    from autotune.spec import DeviceEntry as Named
     from autotune.spec import StudySpec
 
 
@@ -55,6 +56,8 @@ def _picked(spec: StudySpec, there: tuple[Device, ...]) -> list[Device]:
     if isinstance(spec.cluster.devices, str):
         return list(there)
     known = {name: device for device in there for name in (device.id, str(device.index))}
+    for entry in spec.cluster.devices:
+        _refuse_told(entry, spec.cluster.profile)
     named = [entry.id or entry.cores or "" for entry in spec.cluster.devices]
     if strange := [name for name in named if name not in known]:
         raise SpecError(
@@ -65,6 +68,16 @@ def _picked(spec: StudySpec, there: tuple[Device, ...]) -> list[Device]:
     if len(chosen) < len(named):
         raise SpecError("cluster.devices: the same device twice")
     return chosen
+
+
+def _refuse_told(entry: Named, profile: str) -> None:
+    """What a played device is, its profile says; what a study says beside it would count for nothing."""
+    for key, value in entry.model_dump(include={"make", "name", "memory_gib"}).items():
+        if value is not None and (key, value) != ("make", "nvidia"):
+            raise SpecError(
+                f"cluster.devices: {entry.id or entry.cores}: {key} = {value!r}: not allowed here, as profile"
+                f" {profile!r} says what its devices are"
+            )
 
 
 _INVENTORIES = {"process": _real, "simulated": _played}

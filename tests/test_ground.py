@@ -214,6 +214,16 @@ def test_a_played_host_has_the_devices_that_the_study_names() -> None:
         played_devices([{"id": "7"}])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("memory_gib", 48.0), ("name", "A bigger card"), ("make", "amd"), ("make", "cpu")]
+)
+def test_what_a_played_device_is_nobody_but_its_profile_says(key: str, value: Any) -> None:
+    plain = played_devices([{"id": "1"}])
+    assert played_devices([{"id": "1", "make": "nvidia"}]) == plain
+    with pytest.raises(SpecError, match=rf"cluster\.devices: 1: {key} = {value!r}: .* profile '4x-rtx2080ti' says"):
+        played_devices([{"id": "1", key: value}])
+
+
 def played_devices(devices: Any) -> tuple[Device, ...]:
     return inventory(study(cluster={"profile": "4x-rtx2080ti", "devices": devices})).devices
 

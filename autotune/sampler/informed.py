@@ -165,9 +165,16 @@ class InformedSampler(BaseSampler):
 
 
 def of_trial(trial: FrozenTrial, question: Question) -> Evidence:
-    """What an Optuna trial says."""
-    if EVIDENCE in trial.user_attrs:
-        return Evidence.from_json(trial.params, json.loads(trial.user_attrs[EVIDENCE]))
+    """What an Optuna trial says. Raises ValueError where its evidence is not as `Evidence.to_json` writes it."""
+    if (told := trial.user_attrs.get(EVIDENCE)) is not None:
+        try:
+            return Evidence.from_json(trial.params, json.loads(told))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problem = f"no key {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"trial {trial.number}: user attribute {EVIDENCE} = {told!r:.60}: {problem}; allowed is what"
+                " Evidence.to_json writes"
+            ) from error
     values, dropped = trial.values or [0.0], trial.state == TrialState.PRUNED
     if not 0 < values[0] < math.inf:
         return Evidence(trial.params, failed=True)

@@ -125,6 +125,23 @@ def test_evidence_that_is_told_is_what_it_learns_from() -> None:
     assert [alone.next(read[:count]) for count in (2, 3, 4)] == [trial.params for trial in study.trials[2:]]
 
 
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        ("{}", r"'\{\}': no key 'loads'"),
+        ("[]", r"'\[\]': "),
+        ("half of it", "'half of it': Expecting value"),
+        (7, "7: the JSON object must be str"),
+        ('{"loads": [{"users": 5, "tails": [], "parts": []}], "bounds": []}', "required positional argument: 'tps'"),
+    ],
+)
+def test_evidence_that_is_damaged_is_named(told: Any, problem: str) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(optuna.trial.create_trial(value=5.0, user_attrs={"evidence": told}))
+    with pytest.raises(ValueError, match=f"^trial 0: user attribute evidence = .*{problem}.* Evidence.to_json writes$"):
+        of_trial(study.trials[0], asked())
+
+
 def test_without_evidence_a_trial_says_its_value_and_its_limits() -> None:
     question = asked()
     (bound,) = question.bounds
