@@ -26,7 +26,6 @@ EXPECTED = 0.95
 UNLIKELY = 0.01
 """A chance of so few within them below which they are not right: the model contradicts the data."""
 
-
 _RANGE, _RANGES = TypeAdapter(Range), TypeAdapter(dict[str, Range])
 
 

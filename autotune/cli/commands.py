@@ -318,8 +318,8 @@ def profile(chosen: argparse.Namespace) -> int:
     errors = rehearsal.profile(_store(chosen), chosen.to)
     print(f"wrote {chosen.to}: played again on it, {errors.trials} trials differ in the median by")
     print(f"{errors.tps:.1%} in TPS and {errors.ttft:.1%} in mean TTFT; what comes of it is {console.SIMULATED}")
-    if errors.tps > rehearsal.FAR_OFF:
-        print(f"caution: {rehearsal.UNLIKE}")
+    if errors.caution:
+        print(f"caution: {errors.caution}")
     return 0
 
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from autotune.rehearsal.host import played
 from autotune.rehearsal.nights import simulate
-from autotune.rehearsal.page import FAR_OFF, UNLIKE
 from autotune.rehearsal.profile import make as profile
 from autotune.rehearsal.summary import Point, Rehearsed, Told
 
-__all__ = ["FAR_OFF", "UNLIKE", "Point", "Rehearsed", "Told", "played", "profile", "simulate"]
+__all__ = ["Point", "Rehearsed", "Told", "played", "profile", "simulate"]

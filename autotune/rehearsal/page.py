@@ -22,12 +22,6 @@ FAMILY, ONE_SLOT_FAMILY = "llama", "qwen35"
 LEAST_CONTEXT = 32768
 NOTHING = 1e-6
 """Less is what floating point leaves."""
-FAR_OFF = 0.2
-"""A median error of the output, in parts, beyond which a profile is no picture of its host."""
-UNLIKE = (
-    "that is another host than the study's, and no night rehearsed on it says anything: the study was too short, or its"
-    " cluster.time_scale so high that steps could not be told apart"
-)
 
 
 class Reproduced(Protocol):
@@ -36,6 +30,10 @@ class Reproduced(Protocol):
     @property
     def trials(self) -> int:
         """How many were played again."""
+
+    @property
+    def caution(self) -> str:
+        """Why nothing is to be made of it; empty where something is."""
 
     @property
     def tps(self) -> float:
@@ -70,8 +68,8 @@ def _head(found: Found, errors: Reproduced | None) -> Iterator[str]:
     if errors is not None:
         yield f"# Played again on it, the {errors.trials} measured trials differ in the median by"
         yield f"# {errors.tps:.1%} in TPS and {errors.ttft:.1%} in mean TTFT."
-        if errors.tps > FAR_OFF:
-            yield f"# CAUTION: {UNLIKE}"
+        if errors.caution:
+            yield f"# CAUTION: {errors.caution}"
     yield "# Not fitted: cpu_slowdown, step_jitter, embedding_mib, and whatever says so below."
     yield ""
     yield f'name = "{name}"'

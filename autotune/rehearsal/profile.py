@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 WARM = 0.5
 """A load in less than this part of the first took the file from memory."""
+FAR_OFF = 0.2
+"""A median error of the output, in parts, beyond which a profile is no picture of its host."""
+UNLIKE = (
+    "that is another host than the study's, and no night rehearsed on it says anything: the study was too short, or its"
+    " cluster.time_scale so high that steps could not be told apart"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,11 @@ class Errors:
     trials: int
     tps: float
     ttft: float
+
+    @property
+    def caution(self) -> str:
+        """Why nothing is to be made of the profile; empty where something is."""
+        return UNLIKE if self.tps > FAR_OFF else ""
 
 
 def make(store: Store, target: Path) -> Errors:

@@ -11,13 +11,12 @@ import pytest
 from autotune.cli import main
 from autotune.errors import UsageError
 from autotune.events import Events
-from autotune.rehearsal import FAR_OFF, UNLIKE
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.fit import Fit, fit
 from autotune.rehearsal.host import host
 from autotune.rehearsal.light import NOWHERE
 from autotune.rehearsal.nights import night
-from autotune.rehearsal.profile import Errors, make
+from autotune.rehearsal.profile import FAR_OFF, UNLIKE, Errors, make
 from autotune.rehearsal.sightings import Sighting, _Stay, _steps
 from autotune.simulator.clock import run_virtual
 from autotune.simulator.profiles import Profile, load_profile
