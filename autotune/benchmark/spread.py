@@ -100,7 +100,7 @@ class Spread:
         if self._policy == "round_robin" or len(self._addresses) == 1:
             return self._turn(self._addresses)
         if self._policy == "random_two":
-            return min(self._two(), key=self._load)
+            return min(reversed(self._two()), key=self._load)  # nginx takes the second where both are alike
         least = min(map(self._load, self._addresses))
         equals = [one for one in self._addresses if self._load(one) == least]
         return equals[0] if len(equals) == 1 else self._turn(equals)

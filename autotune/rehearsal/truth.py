@@ -110,7 +110,8 @@ def _load(judged: Rehearsal, plan: Plan, level: Level) -> _Long:
     pulse = Pulse(0.0, WARM_S / 10 / scale, TRUE_S / scale, spec.workload.request_timeout_s / scale)
     instances, balancer = judged.stage.instances(plan, "truth"), front(plan, "truth")
     play = Play(instances, balancer, paced, judged.questions().of("truth"), pulse)
-    play.advance(WARM_S / scale, lambda: len(play.records) >= WARM_REQUESTS)
+    # a fast host has had so many requests before all users are there
+    play.advance(WARM_S / scale, lambda: len(play.records) >= WARM_REQUESTS and play.now >= pulse.spread_s)
     start, before = play.now, len(play.records)
     play.advance(start + TRUE_S / scale, lambda: len(play.records) >= before + REQUESTS)
     play.window = (start, play.now)

@@ -262,6 +262,18 @@ async def test_least_conn_goes_to_the_idle(nginx: Nginx, plan_of: Plans) -> None
 
 
 @pytest.mark.nginx
+async def test_of_two_that_are_idle_random_two_takes_the_one_drawn_later(nginx: Nginx, plan_of: Plans) -> None:
+    """So of idle instances the heavier one, which is drawn first more often, gets the less."""
+    plan = policy(plan_of.make("0 | 1"), "random_two", (3, 1))
+    async with upstreams(plan) as (heavy, light), aiohttp.ClientSession() as session:
+        await nginx.become(plan)
+        for _ in range(160):
+            await get(session, f"{plan.url}/quick")
+    assert heavy.asked + light.asked == 160
+    assert heavy.asked == pytest.approx(40, abs=28)
+
+
+@pytest.mark.nginx
 async def test_random_two_reaches_all(nginx: Nginx, plan_of: Plans) -> None:
     plan = policy(plan_of.make("0x2 | 1x2"), "random_two")
     async with upstreams(plan) as servers, aiohttp.ClientSession() as session:

@@ -14,6 +14,7 @@ from autotune.errors import AutotuneError, BaselineFailed, Interrupted, ModelMis
 from autotune.export.bundle import bundle
 from autotune.rehearsal import nights as nights_module
 from autotune.rehearsal import played, simulate
+from autotune.rehearsal import truth as truth_module
 from autotune.rehearsal.host import host
 from autotune.rehearsal.nights import night
 from autotune.rehearsal.truth import truth
@@ -174,6 +175,15 @@ def test_the_truth_is_the_closed_form() -> None:
         found = truth(there, params)
         assert found.tps == pytest.approx(count * law.output_tps, rel=0.02)
         assert found.violation == pytest.approx(law.ttft_s / LIMIT["max"] - 1, abs=0.05)  # type: ignore[operator]
+
+
+def test_the_truth_is_of_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast a host is: the last of them begins after hundreds of requests."""
+    there = run_virtual(host(small(workload={"num_predict": 20, "levels": [32]})))
+    params = {**there.ground.baseline, "layout": "0 | 1", "num_parallel": 16, "policy": "least_conn"}
+    found = truth(there, params)
+    monkeypatch.setattr(truth_module, "WARM_REQUESTS", 10_000)
+    assert found.tps == pytest.approx(truth(there, params).tps, rel=0.01)
 
 
 def test_the_truth_about_what_does_not_run() -> None:
