@@ -5,6 +5,7 @@ Nothing is changed, but that one Ollama server, which sees no GPU, is started to
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from shlex import quote
@@ -23,6 +24,7 @@ from autotune.ollama.api import Ollama, ServerFacts, facts
 from autotune.ollama.env import has_llama_server, left_free_bytes
 from autotune.ollama.models import manifest, stores, unusable
 from autotune.plan import LOOPBACK, InstancePlan
+from autotune.simulator.profiles import load_profile
 from autotune.space import (
     Space,
     build,
@@ -145,13 +147,32 @@ class Ground:
         return replace(found, before=self.before)
 
     def measured_on(self) -> dict[str, Any]:
-        """What besides the study file decides what a trial measures."""
+        """What besides the study file decides what a trial measures. Raises `SpecError` where a file is gone."""
         return {
             "host.devices": [device.id for device in self.inventory.devices],
             "host.driver": self.inventory.driver,
             "host.ollama": self.facts.version,
             "host.model digest": self.facts.model.digest,
+            **_contents(self.spec),
         }
+
+
+def _contents(spec: StudySpec) -> dict[str, str]:
+    """Digests of what is in the files that a study names: another content under the same path is another study."""
+    found = {}
+    if spec.workload.prompts is not None:
+        try:
+            found["content of workload.prompts"] = _digest(spec.workload.prompts.read_bytes())
+        except OSError as error:
+            raise SpecError(f"workload.prompts = {str(spec.workload.prompts)!r}: {error.strerror}") from error
+    if spec.cluster.driver == "simulated":
+        profile = load_profile(spec.cluster.profile).model_dump_json(exclude_defaults=True)
+        found["content of cluster.profile"] = _digest(profile.encode())
+    return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _renamed(before: Inventory, left: Inventory) -> bool:

@@ -359,13 +359,13 @@ def elapsed(events: list[dict[str, Any]]) -> float:
 def _same_ground(store: Store, ground: Ground) -> None:
     """Trials of another host, another Ollama or another model do not compare with those to come."""
     header = store.header() or {}
-    now, known = ground.measured_on(), header.get("ground")
-    if known is None:
-        store.write_header({**header, "ground": now})
-    elif changed := [f"{name}: was {known.get(name)}, is {now[name]}" for name in now if known.get(name) != now[name]]:
+    now, known = ground.measured_on(), header.get("ground", {})
+    if changed := [f"{name}: was {was}, is {now[name]}" for name, was in known.items() if now.get(name, was) != was]:
         raise SpecError(
             f"{store.folder} holds trials of another ground: {'; '.join(changed)}. Give the study another name"
         )
+    if known.keys() != now.keys():  # nothing yet, or less was looked at when it began
+        store.write_header({**header, "ground": {**now, **known}})
 
 
 def provenance(ground: Ground) -> Provenance:

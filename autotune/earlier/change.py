@@ -76,6 +76,9 @@ def of_load(before: StudySpec, now: StudySpec) -> Iterator[Change]:
         if (value := lengths[1][name]) != was:
             octaves = abs(math.log2(value / was)) if value and was else 1.0
             yield Change(f"{name} {was or 'unknown'} → {value or 'unknown'}", OCTAVE * octaves)
+    for name in ("endpoint", "think", "shared_prefix", "conversation", "prompts"):
+        if getattr(before.workload, name) != getattr(now.workload, name):
+            yield Change(f"another workload.{name}", SETTING)
 
 
 def _lengths(spec: StudySpec) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -79,7 +79,26 @@ def test_what_is_asked_counts_by_octaves() -> None:
     rate = study(workload={"levels": [{"rate": 2.0}]})
     assert len(words(change.of_load(two, rate))) == 1
     longer = study(workload={"levels": [2], "num_ctx": 2048, "input_tokens": None, "prompts": "prompts.jsonl"})
-    assert words(change.of_load(two, longer)) == ["num_ctx 1024 → 2048", "tokens of a prompt 8 → unknown"]
+    assert words(change.of_load(two, longer)) == [
+        "num_ctx 1024 → 2048",
+        "tokens of a prompt 8 → unknown",
+        "another workload.prompts",
+    ]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"endpoint": "chat"},
+        {"think": True},
+        {"shared_prefix": {"prefixes": 1, "tokens": 4}},
+        {"endpoint": "chat", "conversation": {"turns": 3}},
+    ],
+    ids=lambda more: [*more][-1],
+)
+def test_what_is_asked_in_another_way_counts(more: dict[str, Any]) -> None:
+    before, now = study(), study(workload=more)
+    assert words(change.of_load(before, now)) == [f"another workload.{name}" for name in more]
 
 
 def test_what_all_instances_are_told_counts() -> None:

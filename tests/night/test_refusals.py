@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from autotune.cluster import host
+from autotune.simulator.profiles import SHIPPED
 from tests.night.harness import Folder, Running, listen, script, stand_in
 from tests.nvml.stub import build_stub
 
@@ -52,6 +54,32 @@ def test_a_study_that_changed_in_what_it_measures(tmp_path: Path) -> None:
     folder.run()
     folder.write(window_s=0.9)
     refused(folder.run(), 2, "workload.window_s: was 0.8, is 0.9")
+    assert len(folder.results()) == 1
+
+
+def test_a_study_whose_prompts_or_profile_changed_under_their_names(tmp_path: Path) -> None:
+    """And one that began before anybody looked at that goes on."""
+    folder = Folder(tmp_path, {"trials": 1})
+    prompts, profile = tmp_path / "prompts.jsonl", tmp_path / "host.toml"
+    shipped = (SHIPPED / "2x-small.toml").read_text()
+    profile.write_text(shipped)
+    prompts.write_text('{"prompt": "why", "num_predict": 8}\n' * 50)
+    text = folder.file.read_text().replace("input_tokens = 40", 'prompts = "prompts.jsonl"')
+    folder.file.write_text(text.replace('profile = "2x-small"', 'profile = "host.toml"'))
+    assert folder.run().code == 0
+    prompts.write_text('{"prompt": "why", "num_predict": 24}\n' * 50)
+    refused(folder.run(), 2, "holds trials of another ground: content of workload.prompts: was ")
+    prompts.write_text('{"prompt": "why", "num_predict": 8}\n' * 50)
+    profile.write_text(f"# the same\n{shipped}")
+    assert folder.run().code == 0
+    profile.write_text(shipped.replace("step_base_s = ", "step_base_s = 1"))
+    refused(folder.run(), 2, "holds trials of another ground: content of cluster.profile: was ")
+    header = json.loads((folder.study / "study.json").read_text())
+    del header["ground"]["content of cluster.profile"]
+    (folder.study / "study.json").write_text(json.dumps(header))
+    assert folder.run().code == 0
+    profile.write_text(shipped)
+    refused(folder.run(), 2, "content of cluster.profile: was ")
     assert len(folder.results()) == 1
 
 
