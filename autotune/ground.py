@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from autotune.space import Layout, Params
     from autotune.spec import StudySpec
 
+PROFILE = "content of cluster.profile"
+"""What `measured_on` calls the figures of a played host."""
 LIKELY = 0.5
 """A configuration that is less likely to fit the memory is not what experience says."""
 DERIVED = "derived.txt"
@@ -167,7 +169,7 @@ def _contents(spec: StudySpec) -> dict[str, str]:
             raise SpecError(f"workload.prompts = {str(spec.workload.prompts)!r}: {error.strerror}") from error
     if spec.cluster.driver == "simulated":
         profile = load_profile(spec.cluster.profile).model_dump_json(exclude_defaults=True)
-        found["content of cluster.profile"] = _digest(profile.encode())
+        found[PROFILE] = _digest(profile.encode())
     return found
 
 

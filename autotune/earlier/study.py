@@ -72,7 +72,7 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     if not all(map(_is_configuration, results)):
         raise StorageError(f"{folder}: damaged (a trial of no configuration)")
     then = store.trials.provenance(first.number)
-    if why := _strange(spec, then, ground, now):
+    if why := _strange(spec, then, ground, now) or _played_otherwise(store, ground):
         raise SpecError(why)
     space, proof = grounds.space(spec, ground.inventory, ground.facts), confirm.verdict(store, spec.proof)
     proved = proof is not None and proof.kind is confirm.Kind.WINNER
@@ -107,6 +107,14 @@ def _strange(spec: StudySpec, then: Provenance, ground: Ground, now: Provenance)
         was, here = (f"{one.model}, digest {one.model_digest[:12]}" for one in (then, now))
         return f"of another model: {was}; here it is {here}"
     return ""
+
+
+def _played_otherwise(store: Store, ground: Ground) -> str:
+    """Why it is not of the same played host, though of the same name; empty where it is, or nobody knows."""
+    now, then = ground.measured_on().get(grounds.PROFILE), (store.header() or {}).get("ground", {})
+    if then.get(grounds.PROFILE, now) == now:
+        return ""
+    return f"of another host: what profile {ground.spec.cluster.profile} says has changed"
 
 
 def _usual(space: Space) -> dict[str, Any]:

@@ -99,6 +99,9 @@ def _cautions(stage: Host, told: Sequence[Told], nights: int) -> Iterator[str]:
         yield f"a night proves {rules.finalists} points of a front at most: proof.finalists"
     if not stage.profile.host.life_jitter:
         yield "the profile has no life_jitter: every start is as fast as the last, which no real host is"
+    asked = stage.ground.spec.workload
+    if asked.shared_prefix or asked.conversation or asked.format == "mooncake":
+        yield "a played host has no prompt cache: it reads whole what a real one has read before"
 
 
 def _check(spec: StudySpec, nights: int, processes: int) -> None:

@@ -185,6 +185,10 @@ def elsewhere(folder: Path) -> None:
     edit(folder / "study.json", lambda content: content["spec"]["cluster"].update(profile="2x-small"))
 
 
+def refitted(folder: Path) -> None:
+    edit(folder / "study.json", lambda content: content.update(ground={"content of cluster.profile": "cafe"}))
+
+
 def unsaid(folder: Path) -> None:
     for path in folder.glob("trials/*/plan.json"):
         edit(path, lambda content: content.pop("provenance"))
@@ -217,6 +221,7 @@ UNUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "without a plan": (lambda folder: (folder / "trials/0000/plan.json").unlink(), "No such file"),
     "of a real host": (real, "of a real host"),
     "of another profile": (elsewhere, "of another host: profile 2x-small; here it is "),
+    "of a profile that says something else by now": (refitted, "of another host: what profile "),
     "of another model": (
         lambda folder: proven(folder, model_digest="cafe"),
         "of another model: tiny, digest cafe; here",

@@ -341,6 +341,12 @@ def test_a_real_study_is_played_on_a_profile() -> None:
     known = small(cluster={"driver": "process", "devices": [{"id": "1"}]})
     assert [device.id for device in played(known, "2x-small").cluster.devices] == ["1"]  # type: ignore[union-attr]
     assert any("life_jitter" in caution for caution in found.cautions)
+    assert not any("prompt cache" in caution for caution in found.cautions)
+
+
+def test_what_no_played_host_has_is_said() -> None:
+    found = simulate(small(workload={"shared_prefix": {"prefixes": 2, "tokens": 20}}), 1)
+    assert any("no prompt cache" in caution for caution in found.cautions)
 
 
 def test_what_is_recommended_is_what_the_night_says() -> None:
