@@ -235,8 +235,12 @@ def _cut_short(spec: StudySpec, store: Store, results: list[TrialResult], why: s
 
 
 async def look(spec: StudySpec, folder: Path) -> tuple[Ground, Warmth]:
-    """What the study of a folder would stand on and begin with, without beginning it. Raises `AutotuneError`."""
+    """What the study of a folder would stand on and begin with, without beginning it.
+
+    Raises `AutotuneError`, also where it could not go on.
+    """
     store = Store(folder)
+    store.goes_on(spec)
     results = store.earlier()
     found, lost = _devices(spec, store)
     with tempfile.TemporaryDirectory(prefix="autotune-") as run:

@@ -93,14 +93,23 @@ class Store:
         if free < LEAST_FREE_BYTES:
             least = LEAST_FREE_BYTES // 2**20
             raise StorageError(f"{self.folder}: {free // 2**20} MiB are free on this disk, a night needs {least}")
-        known, written = self.header(), {"spec": spec.model_dump(mode="json"), "file": source}
+        goes_on = self.goes_on(spec)
+        known = (self.header() or {}) if goes_on else {}
+        self.write_header({**known, "spec": spec.model_dump(mode="json"), "file": source})
+        return goes_on
+
+    def goes_on(self, spec: StudySpec) -> bool:
+        """Whether this study would go on with what the folder has; nothing is written.
+
+        Raises `StorageError` for a folder of a newer version or a damaged one, and `SpecError` when the study file has
+        changed in what it measures.
+        """
+        known = self.header()
         if not self._begun():  # nothing has been measured yet that a change could spoil
-            self.write_header(written)
             return False
         if known is None:
             raise StorageError(f"{self.folder}: trials without a study.json; nobody can say what they measured")
         _same(self.folder, self._spec(known).measured(), spec.measured())
-        self.write_header({**known, **written})
         return True
 
     def spec(self) -> StudySpec:

@@ -19,7 +19,9 @@ from autotune.cli import main
 from autotune.cluster.lock import Lock
 from autotune.console import checkup
 from autotune.doctor import Check, devices, examine, places, programs
+from autotune.store import Store
 from tests.conftest import cores, free_ports, gpus, study
+from tests.factories import result
 from tests.night.harness import listen, script, stand_in, until
 from tests.nvml import stub as nvml
 from tests.test_inventory import grow
@@ -491,6 +493,20 @@ def test_where_results_land(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = places.results(tmp_path)
     assert found.state == "missing"
     assert "MiB are free on this disk, a night needs" in found.found
+
+
+def test_results_that_a_study_cannot_go_on_with(tmp_path: Path) -> None:
+    spec, other = study(), study(workload={"num_ctx": 2048})
+    store = Store(tmp_path)
+    store.open(spec, "")
+    assert places.results(tmp_path, other).state == "ok"
+    store.trials.save(result(0), [])
+    assert places.results(tmp_path, spec).state == "ok"
+    found = places.results(tmp_path, other)
+    assert (found.state, found.mend) == ("missing", "write another study.name")
+    assert "workload.num_ctx: was " in found.found
+    (tmp_path / "study.json").unlink()
+    assert "trials without a study.json" in places.results(tmp_path, spec).found
 
 
 # the command

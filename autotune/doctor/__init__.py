@@ -39,7 +39,7 @@ def _for_study(spec: StudySpec, folder: Path, sysfs: Path, procfs: Path) -> list
         *([] if found is None or found.simulated else devices.pace(found, sysfs, procfs)),
         *places.nights(spec, found, folder),
         *places.ports(spec, instances),
-        places.results(folder),
+        places.results(folder, spec),
     ]
 
 

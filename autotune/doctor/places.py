@@ -12,13 +12,13 @@ from autotune import ground as grounds
 from autotune import plan as plans
 from autotune.cluster import host, lock
 from autotune.doctor.check import NOT_NEEDED, Check
-from autotune.errors import ClusterError, ModelMissing, SpecError
+from autotune.errors import ClusterError, ModelMissing, SpecError, StorageError
 from autotune.inventory.cpu import write_list
 from autotune.ollama.api import full_name
 from autotune.ollama.models import UNREADABLE, manifest, models, stores, unusable
 from autotune.simulator.profiles import load_profile
 from autotune.spec import Cluster
-from autotune.store import LEAST_FREE_BYTES
+from autotune.store import LEAST_FREE_BYTES, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,8 +132,8 @@ def nights(spec: StudySpec, found: Inventory | None, folder: Path) -> Iterator[C
             return
 
 
-def results(folder: Path) -> Check:
-    """Whether results can be written there."""
+def results(folder: Path, spec: StudySpec | None = None) -> Check:
+    """Whether results can be written there, and a study goes on with those that it has."""
     there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         mend = "put the study file into a folder in which you may write"
@@ -142,6 +142,11 @@ def results(folder: Path) -> Check:
     if free_mib < LEAST_FREE_BYTES // 2**20:
         found = f"{folder}: {free_mib} MiB are free on this disk, a night needs {LEAST_FREE_BYTES // 2**20}"
         return Check("results", "missing", found, "free some space, or move the study file to another disk")
+    try:
+        if spec is not None:
+            Store(folder).goes_on(spec)
+    except (SpecError, StorageError) as error:
+        return Check("results", "missing", error.message, "write another study.name")
     return Check("results", "ok", f"{folder}: {free_mib / 1024:.1f} GiB are free")
 
 

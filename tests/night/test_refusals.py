@@ -54,6 +54,11 @@ def test_a_study_that_changed_in_what_it_measures(tmp_path: Path) -> None:
     folder.run()
     folder.write(window_s=0.9)
     refused(folder.run(), 2, "workload.window_s: was 0.8, is 0.9")
+    for command, code in (("plan", 2), ("doctor", 3)):
+        asked = [sys.executable, "-m", "autotune", command, str(folder.file)]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert "workload.window_s: was 0.8, is 0.9" in " ".join((done.stdout + done.stderr).split())
     assert len(folder.results()) == 1
 
 
