@@ -3,9 +3,9 @@
 The way of the data: a `Question` (what is asked) and a space make a `Designer`, which turns configurations into arrays
 (`design`); trials become `Evidence`; `law` says what a cluster should do, `sizing` what its instances need, `slopes`
 how that changes with its parameters; `fit` finds these under each of the hypotheses of `kernel`, which say how much the
-law leaves over; `mind` holds them all, weighed by how well each foretold the trials; `room` says what can be measured;
-`prior` is what earlier studies say before that; `choice` says what to try next and what to recommend, `odds` what could
-still win, and `front` what is best where several goals count.
+law leaves over, and `view` is what follows from one; `mind` holds them all, weighed by how well each foretold the
+trials; `room` says what can be measured; `prior` is what earlier studies say before that; `choice` says what to try
+next and what to recommend, `odds` what could still win, and `front` what is best where several goals count.
 """
 
 from autotune.belief.choice import Chooser

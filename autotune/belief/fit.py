@@ -1,9 +1,12 @@
 """The parameters of the law that the evidence makes most likely, and how uncertain they are.
 
-Residuals are differences of logarithms. Those of what a study decides by - output, and what has a limit - are as alike
-as their configurations are, by what a hypothesis says the law leaves over; all others stand for themselves. They are
-weighed as Student's t with 6 degrees of freedom. Levenberg and Marquardt's steps find the most likely parameters; the
-covariance is Laplace's, the inverse of the curvature there, and so is the evidence for the hypothesis.
+Residuals are differences of logarithms. What the law leaves over, a hypothesis has either of what a study decides by,
+output and what has a limit: these are as alike as their configurations are, and all others stand for themselves. Or of
+the times of an instance, of its steps, of reading, and of the way to it: then it shows in all that is measured under
+the study's own load, as far as each changes with these times, and these residuals are as alike as the times are.
+
+They are weighed as Student's t with 6 degrees of freedom. Levenberg and Marquardt's steps find the most likely
+parameters; the covariance is Laplace's, the inverse of the curvature there, and so is the evidence for the hypothesis.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from autotune.belief.design import Array, Design
     from autotune.belief.evidence import Evidence
     from autotune.belief.kernel import Hypothesis
-    from autotune.belief.law import Answer, Law
+    from autotune.belief.law import Answer, Law, Trace
     from autotune.belief.prior import Expected
     from autotune.belief.slopes import Quantity
 
@@ -63,8 +66,28 @@ class Head:
     """[T] logarithms: of output; of a value over its limit."""
     noise: Array
     """[T] standard deviations."""
-    times: float
-    """What is left over of it, in parts of that of the output."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The residuals that are as alike as their configurations: R of them."""
+
+    trials: NDArray[np.intp]
+    heads: NDArray[np.intp]
+    """The number of what a study decides by; -1 for all others."""
+    shares: Array
+    """What is left over of each beside the times of an instance, as its hypothesis has it; 0 for all others."""
+    own: Array
+    """Standard deviations that each has for itself."""
+
+    def covariance(self, hypothesis: Hypothesis, where: Places, inner: Array) -> Array:
+        """[R, R] where they change so with steps, reading and the way, [3, R]; without what each has for itself."""
+        pair = np.ix_(self.trials, self.trials)
+        own = np.outer(self.shares, self.shares) * (self.heads[:, None] == self.heads)
+        left: Array = own * where.among(hypothesis.covariance)[pair]
+        if hypothesis.of_times:
+            left += hypothesis.between(inner, inner, *(where.among(one)[pair] for one in hypothesis.kernels))
+        return left
 
 
 @dataclass(frozen=True)
@@ -88,8 +111,12 @@ class Problem:
         heads: Sequence[Head],
         hypothesis: Hypothesis,
         expected: Expected | None = None,
+        around: Array | None = None,
     ) -> None:
-        """`expected` is what earlier studies say of the parameters."""
+        """`expected` is what earlier studies say of the parameters.
+
+        How residuals change with the times is taken at `around`: best near the parameters that are to be found.
+        """
         self.law = law
         self._expected = expected
         self.hypothesis = hypothesis
@@ -108,14 +135,30 @@ class Problem:
         self.spread = 0.0
         """What the hypothesis pays for its width, in the logarithm of the evidence."""
         self._collect(trials)
-        where = Places.of(design)
-        self.whiten: list[Array] = []
-        for head in heads:
-            at = where.take(head.trials)
-            covariance = hypothesis.covariance(at, at, head.times) + np.diag(head.noise**2)
-            factor = np.linalg.cholesky(covariance)
-            self.whiten.append(np.linalg.inv(factor))
-            self.spread += float(np.log(np.diag(factor)).sum())
+        self.rows = self._alike()
+        self.where = Places.of(design)
+        inner = self._changes(law.mean if around is None else around)[1]
+        factor = np.linalg.cholesky(self.rows.covariance(hypothesis, self.where, inner) + np.diag(self.rows.own**2))
+        self.whiten = np.linalg.inv(factor)
+        self.spread += float(np.log(np.diag(factor)).sum())
+
+    def _alike(self) -> Rows:
+        """What a study decides by, and, where the times are odd, all that was measured under its own load."""
+        single = np.zeros(len(self._values), dtype=bool)
+        for (metric, _), (chosen, rows) in self._noted.items():
+            other = (metric == PART) | (self._users[rows] != self.law.question.users)
+            single[chosen] = other | (not self.hypothesis.of_times)
+        self._single, self._together = np.flatnonzero(single), np.flatnonzero(~single)
+        count, many = len(self._together), [len(head.trials) for head in self.heads]
+        self.spread += float(np.log(self._spreads[self._single]).sum())
+        return Rows(
+            np.concatenate([self._of_trial[self._together], *(head.trials for head in self.heads)]),
+            np.concatenate([np.full(count, -1), np.repeat([head.number for head in self.heads], many)]),
+            np.concatenate(
+                [np.zeros(count), np.repeat([self.hypothesis.share(head.number) for head in self.heads], many)]
+            ),
+            np.concatenate([self._spreads[self._together], *(head.noise for head in self.heads)]),
+        )
 
     def _collect(self, trials: Sequence[Evidence]) -> None:
         """Where each quantity is that stands for itself, what it was, and how exactly it is to be met."""
@@ -152,7 +195,7 @@ class Problem:
         places = {name: [at for at, one in enumerate(names) if one == name] for name in dict.fromkeys(names)}
         self._noted = {name: (np.array(at), np.array(rows)[at]) for name, at in places.items()}
         self._values, self._spreads = np.array(values), np.array(spreads)
-        self.spread += float(np.log(self._spreads).sum()) if values else 0.0
+        self._of_trial = np.array([loads[row][0] for row in rows], dtype=np.intp)
         place = {(number, load.users): row for row, (number, load) in enumerate(loads)}
         users = [main, *(bound.users for bound in self.law.question.bounds)]
         self._head_rows = [
@@ -162,19 +205,40 @@ class Problem:
 
     def residuals(self, theta: Array) -> Array:
         """[B, parameters] → [B, R], each over its standard deviation."""
-        answer = self.law.answer(theta, self._design, self._users)
+        single, together = self._off(self.law.answer(theta, self._design, self._users))
         expected = [] if self._expected is None else [self._expected.off(theta)]
-        return np.concatenate([*self._loaded(answer), *self._sizing(theta), *expected], axis=1)
+        return np.concatenate([single, together @ self.whiten.T, *self._sizing(theta), *expected], axis=1)
 
-    def _loaded(self, answer: Answer) -> Iterator[Array]:
-        """[B, R] what the loads say."""
-        if len(self._values):
-            said = np.empty((len(answer.tps), len(self._values)))
-            for name, (chosen, rows) in self._noted.items():
-                said[:, chosen] = np.log(np.maximum(answer.of(*name)[:, rows], 1e-9))
-            yield (said - self._values) / self._spreads
-        for head, whiten, rows in zip(self.heads, self.whiten, self._head_rows, strict=True):
-            yield (self.law.head(answer, head.number)[:, rows] - head.values) @ whiten.T
+    def _off(self, answer: Answer) -> tuple[Array, Array]:
+        """[B, R] by how much the law is off: where residuals stand for themselves in standard deviations; `rows`."""
+        said = np.empty((len(answer.tps), len(self._values)))
+        for name, (chosen, rows) in self._noted.items():
+            said[:, chosen] = np.log(np.maximum(answer.of(*name)[:, rows], 1e-9))
+        noted = said - self._values
+        decided = [
+            self.law.head(answer, head.number)[:, rows] - head.values
+            for head, rows in zip(self.heads, self._head_rows, strict=True)
+        ]
+        single = noted[:, self._single] / self._spreads[self._single]
+        return single, np.concatenate([noted[:, self._together], *decided], axis=1)
+
+    def _changes(self, theta: Array) -> tuple[Trace, Array, Array, Array]:
+        """An answer; how `rows` change with the times, [3, R]; and with parameters, after those for themselves."""
+        trace = self.law.trace(theta[None], self._design, self._users)
+        heads = [self.law.quantity(head.number) for head in self.heads]
+        slopes, inner = Slopes(self.law, theta, self._design, trace).both([*self._noted, *heads])
+        by, within = np.empty((len(self._values), len(theta))), np.empty((len(self._values), 3))
+        for number, (chosen, rows) in enumerate(self._noted.values()):
+            by[chosen], within[chosen] = slopes[rows, number], inner[rows, number]
+        places = list(enumerate(self._head_rows, len(self._noted)))
+        together = np.concatenate([by[self._together], *(slopes[rows, number] for number, rows in places)])
+        times = np.concatenate([within[self._together], *(inner[rows, number] for number, rows in places)])
+        return trace, times.T, by[self._single] / self._spreads[self._single, None], together
+
+    def left(self, theta: Array) -> tuple[Array, Array, Array]:
+        """Of `rows`: what the law leaves over, [R], how it changes with times, [3, R], and with parameters, [P, R]."""
+        trace, times, _, together = self._changes(theta)
+        return -self._off(trace.answer)[1][0], times, together.T
 
     def _sizing(self, theta: Array) -> Iterator[Array]:
         """[B, R] what is said of memory."""
@@ -199,16 +263,9 @@ class Problem:
 
     def linear(self, theta: Array) -> tuple[Array, Array]:
         """Residuals [R] and their derivatives [R, parameters] at one vector."""
-        trace = self.law.trace(theta[None], self._design, self._users)
-        heads = [self.law.quantity(head.number) for head in self.heads]
-        slopes = Slopes(self.law, theta, self._design, trace).of([*self._noted, *heads])
-        change = np.empty((len(self._values), len(theta)))
-        for number, (chosen, rows) in enumerate(self._noted.values()):
-            change[chosen] = slopes[rows, number]
-        changes = [change / self._spreads[:, None]]
-        for number, (whiten, rows) in enumerate(zip(self.whiten, self._head_rows, strict=True), len(self._noted)):
-            changes.append(whiten @ slopes[rows, number])
-        values = [values[0] for values in self._loaded(trace.answer)]
+        trace, _, single, together = self._changes(theta)
+        off = self._off(trace.answer)
+        values, changes = [off[0][0], self.whiten @ off[1][0]], [single, self.whiten @ together]
         for both in self._sizing(moved(theta, self._memory)):
             values.append(both[0])
             changes.append(np.zeros((both.shape[1], len(theta))))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     Kernel = Callable[["Places", "Places"], Array]
 
 FAR = math.sqrt(5)
+READING, WAY = 1.5, 5.0
+"""What the law leaves over of reading, and of the way to an instance, in parts of what it leaves over of a step."""
+OWN = 0.4
+"""And of the output, beside all of these."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Places:
     build: Array
     """Layout and slots alone."""
     layout: Array
+    times: Array
+    """All but the policy, which has no part in how long an instance takes."""
+    way: Array
+    """Layout and policy alone."""
     _known: dict[Kernel, tuple[Array, Array]] = field(default_factory=dict, repr=False, compare=False)
     """By kernel: to which places, and how alike they are."""
     _among: dict[Kernel, Array] = field(default_factory=dict, repr=False, compare=False)
@@ -42,12 +50,19 @@ class Places:
         policy = 0.7 * several * (design.policy[:, None] == np.arange(3))
         layout = np.concatenate([n, 1.5 * r, 1.5 * g], axis=1)
         build = np.concatenate([layout, slots], axis=1)
-        whole = np.concatenate([build, policy, 0.7 * math.sqrt(2) * design.knobs], axis=1)
-        return cls(whole, build, layout)
+        times = np.concatenate([build, 0.7 * math.sqrt(2) * design.knobs], axis=1)
+        whole, way = np.concatenate([times, policy], axis=1), np.concatenate([layout, policy], axis=1)
+        return cls(whole, build, layout, times, way)
 
     def take(self, rows: Rows) -> Places:
         """Some of them."""
-        return Places(self.whole[rows], self.build[rows], self.layout[rows])
+        return Places(self.whole[rows], self.build[rows], self.layout[rows], self.times[rows], self.way[rows])
+
+    @property
+    def total(self) -> Array:
+        """[C, 1] the slots of all instances together."""
+        found: Array = self.build[:, :1] + self.build[:, 3:]
+        return found
 
     def alike(self, others: Places, kernel: Kernel) -> Array:
         """[C, O] by a kernel; where there are but more of the others than last time, only these are new work."""
@@ -70,45 +85,89 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """How far the law can be trusted: the spread, as of logarithms, of what it leaves over."""
+    """How far the law can be trusted: the spread, as of logarithms, of what it leaves over.
+
+    That is of what a study decides by; or of the times of an instance, which show in all that is measured: of steps, of
+    reading, and of the way to it.
+    """
 
     name: str
     chance: float
     """Before anything is measured."""
     whole: float
-    """Of output, by the whole configuration."""
+    """Of output or steps, by the whole configuration."""
     build: float
-    """Of output, by its layout and slots."""
+    """Of output or steps, by layout and slots."""
     layout: float
-    """Of output, by its layout alone."""
+    """Of output or steps, by the layout alone."""
     length: float
     """Over which it changes, octaves."""
     ttft: float = 2.5
-    """So many times as much for limits on TTFT."""
+    """So many times as much for limits."""
+    total: float = 0.0
+    """Of steps, by the slots of all instances together."""
+    of_times: bool = False
+    """Whether it is left over of the times of an instance, and a part of it beside these."""
 
-    def covariance(self, a: Places, b: Places, times: float = 1.0) -> Array:
-        """[A, B] of what is left over."""
-        found: Array = times**2 * (
-            self.whole**2 * _matern(_distances(a.whole, b.whole) / self.length)
+    def covariance(self, a: Places, b: Places) -> Array:
+        """[A, B] of what is left over of what a study decides by, beside the times."""
+        return self._alike(a.whole, b.whole, a, b)
+
+    def share(self, head: int) -> float:
+        """How much of that there is in the output, which is head 0, or in a limit."""
+        if head:
+            return self.ttft
+        return OWN if self.of_times else 1.0
+
+    @property
+    def spread(self) -> float:
+        """Its standard deviation, and that of a step but for all slots together."""
+        return math.sqrt(self.whole**2 + self.build**2 + self.layout**2)
+
+    @property
+    def kernels(self) -> tuple[Kernel, Kernel]:
+        """Of steps, and in part of reading; of the way to an instance."""
+        return self._steps, self._way
+
+    def _steps(self, a: Places, b: Places) -> Array:
+        total = self.total**2 * _matern(_distances(a.total, b.total) / self.length)
+        found: Array = self._alike(a.times, b.times, a, b) + total
+        return found
+
+    def _way(self, a: Places, b: Places) -> Array:
+        found: Array = (WAY * self.spread) ** 2 * _matern(_distances(a.way, b.way) / self.length)
+        return found
+
+    def _alike(self, whole: Array, other: Array, a: Places, b: Places) -> Array:
+        found: Array = (
+            self.whole**2 * _matern(_distances(whole, other) / self.length)
             + self.build**2 * _matern(_distances(a.build, b.build) / self.length)
             + self.layout**2 * _matern(_distances(a.layout, b.layout) / self.length)
         )
         return found
 
-    @property
-    def spread(self) -> float:
-        """Standard deviation of what is left of the output of one configuration."""
-        return math.sqrt(self.whole**2 + self.build**2 + self.layout**2)
+    def between(self, inner: Array, others: Array, steps: Array, way: Array) -> Array:
+        """[A, B] of what is left over of quantities that change so with steps, reading and the way: [3, A], [3, B]."""
+        step, read, on_way = (mine[:, None] * others[at] for at, mine in enumerate(inner))
+        found: Array = (step + READING**2 * read) * steps + on_way * way
+        return found
 
-    def variance(self, times: float = 1.0) -> float:
-        """Of one configuration."""
-        return times**2 * self.spread**2
+    def variances(self, inner: Array) -> Array:
+        """[A] of the same."""
+        step, read, way = inner**2
+        found: Array = (step + READING**2 * read) * (self.spread**2 + self.total**2) + way * (WAY * self.spread) ** 2
+        return found
+
+    def told(self, inner: Array, steps: Array, way: Array) -> Array:
+        """[3, A] how far steps, reading and the way are off, where what changes so with them says that, [3, B]."""
+        step, read, on_way = inner
+        return np.stack([steps @ step, READING**2 * (steps @ read), way @ on_way])
 
 
 HYPOTHESES = (
     Hypothesis("the law holds", 0.5, 0.01, 0.02, 0.01, 1.5),
     Hypothesis("the law holds roughly", 0.3, 0.025, 0.055, 0.03, 1.2),
-    Hypothesis("the law hardly holds", 0.2, 0.06, 0.14, 0.10, 0.9),
+    Hypothesis("the law hardly holds", 0.2, 0.06, 0.18, 0.10, 0.77, total=0.15, of_times=True),
 )
 
 

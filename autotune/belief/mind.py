@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autotune.belief import room
-from autotune.belief.design import Array
 from autotune.belief.fit import TTFT_NOISE, Fit, Head, Problem, fit
 from autotune.belief.forecast import Forecast, Said
 from autotune.belief.kernel import HYPOTHESES, Places
 from autotune.belief.law import Law
 from autotune.belief.prior import Prior, doubled
 from autotune.belief.question import JOULES
-from autotune.belief.slopes import linear
+from autotune.belief.view import OUTLIERS, View
 from autotune.space import key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from autotune.belief.design import Design, Designer
+    from autotune.belief.design import Array, Design, Designer
     from autotune.belief.evidence import Evidence, Loaded
     from autotune.belief.kernel import Hypothesis
     from autotune.belief.question import Question
@@ -37,24 +35,12 @@ NOISE, NOISE_WORTH = 0.025, 3.0
 """Usual standard deviation between trials of one configuration, and how many repeats outweigh it."""
 ROUGH = 4.0
 """So many times as much for trials that ended before their time."""
-OUTLIERS = 5.0
-"""Degrees of freedom of that noise."""
+HEARD = 0.005
+"""A hypothesis that is less likely than that, as to the output and to each limit, counts for nothing meanwhile."""
 RELATED = 0.3
 """How much it counts for the trust in one head how the others were foretold."""
 FAINT = 1e-8
 """Of the largest variance: what is alike in all but the last digits is taken as not quite so."""
-
-
-@dataclass(frozen=True)
-class View:
-    """One hypothesis after the evidence."""
-
-    hypothesis: Hypothesis
-    fit: Fit
-    weights: Array
-    """[1 + limits] how likely it is, as to the output and to each limit."""
-    solved: tuple[tuple[Head, Array, Array, Array], ...]
-    """Of each head: the inverse of the covariance of its trials, the same times its residuals, and its slopes."""
 
 
 class Mind:
@@ -101,7 +87,7 @@ class Mind:
         where = Places.of(design)
         noise = np.array([self._noise_of(trial, head) for head in range(len(values))])
         for at, view in enumerate(self.views):
-            said = self._full(view, design, where)
+            said = view.full(design, where)
             sd = np.sqrt(said.spread[:, 0] + noise**2)
             z = (values - said.mean[:, 0]) / sd
             known = ~np.isnan(z)
@@ -110,12 +96,11 @@ class Mind:
 
     def _noise_of(self, trial: Evidence, head: int) -> float:
         """Standard deviation of what a trial shows of the output, which is head 0, or of a limit."""
+        usual = self.noise * (TTFT_NOISE if head else 1.0)
         if trial.rough:
-            return self.noise * (TTFT_NOISE if head else 1.0) * ROUGH
-        if head:
-            return self.noise * TTFT_NOISE
+            return usual * ROUGH
         load = trial.at(self.question.users)
-        return math.hypot(self.noise, load.vague if load is not None else 0.0)
+        return usual if head or load is None else math.hypot(usual, load.vague)
 
     def _measured(self, trial: Evidence) -> Array:
         """[1 + limits] logarithms; NaN where nothing was measured."""
@@ -136,31 +121,36 @@ class Mind:
             return
         self._centre(first)
         heads = self._heads()
-        problems = [
-            Problem(self.law, trials, self._tried, heads, hypothesis, expected)
-            for hypothesis, expected in zip(self.hypotheses, self._expected, strict=True)
-        ]
-        weights = self._weights()
-        self._fits = self._fitted(problems, int(weights[:, 0].argmax()))
-        self.views = [
-            View(one, fitted, weighed, self._solved(one, fitted, heads))
-            for one, fitted, weighed in zip(self.hypotheses, self._fits, weights, strict=True)
-        ]
-
-    def _fitted(self, problems: Sequence[Problem], likeliest: int) -> list[Fit]:
-        """By hypothesis, from the last optimum; now and then it is seen whether that is still the right one.
-
-        Of the likeliest hypothesis alone: another one has seldom another optimum, and counts for less meanwhile.
-        """
         starts = [one.theta for one in self._fits]
         starts = starts or [self.law.mean if one is None else one.centre(self.law) for one in self._expected]
-        found = [fit(problem, start, STEPS) for problem, start in zip(problems, starts, strict=True)]
+        problems = [
+            Problem(self.law, trials, self._tried, heads, hypothesis, expected, start)
+            for hypothesis, expected, start in zip(self.hypotheses, self._expected, starts, strict=True)
+        ]
+        weights = self._weights()
+        self._fits = self._fitted(problems, starts, weights)
+        self.views = [
+            View.of(problem, fitted, weighed)
+            for problem, fitted, weighed in zip(problems, self._fits, weights, strict=True)
+        ]
+
+    def _fitted(self, problems: Sequence[Problem], starts: Sequence[Array], weights: Array) -> list[Fit]:
+        """By hypothesis, from the last optimum; what counts for nothing keeps it.
+
+        Now and then it is seen whether that is still the right one, of the likeliest hypothesis alone: another one has
+        seldom another optimum, and counts for less meanwhile.
+        """
+        heard = [at for at, weighed in enumerate(weights) if weighed.any() or not self._fits]
+        found = dict(enumerate(self._fits)) | {at: fit(problems[at], starts[at], STEPS) for at in heard}
+        likeliest = int(weights[:, 0].argmax())
         if self._fits and len(self.trials) in FRESH:
             anew = fit(problems[likeliest], self.law.mean, STEPS)
             if anew.evidence > found[likeliest].evidence + BETTER:
-                others = [fit(problem, anew.theta, STEPS) for problem in problems]
-                found = [max(both, key=lambda one: one.evidence) for both in zip(found, others, strict=True)]
-        return found
+                others = [fit(problems[at], anew.theta, STEPS) for at in heard]
+                found |= {
+                    at: max(found[at], one, key=lambda one: one.evidence) for at, one in zip(heard, others, strict=True)
+                }
+        return [found[at] for at in range(len(problems))]
 
     def _cap_before(self, trials: Sequence[Evidence]) -> float:
         """What earlier studies say of the slots that there are; a single instance with more refutes them."""
@@ -172,7 +162,14 @@ class Mind:
         whole = self._foresight.sum(axis=1, keepdims=True)
         logs = np.log([[one.chance] for one in self.hypotheses]) + (1 - RELATED) * self._foresight + RELATED * whole
         found = np.exp(logs - logs.max(axis=0))
+        found /= found.sum(axis=0)
+        found[found.max(axis=1) < HEARD] = 0.0
         return np.asarray(found / found.sum(axis=0))
+
+    @property
+    def heard(self) -> list[View]:
+        """The hypotheses that count."""
+        return [view for view in self.views if view.weights.any()]
 
     @property
     def likeliest(self) -> View:
@@ -206,7 +203,7 @@ class Mind:
 
     def _heads(self) -> list[Head]:
         """What was measured of output and limits."""
-        asked, heads = self.question, []
+        asked, heads = self.question, list[Head]()
         tps = {
             at: math.log(load.tps)
             for at, trial in enumerate(self.trials)
@@ -229,7 +226,6 @@ class Mind:
                         np.array(list(one), dtype=np.intp),
                         np.array(list(one.values())),
                         np.array([self._noise_of(self.trials[at], number) for at in one]),
-                        self.hypotheses[0].ttft if number else 1.0,
                     )
                 )
         return heads
@@ -246,30 +242,9 @@ class Mind:
         usual = self.prior.noise or NOISE
         return math.sqrt((NOISE_WORTH * usual**2 + squares) / (NOISE_WORTH + freedom))
 
-    def _solved(
-        self, hypothesis: Hypothesis, fitted: Fit, heads: Sequence[Head]
-    ) -> tuple[tuple[Head, Array, Array, Array], ...]:
-        """What follows from the residuals; outliers count for less."""
-        said, slopes = self._linear(fitted, self._tried)
-        found = list[tuple[Head, Array, Array, Array]]()
-        for head in heads:
-            at = self._where.take(head.trials)
-            left = head.values - said[head.number, head.trials]
-            kernel, noise = hypothesis.covariance(at, at, head.times), head.noise**2
-            for _ in range(3):
-                inverse = np.asarray(np.linalg.inv(kernel + np.diag(noise)), dtype=np.float64)
-                z = (inverse @ left) / np.sqrt(np.diag(inverse))  # of each, from all others
-                noise = head.noise**2 * np.maximum(1.0, (OUTLIERS + z * z) / (OUTLIERS + 1))
-            found.append((head, inverse, inverse @ left, slopes[head.number][:, head.trials]))
-        return tuple(found)
-
-    def _linear(self, fitted: Fit, design: Design) -> tuple[Array, Array]:
-        """[heads, C] what the law says, and [heads, parameters, C] how it changes."""
-        return linear(self.law, fitted.theta, design)
-
     def rough(self, design: Design, where: Places) -> Forecast:
         """What is believed of these configurations, with a spread that is roughly right: for many at once."""
-        return self.mixed([self._rough(view, design, where) for view in self.views], self.starts(design, where))
+        return self.mixed([view.rough(design, where) for view in self.heard], self.starts(design, where))
 
     def forecast(self, design: Design, *, together: bool = False) -> Forecast:
         """What is believed of these configurations; of all pairs of them, too, if it is to be `together`."""
@@ -278,12 +253,12 @@ class Mind:
 
     def said(self, design: Design, where: Places, *, joint: int = 0) -> list[Said]:
         """By hypothesis, with the whole covariances of output and limits, the first `joint` of them."""
-        return [self._full(view, design, where, joint=joint) for view in self.views]
+        return [view.full(design, where, joint=joint) for view in self.heard]
 
     def mixed(self, said: Sequence[Said], starts: Array) -> Forecast:
         """One forecast of what all hypotheses say, and of the chances that the configurations can be measured."""
         every = np.stack([one.mean for one in said])
-        weights = np.stack([view.weights for view in self.views])[:, :, None]
+        weights = np.stack([view.weights for view in self.heard])[:, :, None]
         mean = (weights * every).sum(axis=0)
         spread = (weights * (np.stack([one.spread for one in said]) + (every - mean) ** 2)).sum(axis=0)
         sd = np.sqrt(np.maximum(spread, LEAST_SD**2))
@@ -304,7 +279,7 @@ class Mind:
         rng, size = np.random.default_rng(count), said[0].mean.shape[1]
         found = np.empty((1 + len(self.question.bounds), count, size))
         for head, drawn in enumerate(found):
-            shares = rng.multinomial(count, [float(view.weights[head]) for view in self.views])
+            shares = rng.multinomial(count, [float(view.weights[head]) for view in self.heard])
             drawn[:] = np.concatenate(
                 [
                     one.mean[head] + rng.standard_normal((share, size)) @ _root(one.joint[head]).T
@@ -312,42 +287,6 @@ class Mind:
                 ]
             )
         return found
-
-    def _rough(self, view: View, design: Design, where: Places) -> Said:
-        mean = self.law.heads(view.fit.theta[None], design)[:, 0].copy()
-        spread = np.full_like(mean, 0.35**2)
-        spread[0] = 0.10**2
-        alike = where.alike(self._where, view.hypothesis.covariance)
-        for head, inverse, solved, _ in view.solved:
-            between = head.times**2 * alike[:, head.trials]
-            mean[head.number] += between @ solved
-            own = view.hypothesis.variance(head.times) - ((between @ inverse) * between).sum(axis=1)
-            spread[head.number] += np.maximum(own, 0.0)
-        return Said(mean, spread)
-
-    def _full(self, view: View, design: Design, where: Places, *, joint: int = 0) -> Said:
-        """Universal kriging: what the parameters leave open and what the law leaves over, together."""
-        mean, slopes = self._linear(view.fit, design)
-        mean, spread, every = mean.copy(), np.zeros_like(mean), list[Array]()
-        solved = {one[0].number: one for one in view.solved}
-        alike = where.alike(self._where, view.hypothesis.covariance)
-        for number in range(len(mean)):
-            times = view.hypothesis.ttft if number else 1.0
-            open_, own = slopes[number], np.full(len(design), view.hypothesis.variance(times))
-            whole = times**2 * where.among(view.hypothesis.covariance) if number < joint else None
-            if number in solved:
-                head, inverse, answer, tried = solved[number]
-                between = times**2 * alike[:, head.trials]
-                mean[number] += between @ answer
-                weights = between @ inverse
-                open_ = open_ - tried @ weights.T
-                own = own - (weights * between).sum(axis=1)
-                whole = None if whole is None else whole - weights @ between.T
-            doubt = view.fit.covariance @ open_
-            spread[number] = np.maximum(own, 0.0) + (open_ * doubt).sum(axis=0)
-            if whole is not None:
-                every.append(whole + open_.T @ doubt)
-        return Said(mean, spread, tuple(every))
 
     def starts(self, design: Design, where: Places) -> Array:
         """[C] chance that it fits: by the law of memory, and by what became of its neighbours."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -33,6 +34,7 @@ DRIFT = 0.3
 """Standard deviation of what a parameter changes from one night to the next, in parts of the prior's."""
 AS_BEFORE = 0.75
 """Chance that earlier studies are of any use, before anything is measured."""
+AGAIN = ", as in earlier studies"
 LEAST = 0.05
 """Information of a combination, in parts of the prior's, below which it is not worth telling."""
 
@@ -47,6 +49,8 @@ class Lesson:
     """Of every parameter, for each combination."""
     values: tuple[float, ...]
     """Of the combinations."""
+    trust: tuple[tuple[str, float], ...] = ()
+    """How likely each hypothesis about the law is after it; of those that it does not name it says nothing."""
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> Self:
@@ -55,7 +59,10 @@ class Lesson:
         values, names = tuple(map(float, said["values"])), tuple(map(str, said["names"]))
         if len(weights) != len(values) or any(len(row) != len(names) for row in weights):
             raise ValueError("a lesson with other numbers of weights than of names or values")
-        return cls(names, weights, values)
+        trust = tuple((str(name), float(chance)) for name, chance in said.get("trust", ()))
+        if not all(0 < chance <= 1 for _, chance in trust):
+            raise ValueError("a lesson with chances that are none")
+        return cls(names, weights, values, trust)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +135,11 @@ def doubled(
     if not lessons:
         return alone, (None,) * len(alone)
     fresh = tuple(replace(one, chance=(1 - AS_BEFORE) * one.chance) for one in alone)
+    trusts = [dict(lesson.trust) for lesson in lessons]
+    chances = [fmean(trust.get(one.name, one.chance) for trust in trusts) for one in alone]
     again = tuple(
-        replace(one, name=f"{one.name}, as in earlier studies", chance=AS_BEFORE * one.chance) for one in alone
+        replace(one, name=one.name + AGAIN, chance=AS_BEFORE * chance)
+        for one, chance in zip(alone, chances, strict=True)
     )
     return fresh + again, (None,) * len(fresh) + (Expected.of(law, lessons),) * len(again)
 
@@ -196,4 +206,14 @@ def learned(mind: Mind, names: Sequence[str], times: float = 1.0) -> Lesson | No
         tuple(name for name in names if name),
         tuple(tuple(row) for row in weights.tolist()),
         tuple(values.tolist()),
+        _trust(mind, times),
     )
+
+
+def _trust(mind: Mind, times: float) -> tuple[tuple[str, float], ...]:
+    """As likely as it was found, and as it was thought before: half of each where no more has changed than usual."""
+    found = dict[str, float]()
+    for view in mind.views:
+        name, chance = view.hypothesis.name.removesuffix(AGAIN), view.hypothesis.chance
+        found[name] = found.get(name, 0.0) + chance + (float(view.weights[0]) - chance) / (1 + times**2)
+    return tuple(found.items())

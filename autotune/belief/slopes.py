@@ -36,18 +36,33 @@ SMALL = 1e-5
 ROOT_TAU = math.sqrt(2 * math.pi)
 
 
-def linear(law: Law, theta: Array, design: Design) -> tuple[Array, Array]:
-    """[heads, C] what the law says of what a study decides by, and [heads, P, C] how that changes."""
-    asked = law.question
+@dataclass(frozen=True)
+class Tangent:
+    """What the law says of what a study decides by, and how that changes."""
+
+    values: Array
+    """[heads, C]"""
+    slopes: Array
+    """[heads, P, C] with the parameters; of what was asked for without them, P is 0."""
+    inner: Array
+    """[heads, 3, C] with the logarithms of all steps, of all reading, and of the way to an instance."""
+
+
+def linear(law: Law, theta: Array, design: Design, *, inner: bool = False) -> Tangent:
+    """At one vector of parameters; with the `inner` changes alone for many configurations."""
+    asked, count = law.question, len(design)
     of = [asked.users, *(bound.users for bound in asked.bounds)]
-    values, slopes = np.empty((len(of), len(design))), np.empty((len(of), len(theta), len(design)))
+    values, changes = np.empty((len(of), count)), np.empty((len(of), 3, count))
+    slopes = np.empty((len(of), 0 if inner else len(theta), count))
     for users in asked.levels:
-        trace = law.trace(theta[None], design, np.full(len(design), float(users)))
+        trace = law.trace(theta[None], design, np.full(count, float(users)))
         numbers = [number for number, level in enumerate(of) if level == users]
-        found = Slopes(law, theta, design, trace).of([law.quantity(number) for number in numbers])
+        found = Slopes(law, theta, design, trace)
+        by, within = found.both([law.quantity(number) for number in numbers], inner=inner)
         for at, number in enumerate(numbers):
-            values[number], slopes[number] = law.head(trace.answer, number)[0], found[:, at].T
-    return values, slopes
+            values[number] = law.head(trace.answer, number)[0]
+            slopes[number], changes[number] = by[:, at].T, within[:, at].T
+    return Tangent(values, slopes, changes)
 
 
 @dataclass
@@ -86,6 +101,10 @@ class Slopes:
 
         Of tokens/s, TPOT and the time to read there is but one statistic. What no instance is part of is nonsense.
         """
+        return self.both(asked)[0]
+
+    def both(self, asked: Sequence[Quantity], *, inner: bool = False) -> tuple[Array, Array]:
+        """The same, and [C, Q, 3] how they change with all steps, all reading and the way; `inner`: that alone."""
         trace = self.trace
         count, parts = trace.terms.copies.shape
         plain = list(dict.fromkeys(one for metric in asked for one in _plain(*metric)))
@@ -95,8 +114,15 @@ class Slopes:
         moved = self._arrived(moved, back)
         if len(trace.uneven):
             self._turned(moved[trace.uneven], back)
-        self._terms(back)
-        return np.stack([self._combined(metric, plain, back.theta) for metric in asked], axis=1)
+        within = np.stack([back.step.sum(axis=2), back.prompt.sum(axis=2), back.way * trace.terms.way[0]], axis=2)
+        if inner:
+            back.theta = back.theta[:, :, :0]
+        else:
+            self._terms(back)
+        by, found = (
+            np.stack([self._combined(metric, plain, of) for metric in asked], axis=1) for of in (back.theta, within)
+        )
+        return by, found
 
     def _combined(self, asked: Quantity, plain: Sequence[Quantity], found: Array) -> Array:
         """[C, P] of one that may be made of others."""

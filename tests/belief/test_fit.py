@@ -113,8 +113,7 @@ def test_the_devices_that_are_slow_are_found() -> None:
 
 def problem(world: World, trials: Sequence[Evidence]) -> Problem:
     mind = told(world, trials)
-    heads = [one[0] for one in mind.views[0].solved]
-    return Problem(mind.law, trials, mind.design([trial.params for trial in trials]), heads, TIGHT[0])
+    return Problem(mind.law, trials, mind.design([trial.params for trial in trials]), mind._heads(), TIGHT[0])
 
 
 def test_the_parameters_that_made_the_data_leave_nothing_over() -> None:
@@ -179,5 +178,5 @@ def test_places_of_one_configuration_are_one() -> None:
     world = World()
     at = Places.of(world.designer.design([params(4), params(4), params(8)]))
     covariance = TIGHT[0].covariance(at, at)
-    assert covariance[0, 0] == pytest.approx(covariance[0, 1]) == pytest.approx(TIGHT[0].variance())
+    assert covariance[0, 0] == pytest.approx(covariance[0, 1]) == pytest.approx(TIGHT[0].spread ** 2)
     assert covariance[0, 2] < covariance[0, 1]

@@ -23,14 +23,35 @@ def alike(one: dict[str, object], other: dict[str, object]) -> float:
 
 
 @pytest.mark.parametrize("hypothesis", HYPOTHESES, ids=lambda one: one.name)
-@given(rows=st.lists(st.integers(0, len(EVERY) - 1), min_size=1, max_size=12), times=st.floats(0.5, 4))
-def test_a_covariance_is_one(hypothesis: Hypothesis, rows: list[int], times: float) -> None:
+@given(rows=st.lists(st.integers(0, len(EVERY) - 1), min_size=1, max_size=12))
+def test_a_covariance_is_one(hypothesis: Hypothesis, rows: list[int]) -> None:
     at = Places.of(DESIGNER.design([EVERY[row] for row in rows]))
-    covariance = hypothesis.covariance(at, at, times)
+    covariance = hypothesis.covariance(at, at)
     np.testing.assert_allclose(covariance, covariance.T, atol=1e-12)
-    np.testing.assert_allclose(np.diag(covariance), hypothesis.variance(times), rtol=1e-6)
+    np.testing.assert_allclose(np.diag(covariance), hypothesis.spread**2, rtol=1e-6)
     assert np.linalg.eigvalsh(covariance).min() > -1e-9
-    np.testing.assert_allclose(covariance, times**2 * hypothesis.covariance(at, at), rtol=1e-9)
+
+
+@pytest.mark.parametrize("hypothesis", HYPOTHESES, ids=lambda one: one.name)
+@given(rows=st.lists(st.integers(0, len(EVERY) - 1), min_size=1, max_size=12), seed=st.integers(0, 99))
+def test_a_covariance_of_times_is_one(hypothesis: Hypothesis, rows: list[int], seed: int) -> None:
+    at = Places.of(DESIGNER.design([EVERY[row] for row in rows]))
+    changes = np.random.default_rng(seed).normal(size=(3, len(rows)))
+    covariance = hypothesis.between(changes, changes, *(kernel(at, at) for kernel in hypothesis.kernels))
+    np.testing.assert_allclose(covariance, covariance.T, atol=1e-12)
+    np.testing.assert_allclose(np.diag(covariance), hypothesis.variances(changes), rtol=1e-6)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+
+
+def test_the_way_to_an_instance_is_the_policy_s_and_its_times_are_not() -> None:
+    one, other = places(params(8, "0 | 1")), places(params(8, "0 | 1", policy="least_conn"))
+    slots = places(params(16, "0 | 1"))
+    for hypothesis in HYPOTHESES:
+        steps, way = hypothesis.kernels
+        assert steps(one, other) == pytest.approx(steps(one, one))
+        assert way(one, other) < way(one, one)
+        assert way(one, slots) == pytest.approx(way(one, one))
+        assert steps(one, slots) < steps(one, one)
 
 
 def test_a_configuration_is_nearest_to_itself_and_then_to_its_neighbours() -> None:
@@ -52,8 +73,8 @@ def test_knobs_say_nothing_of_layouts() -> None:
     build = Hypothesis("build", 1.0, 0.0, 0.1, 0.0, 1.0)
     whole = Hypothesis("whole", 1.0, 0.1, 0.0, 0.0, 1.0)
     one, other = places(params(8)), places(params(8, num_batch=1024))
-    assert build.covariance(one, other)[0, 0] == pytest.approx(build.variance())
-    assert whole.covariance(one, other)[0, 0] < whole.variance()
+    assert build.covariance(one, other)[0, 0] == pytest.approx(build.spread**2)
+    assert whole.covariance(one, other)[0, 0] < whole.spread**2
 
 
 def test_the_hypotheses_are_all_there_is_and_trust_the_law_less_and_less() -> None:

@@ -84,6 +84,23 @@ def test_where_the_law_is_not_trusted_there_is_more_doubt() -> None:
     assert doubts[1] > 1.5 * doubts[0]
 
 
+def test_a_hypothesis_that_counts_for_nothing_stays_as_it_is_until_it_counts_again() -> None:
+    world = World(0, noise=0.02)
+    trials = world.trials(16)
+    mind = told(world, trials[:12])
+    faint = mind.views[LAST]
+    assert not faint.weights.any()
+    assert faint not in mind.heard
+    mind.learn(trials[:13])
+    assert mind.views[LAST].fit is faint.fit
+    assert sum(float(view.weights[0]) for view in mind.heard) == pytest.approx(1)
+    wild = [world.trial(one.params, times=times) for one, times in zip(trials[13:], (2, 0.4, 2), strict=True)]
+    mind.learn([*trials[:13], *wild])
+    back = mind.views[LAST]
+    assert back.weights[0] > 0.5
+    assert back.fit is not faint.fit
+
+
 def test_before_anything_was_measured_nothing_is_trusted() -> None:
     mind = World().mind()
     assert mind.trust == ""

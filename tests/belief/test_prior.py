@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from autotune.belief import Designer, Evidence, Law, Lesson, Mind, Prior, learned, named
-from autotune.belief.prior import Expected
+from autotune.belief.kernel import HYPOTHESES
+from autotune.belief.prior import AGAIN, AS_BEFORE, Expected, doubled
 from autotune.belief.question import SPARE_BYTES
 from tests.belief.worlds import EVERY, USERS, World, asked, known, params
 from tests.belief.worlds import space as space_of
@@ -74,6 +75,29 @@ def test_after_its_first_trial_a_warm_study_knows_what_a_cold_one_cannot() -> No
         warm.append(error(minds[0], world))
         cold.append(error(minds[1], world))
     assert np.mean(warm) < 0.6 * np.mean(cold)
+
+
+def test_where_the_law_held_it_is_likely_to_hold_again() -> None:
+    builds = list(dict.fromkeys((one["layout"], one["num_parallel"]) for one in EVERY))
+    heights = dict(zip(builds, np.random.default_rng(1).normal(0, 0.3, len(builds)).tolist(), strict=True))
+    odd = World(1, noise=0.02, twist=lambda one: heights[one["layout"], one["num_parallel"]])
+    mind = odd.mind()
+    mind.learn([odd.trial(BASELINE, 1000), *odd.trials(9)])
+    unlawful = learned(mind, named(mind.law))
+    assert unlawful is not None
+    first, last = HYPOTHESES[0], HYPOTHESES[-1]
+    held, far, not_held = (dict(lesson.trust) for lesson in (taught(1), taught(1, 4.0), unlawful))
+    assert held[first.name] > far[first.name] > first.chance > not_held[first.name]
+    assert held[last.name] < far[last.name] < last.chance < not_held[last.name]
+    for trust in (held, far, not_held):
+        assert sum(trust.values()) == pytest.approx(1)
+    both, nothing = (
+        {one.name: one.chance for one in doubled(HYPOTHESES, law(), lessons)[0]}
+        for lessons in ((taught(1), unlawful), (taught(1), replace(taught(1), trust=())))
+    )
+    assert sum(both.values()) == pytest.approx(1)
+    assert both[first.name + AGAIN] == pytest.approx(AS_BEFORE * (held[first.name] + not_held[first.name]) / 2)
+    assert nothing[last.name + AGAIN] == pytest.approx(AS_BEFORE * (held[last.name] + last.chance) / 2)
 
 
 def test_where_the_lesson_is_wrong_the_trials_overrule_it() -> None:
@@ -192,3 +216,9 @@ def test_it_is_read_as_it_was_written() -> None:
     broken["lessons"] = [{**broken["lessons"][0], "values": [1.0]}]
     with pytest.raises(ValueError, match="lesson"):
         Prior.from_json(broken)
+    broken["lessons"] = [{**asdict(prior)["lessons"][0], "trust": [["the law holds", 0.0]]}]
+    with pytest.raises(ValueError, match="chances that are none"):
+        Prior.from_json(broken)
+    before = asdict(prior)
+    del before["lessons"][0]["trust"]
+    assert Prior.from_json(before).lessons[0].trust == ()

@@ -53,10 +53,27 @@ def test_what_a_study_decides_by_changes_as_it_says(name: str, wide: float) -> N
     law = law_of(*WORLDS[name])
     design = law.designer.design(list(WORLDS[name][1].configurations())[3::61])
     theta, around = near(law, 5, wide)
-    values, slopes = linear(law, theta, design)
+    found = linear(law, theta, design)
     below, above = np.split(law.heads(around, design), 2, axis=1)
-    np.testing.assert_allclose(values, law.heads(theta[None], design)[:, 0], rtol=1e-12)
-    np.testing.assert_allclose(slopes, (above - below) / (2 * FAR), rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(found.values, law.heads(theta[None], design)[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(found.slopes, (above - below) / (2 * FAR), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_times_change_it_as_their_parameters_do_together(name: str) -> None:
+    """A step is as much longer as both of its parts are; the way to an instance, as what it is for each policy."""
+    law = law_of(*WORLDS[name])
+    design = law.designer.design(list(WORLDS[name][1].configurations())[3::61])
+    theta, _ = near(law, 5, 0.5)
+    found, at = linear(law, theta, design), law.at
+    steps = found.slopes[:, at["step"].start] + found.slopes[:, at["slot"].start]
+    way = found.slopes[:, at["overhead"].start] + found.slopes[:, at["way"]].sum(axis=1)
+    together = np.stack([steps, -found.slopes[:, at["prompt"].start], way], axis=1)
+    np.testing.assert_allclose(found.inner, together, rtol=1e-9, atol=1e-12)
+    alone = linear(law, theta, design, inner=True)
+    np.testing.assert_array_equal(alone.inner, found.inner)
+    np.testing.assert_array_equal(alone.values, found.values)
+    assert np.abs(found.inner).max(axis=(0, 2)).min() > 0.001
 
 
 @pytest.mark.parametrize("users", [1, 4, 12, 200])
