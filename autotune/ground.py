@@ -40,6 +40,7 @@ from autotune.space import (
     simple,
 )
 from autotune.space.forecast import chances
+from autotune.store import CONTENT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from autotune.space import Layout, Params
     from autotune.spec import StudySpec
 
-PROFILE = "content of cluster.profile"
+PROFILE = f"{CONTENT}cluster.profile"
 """What `measured_on` calls the figures of a played host."""
 LIKELY = 0.5
 """A configuration that is less likely to fit the memory is not what experience says."""
@@ -164,7 +165,7 @@ def _contents(spec: StudySpec) -> dict[str, str]:
     found = {}
     if spec.workload.prompts is not None:
         try:
-            found["content of workload.prompts"] = _digest(spec.workload.prompts.read_bytes())
+            found[f"{CONTENT}workload.prompts"] = _digest(spec.workload.prompts.read_bytes())
         except OSError as error:
             raise SpecError(f"workload.prompts = {str(spec.workload.prompts)!r}: {error.strerror}") from error
     if spec.cluster.driver == "simulated":

@@ -72,7 +72,7 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     if not all(map(_is_configuration, results)):
         raise StorageError(f"{folder}: damaged (a trial of no configuration)")
     then = store.trials.provenance(first.number)
-    if why := _strange(spec, then, ground, now) or _played_otherwise(store, ground):
+    if why := _other_profile(store, spec, ground) or _strange(spec, then, ground, now):
         raise SpecError(why)
     space, proof = grounds.space(spec, ground.inventory, ground.facts), confirm.verdict(store, spec.proof)
     proved = proof is not None and proof.kind is confirm.Kind.WINNER
@@ -99,8 +99,6 @@ def _strange(spec: StudySpec, then: Provenance, ground: Ground, now: Provenance)
     """Why it tells nothing; empty where it does."""
     if spec.cluster.simulated != ground.spec.cluster.simulated:
         return f"of a {'played' if spec.cluster.simulated else 'real'} host"
-    if spec.cluster.simulated and spec.cluster.profile != ground.spec.cluster.profile:
-        return f"of another host: profile {spec.cluster.profile}; here it is {ground.spec.cluster.profile}"
     if why := change.strange(then.devices, now.devices):
         return why
     if then.model_digest != now.model_digest:
@@ -109,12 +107,13 @@ def _strange(spec: StudySpec, then: Provenance, ground: Ground, now: Provenance)
     return ""
 
 
-def _played_otherwise(store: Store, ground: Ground) -> str:
-    """Why it is not of the same played host, though of the same name; empty where it is, or nobody knows."""
-    now, then = ground.measured_on().get(grounds.PROFILE), (store.header() or {}).get("ground", {})
-    if then.get(grounds.PROFILE, now) == now:
+def _other_profile(store: Store, spec: StudySpec, ground: Ground) -> str:
+    """Why it is not of the same played host: by what the profile says, or by its name where nobody kept that."""
+    was, here = spec.cluster.profile, ground.spec.cluster.profile
+    then, now = (store.header() or {}).get("ground", {}).get(grounds.PROFILE), ground.measured_on().get(grounds.PROFILE)
+    if not (spec.cluster.simulated and ground.spec.cluster.simulated) or (was == here if then is None else then == now):
         return ""
-    return f"of another host: what profile {ground.spec.cluster.profile} says has changed"
+    return f"of another host: profile {was}; here it is {here if was != here else 'of other figures'}"
 
 
 def _usual(space: Space) -> dict[str, Any]:

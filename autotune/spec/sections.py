@@ -335,8 +335,8 @@ class Proof(Section):
     pairs: Annotated[int, Field(ge=4, strict=True)] = 4
     """Blocks, in each of which every candidate runs once, before anything is decided."""
     pairs_max: Count = 24
-    """The most blocks, where it is not decided before and there is time. To be chosen before the night: a proof that goes
-    on with more of them than it began with spends a part of its error twice."""
+    """The most blocks, where it is not decided before and there is time. To be chosen before the night: a proof that
+    goes on with more of them than it began with spends a part of its error twice."""
     confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)] = 0.95
     """How sure all statements of a proof together are to hold."""
     least_gain: NotNegative = 0.02

@@ -221,7 +221,7 @@ UNUSED: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "without a plan": (lambda folder: (folder / "trials/0000/plan.json").unlink(), "No such file"),
     "of a real host": (real, "of a real host"),
     "of another profile": (elsewhere, "of another host: profile 2x-small; here it is "),
-    "of a profile that says something else by now": (refitted, "of another host: what profile "),
+    "of a profile that says something else by now": (refitted, "; here it is of other figures"),
     "of another model": (
         lambda folder: proven(folder, model_digest="cafe"),
         "of another model: tiny, digest cafe; here",

@@ -85,7 +85,19 @@ def test_a_study_whose_prompts_or_profile_changed_under_their_names(tmp_path: Pa
     assert folder.run().code == 0
     profile.write_text(shipped)
     refused(folder.run(), 2, "content of cluster.profile: was ")
-    assert len(folder.results()) == 1
+
+
+def test_a_study_that_has_moved_goes_on(tmp_path: Path) -> None:
+    """With the files that it names by paths of its own."""
+    (tmp_path / "here").mkdir()
+    folder = Folder(tmp_path / "here", {"trials": 1})
+    (folder.path / "host.toml").write_text((SHIPPED / "2x-small.toml").read_text())
+    folder.file.write_text(folder.file.read_text().replace('profile = "2x-small"', 'profile = "host.toml"'))
+    assert folder.run().code == 0
+    folder.path = folder.path.rename(tmp_path / "there")
+    folder.file.write_text(folder.file.read_text().replace("trials = 1", "trials = 2"))
+    assert folder.run().code == 0
+    assert len(folder.results()) == 2
 
 
 def test_a_folder_of_a_newer_version(tmp_path: Path) -> None:
