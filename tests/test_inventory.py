@@ -220,6 +220,7 @@ def test_entries_that_contradict_are_refused(four_cores: Tree) -> None:
     assert "names 9; there are 0-7" in refusal(four_cores, [entry("0,9")])
     assert "names none" in refusal(four_cores, [entry("")])
     assert "is not a list" in refusal(four_cores, [entry("a-b")])
+    assert 'such as "0-3,8", below 8192' in refusal(four_cores, [entry("0-999999999")])
     assert "either an id" in refusal(four_cores, [DeviceEntry()])
     assert "either an id" in refusal(four_cores, [DeviceEntry(id="0", cores="0")])
     assert "does not go with" in refusal(four_cores, [DeviceEntry(cores="0", make="amd")])

@@ -427,6 +427,18 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ('[study]\nname = "night"\nseed = 1\n', "study = 3\n", "study: 3: should be a valid table"),
         # values out of range
         ("first_port = 9000", "first_port = 65536", "cluster.first_port: 65536: should be less than or equal to 65535"),
+        (
+            "vram_free_gib = 1",
+            "vram_free_gib = 1e300",
+            "vram_free_gib: 1e+300: should be less than or equal to 1048576",
+        ),
+        (
+            '{ id = "0" }',
+            '{ id = "0", memory_gib = 1e300 }',
+            "devices[0].memory_gib: 1e+300: should be less than or equal to 1048576",
+        ),
+        ("levels = [5,", "levels = [1000000000,", "levels[0].users: 1000000000: should be less than or equal to 65535"),
+        ("at = 10", "capacity_max = 1000000000", "objective.capacity_max: 1000000000: should be less than or equal to"),
         ("window_s = 60", "window_s = 0", "workload.window_s: 0: should be greater than 0"),
         ("window_max_s = 120", "window_max_s = inf", "workload.window_max_s: inf: should be a finite number"),
         ("warmup_s = 30", "warmup_s = nan", "workload.warmup_s: nan: should be a finite number"),

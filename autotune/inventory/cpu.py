@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MOST_CPUS = 8192
+"""Of which a Linux kernel can know."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Core:
     """One physical core: the CPU ids of it that may be used, and its NUMA node where the host has more than one."""
@@ -37,10 +41,12 @@ class Host:
 
 
 def read_list(text: str) -> tuple[int, ...]:
-    """Read the kernel's way to write CPU ids, as in `0-3,8`. Raises ValueError."""
+    """Read the kernel's way to write CPU ids, as in `0-3,8`. Raises ValueError, too for an id that no kernel has."""
     cpus: set[int] = set()
     for span in filter(None, text.strip().split(",")):
         first, _, last = span.partition("-")
+        if int(last or first) >= MOST_CPUS:
+            raise ValueError(f"CPU {last or first}: there are at most {MOST_CPUS}")
         cpus.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(cpus))
 

@@ -166,7 +166,9 @@ def _cpus(text: str) -> set[int]:
     try:
         return set(cpu.read_list(text))
     except ValueError:
-        raise SpecError(f'devices: cores = "{text}" is not a list of CPU ids such as "0-3,8"') from None
+        raise SpecError(
+            f'devices: cores = "{text}" is not a list of CPU ids such as "0-3,8", below {cpu.MOST_CPUS}'
+        ) from None
 
 
 def _refuse_twice(devices: Sequence[Device], cores: Sequence[cpu.Core]) -> None:

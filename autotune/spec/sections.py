@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from autotune.spec.goals import GOALS, OUTPUT, Goal, Metric
 from autotune.spec.values import (
     LIST,
+    MOST_GIB,
     TEXT,
     At,
     CacheType,
@@ -23,6 +24,7 @@ from autotune.spec.values import (
     Count,
     FlashAttention,
     Letters,
+    Memory,
     NotNegative,
     Policy,
     Port,
@@ -31,6 +33,7 @@ from autotune.spec.values import (
     Some,
     Statistic,
     Unique,
+    Users,
     Value,
     Variable,
     Weights,
@@ -72,7 +75,7 @@ class DeviceEntry(Section, json_schema_extra=one_of("id", "cores")):
     """Needed only for an AMD GPU."""
     name: str | None = None
     """What an AMD GPU is called in the output."""
-    memory_gib: Positive | None = None
+    memory_gib: Memory | None = None
     """The memory of an AMD GPU, GiB; it has to be told."""
 
     @model_validator(mode="after")
@@ -141,7 +144,7 @@ class Cluster(Section):
     devices: Devices = "auto"
     """`gpu`: the NVIDIA GPUs; `cpu`: the cores in some groups; `numa`: a group for each NUMA node; `cores:N`: groups of
     N cores; `groups:N`: N groups; `auto`: `gpu`, or `cpu` where there are none; or one by one."""
-    vram_free_gib: NotNegative | None = None
+    vram_free_gib: Annotated[NotNegative, Field(le=MOST_GIB)] | None = None
     """Memory to leave free on each GPU, GiB; without it what Ollama leaves by itself (1 GiB; before 0.30 it leaves
     457 MiB in any case)."""
     env: dict[Variable, Value] = {}
@@ -289,7 +292,7 @@ class Objective(Section):
     """A window ends as soon as a limit is surely missed, or more requests come than can be answered; and in the search
     the whole trial, from its warm-up on, as soon as it surely cannot beat the best so far. Without it every window
     lasts, as for a table of how bad things are."""
-    capacity_max: Count = 1024
+    capacity_max: Users = 1024
     """No load beyond this is tried for a `capacity`."""
 
     @property

@@ -135,10 +135,18 @@ def one_of(*keys: str) -> dict[str, Any]:
     return {"oneOf": [{"required": [key]} for key in keys]}
 
 
+MOST_GIB = 1 << 20
+"""A PiB. No host has more memory: what is more is a slip."""
+MOST_USERS = 65535
+"""Each has a connection of its own, and from one address there are no more to one port."""
+
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True)]
 NotNegative = Annotated[float, Field(ge=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+Users = Annotated[int, Field(ge=1, le=MOST_USERS, strict=True)]
+Memory = Annotated[float, Field(gt=0, le=MOST_GIB, strict=True)]
+"""GiB."""
 Yes = Annotated[bool, Field(strict=True)]
 Some = Rule(some, {"minItems": 1})
 Unique = Rule(unique, {"uniqueItems": True})

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from autotune.spec.sections import Section
-from autotune.spec.values import TIMED, Count, Format, NotNegative, Positive, Ramp, Some, Yes, one_of, short
+from autotune.spec.values import TIMED, Count, Format, NotNegative, Positive, Ramp, Some, Users, Yes, one_of, short
 
 
 class Lengths(Section):
@@ -25,7 +25,7 @@ class Lengths(Section):
 class Level(Section, json_schema_extra=one_of("users", "rate", "ramp", "trace")):
     """One load: so many users without think time, or requests that come whatever the cluster does."""
 
-    users: Count | None = None
+    users: Users | None = None
     """Users, each of whom sends the next request when the answer is there. The number alone will do: `[5, 10]`."""
     rate: Positive | None = None
     """Requests a second, whether the earlier ones are answered or not."""
@@ -130,7 +130,7 @@ class Workload(Section, json_schema_extra=one_of("input_tokens", "prompts")):
     """With which tokens are drawn."""
     think: Yes | None = None
     """Whether a model that can think does so before it answers; without it as the model does by itself."""
-    levels: Annotated[tuple[Annotated[Level, short("users", int, "a whole number of users", Count | Level)], ...], Some]
+    levels: Annotated[tuple[Annotated[Level, short("users", int, "a whole number of users", Users | Level)], ...], Some]
     """The loads of a trial, one after the other: the objective's first, last those of users that no limit is about,
     which in a proof only the first run of each candidate has, unless requests failed there."""
     warmup_s: NotNegative = 10
