@@ -171,6 +171,12 @@ def test_the_same_history_and_seed_give_the_same_proposal(tmp_path: Path, histor
     assert any(other != proposal for other in others)
 
 
+def test_any_seed_of_a_study_file_will_do(path: Path) -> None:
+    """Optuna's own end at 32 bits."""
+    assert opened(path, seed=2**32).propose() is not None
+    assert opened(None, seed=2**64 + 1).propose() is not None
+
+
 def test_a_night_that_was_interrupted_goes_on_as_it_would_have(tmp_path: Path) -> None:
     through = told(opened(tmp_path / "through.db", where=LARGE), 10)
     before = told(opened(tmp_path / "resumed.db", where=LARGE), 7)

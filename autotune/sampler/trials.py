@@ -236,7 +236,8 @@ class Sampler:
             storage=self._storage,
             study_name=self._name,
             directions=self._directions,
-            sampler=RandomSampler(self._seed),  # `propose` has chosen before `begin` asks
+            # `propose` has chosen before `begin` asks; a seed of numpy's, whatever that of the study
+            sampler=RandomSampler(self._seed % 2**32),
             load_if_exists=True,
         )
 
