@@ -53,21 +53,32 @@ def _played(spec: StudySpec) -> Inventory:
 
 def _picked(spec: StudySpec, there: tuple[Device, ...]) -> list[Device]:
     """Those of a played host that the study names one by one; all where it does not."""
-    if isinstance(spec.cluster.devices, str):
+    chosen, profile = spec.cluster.devices, spec.cluster.profile
+    allowed = f"0 to {len(there) - 1}, or {', '.join(device.id for device in there)}"
+    if isinstance(chosen, str):
+        if chosen not in {"auto", "gpu"}:
+            raise _no_cores(repr(chosen), profile, f'"auto", "gpu" or a list of {allowed}')
         return list(there)
     known = {name: device for device in there for name in (device.id, str(device.index))}
-    for entry in spec.cluster.devices:
-        _refuse_told(entry, spec.cluster.profile)
-    named = [entry.id or entry.cores or "" for entry in spec.cluster.devices]
+    for entry in chosen:
+        if entry.cores is not None:
+            raise _no_cores(f"cores = {entry.cores!r}", profile, allowed)
+        _refuse_told(entry, profile)
+    named = [entry.id or "" for entry in chosen]
     if strange := [name for name in named if name not in known]:
-        raise SpecError(
-            f"cluster.devices: {strange[0]!r}: no such device in profile {spec.cluster.profile!r}; it has 0 to"
-            f" {len(there) - 1}, or {', '.join(device.id for device in there)}"
-        )
-    chosen = list(dict.fromkeys(known[name] for name in named))
-    if len(chosen) < len(named):
+        raise SpecError(f"cluster.devices: {strange[0]!r}: no such device in profile {profile!r}; it has {allowed}")
+    picked = list(dict.fromkeys(known[name] for name in named))
+    if len(picked) < len(named):
         raise SpecError("cluster.devices: the same device twice")
-    return chosen
+    return picked
+
+
+def _no_cores(told: str, profile: str, allowed: str) -> SpecError:
+    """Groups of cores are made of those of this host, which nobody plays on."""
+    return SpecError(
+        f"cluster.devices: {told}: a played host has no cores to share out, only the devices of its profile"
+        f" {profile!r}; allowed are {allowed}"
+    )
 
 
 def _refuse_told(entry: Named, profile: str) -> None:
@@ -75,7 +86,7 @@ def _refuse_told(entry: Named, profile: str) -> None:
     for key, value in entry.model_dump(include={"make", "name", "memory_gib"}).items():
         if value is not None and (key, value) != ("make", "nvidia"):
             raise SpecError(
-                f"cluster.devices: {entry.id or entry.cores}: {key} = {value!r}: not allowed here, as profile"
+                f"cluster.devices: {entry.id}: {key} = {value!r}: not allowed here, as profile"
                 f" {profile!r} says what its devices are"
             )
 

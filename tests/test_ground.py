@@ -224,6 +224,21 @@ def test_what_a_played_device_is_nobody_but_its_profile_says(key: str, value: An
         played_devices([{"id": "1", key: value}])
 
 
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        ([{"cores": "0"}], r"cores = '0': .* '4x-rtx2080ti'; allowed are 0 to 3, or GPU-"),
+        ([{"id": "1"}, {"cores": "0-3"}], "cores = '0-3': a played host has no cores to share out"),
+        ("cpu", "'cpu': .* '4x-rtx2080ti'; allowed are \"auto\", \"gpu\" or a list of 0 to 3, or"),
+        ("groups:2", "'groups:2': a played host has no cores to share out"),
+    ],
+)
+def test_groups_of_cores_are_of_a_real_host(devices: Any, words: str) -> None:
+    assert played_devices("gpu") == played_devices("auto")
+    with pytest.raises(SpecError, match=rf"^cluster\.devices: {words}"):
+        played_devices(devices)
+
+
 def played_devices(devices: Any) -> tuple[Device, ...]:
     return inventory(study(cluster={"profile": "4x-rtx2080ti", "devices": devices})).devices
 

@@ -67,8 +67,13 @@ def played(spec: StudySpec, profile: str = "") -> StudySpec:
         return spec
     devices, there = spec.cluster.devices, load_profile(profile).devices
     known = {name for index, device in enumerate(there) for name in (device.uuid, str(index))}
-    if not isinstance(devices, str) and not {device.id for device in devices} <= known:  # as many of the profile's
-        devices = tuple(DeviceEntry(id=str(index)) for index in range(min(len(devices), len(there))))
+    if isinstance(devices, str):
+        devices = "auto"  # groups of cores are the real host's
+    else:
+        named = [device.id or "" for device in devices]
+        if not known.issuperset(named):  # as many of the profile's
+            named = [str(index) for index in range(min(len(devices), len(there)))]
+        devices = tuple(DeviceEntry(id=name) for name in named)
     cluster = spec.cluster.model_copy(update={"driver": "simulated", "profile": profile, "devices": devices})
     return spec.model_copy(update={"cluster": cluster})
 

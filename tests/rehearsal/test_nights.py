@@ -12,6 +12,7 @@ from autotune import report
 from autotune.confirm import verdict
 from autotune.errors import AutotuneError, BaselineFailed, Interrupted, ModelMissing, SpecError, UsageError
 from autotune.export.bundle import bundle
+from autotune.hosts import inventory
 from autotune.rehearsal import nights as nights_module
 from autotune.rehearsal import played, simulate
 from autotune.rehearsal import truth as truth_module
@@ -340,6 +341,9 @@ def test_a_real_study_is_played_on_a_profile() -> None:
     assert [device.id for device in played(named, "2x-small").cluster.devices] == ["0"]  # type: ignore[union-attr]
     known = small(cluster={"driver": "process", "devices": [{"id": "1"}]})
     assert [device.id for device in played(known, "2x-small").cluster.devices] == ["1"]  # type: ignore[union-attr]
+    for devices in ("groups:3", [{"cores": "0"}], [{"id": "0", "make": "amd", "memory_gib": 32.0}]):
+        other = played(small(cluster={"driver": "process", "devices": devices}), "2x-small")
+        assert 1 <= len(inventory(other).devices) <= 2
     assert any("life_jitter" in caution for caution in found.cautions)
     assert not any("prompt cache" in caution for caution in found.cautions)
 
