@@ -531,6 +531,10 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         load(tmp_path / "study.toml")
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    assert read(f"\ufeff{GOOD}", tmp_path) == read(GOOD, tmp_path)
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"), max_size=8)
 scalars = st.one_of(
     st.integers(-(2**63), 2**63 - 1).map(str),

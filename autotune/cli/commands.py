@@ -52,7 +52,7 @@ def run(chosen: argparse.Namespace) -> int:
     screen = _screen(plain=chosen.plain)
     store = Store(folder)
     with console.Night(spec, screen, store.earlier()) as view:
-        ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8"), folder, view))
+        ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8-sig"), folder, view))
     with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
         losses = Losses.of(store, ending.results)
         found = report.findings(

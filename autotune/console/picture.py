@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT.svg")
     chosen = parser.parse_args(arguments)
     try:
-        source = chosen.study.read_text(encoding="utf-8")
+        source = chosen.study.read_text(encoding="utf-8-sig")
         picture = take(spec.load(chosen.study), source, f"autotune run {chosen.study.name}")
     except AutotuneError as error:
         sys.stderr.write(f"{error}\n")

@@ -183,7 +183,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     """A shipped profile by its name, or any by its path."""
     path = _find(name_or_path)
     try:
-        return Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:

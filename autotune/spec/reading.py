@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def load(path: Path) -> StudySpec:
     """Read a study file. Raises `SpecError`."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

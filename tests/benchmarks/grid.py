@@ -153,7 +153,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.repeats < 1:
         parser.error("--repeats: at least 1")
-    spec, source = load(chosen.study), chosen.study.read_text(encoding="utf-8")
+    spec, source = load(chosen.study), chosen.study.read_text(encoding="utf-8-sig")
     ground, _ = asyncio.run(night.look(spec, (chosen.to / spec.study.name).resolve()))
     studies = [spec, *(whole(spec, number, ground.space.size) for number in range(1, chosen.repeats + 1))]
     stores = [Store((chosen.to / one.study.name).resolve()) for one in studies]

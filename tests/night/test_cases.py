@@ -39,6 +39,16 @@ def test_a_model_that_ollama_serves_with_one_slot_has_no_num_parallel_to_tune(tm
     assert "every configuration of the space has been tried" in done.output
 
 
+def test_a_byte_order_mark_of_a_study_file_is_not_kept(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"trials": 1})
+    text = folder.file.read_text(encoding="utf-8")
+    folder.file.write_text(text, encoding="utf-8-sig")
+    assert folder.run().code == 0
+    header = Store(folder.study).header()
+    assert header is not None
+    assert header["file"] == text
+
+
 def test_requests_that_come_at_random_count_from_when_they_should_have_been_sent(tmp_path: Path) -> None:
     folder = Folder(tmp_path, {"trials": 1, "window_s": 2})
     edit(folder, levels="levels = [{ rate = 6 }, { rate = 8, arrivals = 'constant' }]")

@@ -51,6 +51,12 @@ def test_a_bad_profile_is_one_clear_line(tmp_path: Path, text: str, complaint: s
     assert "\n" not in caught.value.message
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((SHIPPED / "2x-small.toml").read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert load_profile(path) == load_profile("2x-small")
+
+
 @pytest.mark.parametrize(
     ("figure", "complaint"),
     [
