@@ -16,7 +16,7 @@ from autotune.sampler import INFORMED, InformedSampler, ordered
 from autotune.space import canonical, classes, instances, own, parse_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from autotune.belief import Believed, Evidence, Odds
     from autotune.inventory import Inventory
@@ -92,7 +92,7 @@ def recall(store: Store) -> Recalled | None:
 
 
 def _read(text: str, space: Space) -> dict[str, Any]:
-    told = dict(_pairs(text))
+    told = _told(text)
     inventory = space.before or space.limits.inventory
     if "layout" not in told:
         raise UsageError(f"{text!r}: says no layout; a configuration is written as in {EXAMPLE}")
@@ -117,12 +117,18 @@ def _read(text: str, space: Space) -> dict[str, Any]:
     return params
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str]]:
+def _told(text: str) -> dict[str, str]:
+    told: dict[str, str] = {}
     for piece in text.split(","):
-        name, said, value = piece.partition("=")
+        name, said, value = map(str.strip, piece.partition("="))
         if not said:
-            raise UsageError(f"{text!r}: {piece.strip()!r} is no parameter with its value; write as in {EXAMPLE}")
-        yield name.strip(), value.strip()
+            raise UsageError(f"{text!r}: {name!r} is no parameter with its value; write as in {EXAMPLE}")
+        if name in told:
+            raise UsageError(
+                f"{text!r}: {name} is there twice: as {told[name]!r} and as {value!r}; allowed is one value"
+            )
+        told[name] = value
+    return told
 
 
 def _value(name: str, told: Mapping[str, str], space: Space) -> Any:

@@ -116,6 +116,11 @@ def test_any_configuration_can_be_asked_for(known: Recalled, text: str, params: 
         ("num_parallel=8", "says no layout; a configuration is written as in 'layout=0 | 1,num_parallel=8'"),
         ("layout=7", 'layout "7": there is no device 7'),
         ("layout=0,8", "'8' is no parameter with its value"),
+        (
+            "layout=0,num_parallel=2,num_parallel=8",
+            "num_parallel is there twice: as '2' and as '8'; allowed is one value",
+        ),
+        ("layout=0, layout = 0", "layout is there twice"),
         ("layout=0,num_parallel=many", "num_parallel = 'many': allowed is a whole number above 0"),
         (f"layout=0,num_parallel={'9' * 400}", "allowed is a whole number above 0"),
         ("layout=0,num_parallel=0", "num_parallel = '0': allowed is a whole number above 0"),
