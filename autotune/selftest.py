@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.carrier import Target
-from autotune.benchmark.crew import Crew
+from autotune.benchmark.crew import Crew, ended
 from autotune.benchmark.dialect import Ask
 from autotune.benchmark.load import run
 from autotune.benchmark.metronome import GAP_S, TTFT_S
@@ -162,6 +162,7 @@ async def _metronome() -> AsyncIterator[str]:
         *(sys.executable, "-m", "autotune.benchmark.metronome"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for this process
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -169,7 +170,7 @@ async def _metronome() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{await _port(process.stdout)}"
     finally:
         process.stdin.close()
-        await process.wait()
+        await ended(process)
 
 
 async def _port(said: asyncio.StreamReader) -> str:

@@ -178,16 +178,22 @@ class _Member:
                         self.flights[number].pieces = pieces
 
     async def end(self) -> None:
-        """The process ends with its socket; one that does not is killed, and so it is where nobody can wait for it."""
+        """The process ends with its socket."""
         self._writer.close()
         try:
-            async with asyncio.timeout(END_S):
-                await self._process.wait()
-        except (TimeoutError, asyncio.CancelledError) as error:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-            if isinstance(error, asyncio.CancelledError):
-                raise
+            await ended(self._process)
         finally:
             self._listening.cancel()
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Wait for one that was told to end; who does not is killed, and so it is where nobody can wait for it."""
+    try:
+        async with asyncio.timeout(END_S):
+            await process.wait()
+    except (TimeoutError, asyncio.CancelledError) as error:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if isinstance(error, asyncio.CancelledError):
+            raise

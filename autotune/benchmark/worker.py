@@ -85,7 +85,8 @@ class _Worker:
 
     def _flush(self) -> None:
         messages, self._to_tell = self._to_tell, []
-        self._writer.write(packed(messages))
+        if not self._writer.is_closing():  # the other end may be gone by now
+            self._writer.write(packed(messages))
 
     async def obey(self, reader: asyncio.StreamReader) -> None:
         """Do what is said, until nothing more is said."""

@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from autotune.benchmark.flight import Flight
 from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.phases import LoadResult, Phases
+from autotune.benchmark.worker import _Worker
 from autotune.benchmark.worker import run as run_client
 from autotune.benchmark.workload import Lengths, Prompt, SeededWorkload
 from autotune.cluster import host
@@ -409,6 +411,25 @@ async def test_an_interrupt_is_for_the_parent() -> None:
         assert said.split() == [b"interrupted", b"ok", b"ok"]
         assert process.returncode == 0
         assert not any(host.runs(one) for one in alive)
+
+
+@pytest.mark.parametrize("play", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_when_nobody_listens_any_more_nothing_is_told(play: Callable[[Coroutine[None, None, None]], None]) -> None:
+    complaints: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        ours, theirs = socket.socketpair()
+        _, writer = await asyncio.open_unix_connection(sock=theirs)
+        worker = _Worker(carrier(Target(NOBODY, ASK)), writer)
+        writer.close()
+        await asyncio.sleep(0.01)
+        worker.tell(("pieces", {}))
+        await asyncio.sleep(0.01)
+        ours.close()
+
+    play(main())
+    assert complaints == []
 
 
 def test_a_client_goes_first_and_its_children_do_not() -> None:
