@@ -142,6 +142,8 @@ def test_the_notation_says_which_instance_has_which_devices(text: str, instances
         ("0x0", '"0x0" is no instance'),
         ("-1", '"-1" is no instance'),
         ("0+1x2", "only one device is shared"),
+        ("0 | 1x1000000", '"1x1000000": allowed are at most 65535 instances on a device'),
+        (f"0x{'9' * 5000}", "is no instance"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line(text: str, says: str) -> None:

@@ -438,6 +438,11 @@ def test_all_else_does(change: dict[str, Any]) -> None:
             "devices[0].memory_gib: 1e+300: should be less than or equal to 1048576",
         ),
         ("levels = [5,", "levels = [1000000000,", "levels[0].users: 1000000000: should be less than or equal to 65535"),
+        (
+            "_device = [1, 2]",
+            "_device = [1000000000]",
+            "instances_per_device[0]: 1000000000: should be less than or equal",
+        ),
         ("at = 10", "capacity_max = 1000000000", "objective.capacity_max: 1000000000: should be less than or equal to"),
         ("window_s = 60", "window_s = 0", "workload.window_s: 0: should be greater than 0"),
         ("window_max_s = 120", "window_max_s = inf", "workload.window_max_s: inf: should be a finite number"),

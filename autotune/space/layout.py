@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from autotune.inventory import Device, Inventory
 
 
+MOST_COPIES = 65535
+"""Of an instance on a device: each listens on a port of its own."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Part:
     """One instance over one or more devices, or several instances that share one device."""
@@ -94,13 +98,15 @@ def parse_layout(text: str, inventory: Inventory) -> Layout:
 
 
 def _parse_part(piece: str, text: str) -> Part:
-    match = re.fullmatch(r"(\d+(?:\s*\+\s*\d+)*)(?:\s*x\s*([1-9]\d*))?", piece, re.ASCII)
+    match = re.fullmatch(r"(\d{1,9}(?:\s*\+\s*\d{1,9})*)(?:\s*x\s*([1-9]\d{0,8}))?", piece, re.ASCII)
     if not match:
         raise SpecError(
             f'layout "{text}": "{piece}" is no instance; write "0" (on device 0), "0+1" (over two devices) '
             'or "0x2" (two on one device), and "|" between instances'
         )
     part = Part(tuple(sorted(int(index) for index in match[1].split("+"))), int(match[2] or 1))
+    if part.copies > MOST_COPIES:
+        raise SpecError(f'layout "{text}": "{piece}": allowed are at most {MOST_COPIES} instances on a device')
     if part.copies > 1 and len(part.devices) > 1:
         raise SpecError(
             f'layout "{text}": "{piece}" copies an instance over several devices; only one device is shared'

@@ -21,6 +21,7 @@ from autotune.spec.values import (
     At,
     CacheType,
     Choices,
+    Copies,
     Count,
     FlashAttention,
     Letters,
@@ -196,7 +197,7 @@ class Search(Section):
     The letters that `autotune plan` gives the kinds name the parameters: `num_parallel@B`."""
     layouts: Layouts = "auto"
     """`auto`: every layout up to symmetry; or those written here, as "0 | 1", "0x2", "0+1 | 2+3"."""
-    instances_per_device: Choices = (1,)
+    instances_per_device: Copies = (1,)
     """With layouts = "auto": how many instances may share a device."""
     devices_per_instance: Choices | None = None
     """With layouts = "auto": how many devices an instance may span, besides one. Without it: one GPU, or as many as the

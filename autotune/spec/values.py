@@ -152,6 +152,8 @@ Some = Rule(some, {"minItems": 1})
 Unique = Rule(unique, {"uniqueItems": True})
 Ramp = Annotated[tuple[NotNegative, ...], Rule(two_rates, {"minItems": 2, "maxItems": 2})]
 Choices = Annotated[tuple[Count, ...], Some, Unique]
+Copies = Annotated[tuple[Port, ...], Some, Unique]
+"""Of an instance: each of them listens on a port of its own."""
 Variable = Annotated[str, Rule(tunable, {"pattern": f"^{_NAME}$", "not": {"enum": sorted(OWN_VARIABLES)}})]
 Letters = Annotated[str, like(r"[A-Z]+(\+[A-Z]+)*", 'the letters of kinds of devices, as in "B" or "A+B"')]
 Value = Annotated[str, Rule(printable, {"pattern": r"^[^\x00-\x1f\x7f]*$"})]
