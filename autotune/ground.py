@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from autotune.space import Layout, Params
     from autotune.spec import StudySpec
 
-PROFILE = f"{CONTENT}cluster.profile"
-"""What `measured_on` calls the figures of a played host."""
 LIKELY = 0.5
 """A configuration that is less likely to fit the memory is not what experience says."""
 DERIVED = "derived.txt"
@@ -150,28 +149,31 @@ class Ground:
         return replace(found, before=self.before)
 
     def measured_on(self) -> dict[str, Any]:
-        """What besides the study file decides what a trial measures. Raises `SpecError` where a file is gone."""
+        """What besides the study file decides what a trial measures."""
         return {
             "host.devices": [device.id for device in self.inventory.devices],
             "host.driver": self.inventory.driver,
             "host.ollama": self.facts.version,
             "host.model digest": self.facts.model.digest,
-            **_contents(self.spec),
+            **self.contents,
         }
 
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """Digests of what is in the files that the study names: another content under the same path is another study.
 
-def _contents(spec: StudySpec) -> dict[str, str]:
-    """Digests of what is in the files that a study names: another content under the same path is another study."""
-    found = {}
-    if spec.workload.prompts is not None:
-        try:
-            found[f"{CONTENT}workload.prompts"] = _digest(spec.workload.prompts.read_bytes())
-        except OSError as error:
-            raise SpecError(f"workload.prompts = {str(spec.workload.prompts)!r}: {error.strerror}") from error
-    if spec.cluster.driver == "simulated":
-        profile = load_profile(spec.cluster.profile).model_dump_json(exclude_defaults=True)
-        found[PROFILE] = _digest(profile.encode())
-    return found
+        Raises `SpecError` where one is gone.
+        """
+        found = {}
+        if (prompts := self.spec.workload.prompts) is not None:
+            try:
+                found[f"{CONTENT}workload.prompts"] = _digest(prompts.read_bytes())
+            except OSError as error:
+                raise SpecError(f"workload.prompts = {str(prompts)!r}: {error.strerror}") from error
+        if self.spec.cluster.driver == "simulated":
+            profile = load_profile(self.spec.cluster.profile).model_dump_json(exclude_defaults=True)
+            found[f"{CONTENT}cluster.profile"] = _digest(profile.encode())
+        return found
 
 
 def _digest(content: bytes) -> str:

@@ -105,7 +105,7 @@ class Hypothesis:
     ttft: float = 2.5
     """So many times as much for limits."""
     total: float = 0.0
-    """Of steps, by the slots of all instances together."""
+    """Of steps and reading, by the slots of all instances together."""
     of_times: bool = False
     """Whether it is left over of the times of an instance, and a part of it beside these."""
 

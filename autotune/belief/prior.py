@@ -177,8 +177,10 @@ def _scale(law: Law) -> Array:
     return found
 
 
-def learned(mind: Mind, names: Sequence[str], times: float = 1.0) -> Lesson | None:
+def learned(mind: Mind, names: Sequence[str], times: float = 1.0, trusted: float = 0.5) -> Lesson | None:
     """What a study teaches of the parameters with a name, each of which may have drifted so many times as far as usual.
+
+    Its trust in the law is kept to the part `trusted`; the rest is what was thought of it before.
 
     None where it has measured nothing.
     """
@@ -206,14 +208,14 @@ def learned(mind: Mind, names: Sequence[str], times: float = 1.0) -> Lesson | No
         tuple(name for name in names if name),
         tuple(tuple(row) for row in weights.tolist()),
         tuple(values.tolist()),
-        _trust(mind, times),
+        _trust(mind, trusted),
     )
 
 
-def _trust(mind: Mind, times: float) -> tuple[tuple[str, float], ...]:
-    """As likely as it was found, and as it was thought before: half of each where no more has changed than usual."""
+def _trust(mind: Mind, part: float) -> tuple[tuple[str, float], ...]:
+    """How likely each hypothesis is: a part as it was found, the rest as it was thought before."""
     found = dict[str, float]()
     for view in mind.views:
         name, chance = view.hypothesis.name.removesuffix(AGAIN), view.hypothesis.chance
-        found[name] = found.get(name, 0.0) + chance + (float(view.weights[0]) - chance) / (1 + times**2)
+        found[name] = found.get(name, 0.0) + chance + part * (float(view.weights[0]) - chance)
     return tuple(found.items())

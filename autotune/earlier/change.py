@@ -65,8 +65,8 @@ def of_host(before: Provenance, now: Provenance) -> Iterator[Change]:
         yield Change(f"Ollama {before.ollama} → {now.ollama}", OLLAMA)
 
 
-def of_load(before: StudySpec, now: StudySpec) -> Iterator[Change]:
-    """What is not asked as it was."""
+def of_load(before: StudySpec, now: StudySpec, *, other_prompts: bool = False) -> Iterator[Change]:
+    """What is not asked as it was; `other_prompts`: a file of prompts says something else."""
     then, here = before.level(None), now.level(None)
     if then.label != here.label:
         octaves = abs(math.log2(here.users / then.users)) if here.users and then.users else 1.0
@@ -76,9 +76,10 @@ def of_load(before: StudySpec, now: StudySpec) -> Iterator[Change]:
         if (value := lengths[1][name]) != was:
             octaves = abs(math.log2(value / was)) if value and was else 1.0
             yield Change(f"{name} {was or 'unknown'} → {value or 'unknown'}", OCTAVE * octaves)
-    for name in ("endpoint", "think", "shared_prefix", "conversation", "prompts"):
-        if getattr(before.workload, name) != getattr(now.workload, name):
-            yield Change(f"another workload.{name}", SETTING)
+    kinds = ("endpoint", "think", "shared_prefix", "conversation")
+    others = [name for name in kinds if getattr(before.workload, name) != getattr(now.workload, name)]
+    for name in [*others, *(["prompts"] if other_prompts else [])]:
+        yield Change(f"another workload.{name}", SETTING)
 
 
 def _lengths(spec: StudySpec) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from autotune.earlier import change
 from autotune.earlier.change import Change
 from autotune.errors import SpecError, StorageError
 from autotune.standing import standings
-from autotune.store import Store
+from autotune.store import CONTENT, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     if not all(map(_is_configuration, results)):
         raise StorageError(f"{folder}: damaged (a trial of no configuration)")
     then = store.trials.provenance(first.number)
-    if why := _other_profile(store, spec, ground) or _strange(spec, then, ground, now):
+    if why := _strange(store, spec, then, ground, now):
         raise SpecError(why)
     space, proof = grounds.space(spec, ground.inventory, ground.facts), confirm.verdict(store, spec.proof)
     proved = proof is not None and proof.kind is confirm.Kind.WINNER
@@ -87,7 +88,7 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
             *change.of_host(then, now),
             *change.of_settings(spec, ground.spec),
             *change.of_space(_usual(space), _usual(ground.space)),
-            *change.of_load(spec, ground.spec),
+            *change.of_load(spec, ground.spec, other_prompts=_other("workload.prompts", store, spec, ground)),
             *change.of_age(results[-1].began_at, datetime.now(UTC)),
         ),
         same_slots=then.ollama == now.ollama and spec.workload.num_ctx == ground.spec.workload.num_ctx,
@@ -95,10 +96,13 @@ def read(folder: Path, ground: Ground, now: Provenance) -> Study:
     )
 
 
-def _strange(spec: StudySpec, then: Provenance, ground: Ground, now: Provenance) -> str:
+def _strange(store: Store, spec: StudySpec, then: Provenance, ground: Ground, now: Provenance) -> str:
     """Why it tells nothing; empty where it does."""
+    played, here = spec.cluster.profile, ground.spec.cluster.profile
     if spec.cluster.simulated != ground.spec.cluster.simulated:
         return f"of a {'played' if spec.cluster.simulated else 'real'} host"
+    if spec.cluster.simulated and _other("cluster.profile", store, spec, ground):
+        return f"of another host: profile {played}; here it is {here if played != here else 'of other figures'}"
     if why := change.strange(then.devices, now.devices):
         return why
     if then.model_digest != now.model_digest:
@@ -107,13 +111,13 @@ def _strange(spec: StudySpec, then: Provenance, ground: Ground, now: Provenance)
     return ""
 
 
-def _other_profile(store: Store, spec: StudySpec, ground: Ground) -> str:
-    """Why it is not of the same played host: by what the profile says, or by its name where nobody kept that."""
-    was, here = spec.cluster.profile, ground.spec.cluster.profile
-    then, now = (store.header() or {}).get("ground", {}).get(grounds.PROFILE), ground.measured_on().get(grounds.PROFILE)
-    if not (spec.cluster.simulated and ground.spec.cluster.simulated) or (was == here if then is None else then == now):
-        return ""
-    return f"of another host: profile {was}; here it is {here if was != here else 'of other figures'}"
+def _other(key: str, store: Store, spec: StudySpec, ground: Ground) -> bool:
+    """Whether a file that both studies name says something else: by its path where nobody kept its content."""
+    then = (store.header() or {}).get("ground", {}).get(CONTENT + key)
+    if then is not None:
+        return bool(then != ground.contents.get(CONTENT + key))
+    was, here = (attrgetter(key)(one) for one in (spec, ground.spec))
+    return bool(was != here)
 
 
 def _usual(space: Space) -> dict[str, Any]:
@@ -152,7 +156,8 @@ def lesson(study: Study, ground: Ground, known: Mind, weight: float) -> Lesson |
     usual = _usual(ground.space)
     turned = {name for name, value in _usual(study.space).items() if usual.get(name) != value}
     names = named(known.law, turned, study.others)
-    return learned(known, [name if name in there else "" for name in names], weight**-0.5)
+    same = change.weight(study.changes)  # that the law does not hold there is no change of the host
+    return learned(known, [name if name in there else "" for name in names], weight**-0.5, same / (1 + same))
 
 
 def best(study: Study, known: Mind | None) -> dict[str, Any] | None:

@@ -116,6 +116,19 @@ def problem(world: World, trials: Sequence[Evidence]) -> Problem:
     return Problem(mind.law, trials, mind.design([trial.params for trial in trials]), mind._heads(), TIGHT[0])
 
 
+def test_how_residuals_change_with_times_is_taken_where_it_is_asked_for() -> None:
+    world = World(3, noise=0.02)
+    trials = world.trials(6)
+    (inner,) = (one for one in HYPOTHESES if one.of_times)
+    mind = told(world, trials)
+    design = mind.design([trial.params for trial in trials])
+    here, there = (Problem(mind.law, trials, design, mind._heads(), inner, None, at) for at in (world.theta, None))
+    changes = here.left(world.theta)[1]
+    whole = here.rows.covariance(inner, here.where, changes) + np.diag(here.rows.own**2)
+    np.testing.assert_allclose(np.linalg.inv(here.whiten.T @ here.whiten), whole, rtol=1e-6, atol=1e-9)
+    assert np.abs(there.whiten - here.whiten).max() > 0.01
+
+
 def test_the_parameters_that_made_the_data_leave_nothing_over() -> None:
     world = World(5)
     world.theta[world.law.at["device"]] = 0.0  # else whether instances are even depends on what stands beside them

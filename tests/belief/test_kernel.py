@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,6 +54,23 @@ def test_the_way_to_an_instance_is_the_policy_s_and_its_times_are_not() -> None:
         assert way(one, other) < way(one, one)
         assert way(one, slots) == pytest.approx(way(one, one))
         assert steps(one, slots) < steps(one, one)
+
+
+def test_all_slots_together_are_alike_whatever_the_layout() -> None:
+    """And of the output there is less left over beside the times than of a limit."""
+    (hypothesis,) = (one for one in HYPOTHESES if one.of_times)
+    two, four, other = (
+        places(params(8, "0 | 1")),
+        places(params(4, "0 | 1 | 2 | 3")),
+        places(params(8, "0 | 1 | 2 | 3")),
+    )
+    without = replace(hypothesis, total=0.0)
+    same, far = (
+        float(hypothesis.kernels[0](two, one)[0, 0] - without.kernels[0](two, one)[0, 0]) for one in (four, other)
+    )
+    assert same == pytest.approx(hypothesis.total**2)
+    assert 0 < far < 0.8 * same
+    assert hypothesis.share(0) < 1 < hypothesis.share(1)
 
 
 def test_a_configuration_is_nearest_to_itself_and_then_to_its_neighbours() -> None:

@@ -86,10 +86,12 @@ def test_where_the_law_held_it_is_likely_to_hold_again() -> None:
     unlawful = learned(mind, named(mind.law))
     assert unlawful is not None
     first, last = HYPOTHESES[0], HYPOTHESES[-1]
-    held, far, not_held = (dict(lesson.trust) for lesson in (taught(1), taught(1, 4.0), unlawful))
-    assert held[first.name] > far[first.name] > first.chance > not_held[first.name]
-    assert held[last.name] < far[last.name] < last.chance < not_held[last.name]
-    for trust in (held, far, not_held):
+    far = learned(studied(1), named(mind.law), trusted=0.1)
+    assert far is not None
+    held, far_held, not_held = (dict(lesson.trust) for lesson in (taught(1), far, unlawful))
+    assert held[first.name] > far_held[first.name] > first.chance > not_held[first.name]
+    assert held[last.name] < far_held[last.name] < last.chance < not_held[last.name]
+    for trust in (held, far_held, not_held):
         assert sum(trust.values()) == pytest.approx(1)
     both, nothing = (
         {one.name: one.chance for one in doubled(HYPOTHESES, law(), lessons)[0]}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from autotune.belief import Bound
 from autotune.belief.kernel import HYPOTHESES, Places
 from autotune.belief.view import ROUGH_SD
-from tests.belief.worlds import EVERY, World, params
+from tests.belief.worlds import EVERY, USERS, World, asked, params
 
 if TYPE_CHECKING:
     from autotune.belief import Mind
@@ -57,6 +58,46 @@ def test_the_spread_is_that_of_each_by_itself(hypothesis: Hypothesis) -> None:
     said = view.full(design, Places.of(design), joint=2)
     np.testing.assert_allclose([np.diag(one) for one in said.joint], said.spread, rtol=1e-6, atol=1e-9)
     assert min(np.linalg.eigvalsh(one).min() for one in said.joint) > -1e-9
+
+
+def test_what_was_measured_under_other_loads_stands_for_itself() -> None:
+    """Of times, all that was measured under the study's own load hangs together; else only what a study decides by."""
+    world = World(8, noise=0.02)
+    plain = world.trials(5)
+    more = [replace(one, loads=(*one.loads, replace(one.loads[0], users=USERS // 4))) for one in plain]
+    for hypothesis in HYPOTHESES:
+        found = []
+        for trials in (plain, more):
+            mind = world.mind(hypotheses=(replace(hypothesis, chance=1.0),))
+            mind.learn(trials)
+            found.append(mind.views[0].rows)
+        # output and TTFT's limit; and TPOT, the mean of TTFT, and reading
+        heads = [[0, 1], [-1, -1, -1, 0, 1]][hypothesis.of_times]
+        for rows in found:
+            assert sorted(rows.heads.tolist()) == sorted(heads * len(plain))
+            assert sorted(rows.trials.tolist()) == sorted([*range(len(plain))] * len(heads))
+
+
+def test_what_is_a_limit_is_no_second_measurement() -> None:
+    question = asked(bounds=(Bound("tpot_s", "mean", USERS, 1.0),))
+    world = World(8, question=question)
+    mind = world.mind(hypotheses=(INNER,))
+    (one,) = world.trials(1)
+    mind.learn([replace(one, bounds=((question.bounds[0].name, one.loads[0].tpot_s or 0.0),))])
+    assert mind.views[0].rows.heads.tolist().count(-1) == 3  # both of TTFT, and reading
+
+
+@each
+def test_an_outlier_counts_for_less(hypothesis: Hypothesis) -> None:
+    world = World(8, noise=0.02)
+    mind = world.mind(hypotheses=(replace(hypothesis, chance=1.0),))
+    trials = world.trials(6)
+    again = [world.trial(trials[0].params, number) for number in range(20, 24)]
+    mind.learn([*trials, *again, world.trial(trials[0].params, 24, times=3.0)])
+    (view,) = mind.views
+    own = np.diag(view.covariance) - np.diag(view.rows.covariance(hypothesis, view.tried, view.inner))
+    times = (own / view.rows.own**2)[view.rows.heads == 0]
+    assert times[-1] > 1.5 * times[:-1].max()
 
 
 def test_what_an_instance_takes_is_the_same_whoever_balances() -> None:

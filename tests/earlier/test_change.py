@@ -79,7 +79,7 @@ def test_what_is_asked_counts_by_octaves() -> None:
     rate = study(workload={"levels": [{"rate": 2.0}]})
     assert len(words(change.of_load(two, rate))) == 1
     longer = study(workload={"levels": [2], "num_ctx": 2048, "input_tokens": None, "prompts": "prompts.jsonl"})
-    assert words(change.of_load(two, longer)) == [
+    assert words(change.of_load(two, longer, other_prompts=True)) == [
         "num_ctx 1024 → 2048",
         "tokens of a prompt 8 → unknown",
         "another workload.prompts",
