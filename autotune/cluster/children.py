@@ -2,7 +2,8 @@
 
 Three lines of defence. `setpriv --pdeathsig TERM` makes the kernel end a child when we die, even by SIGKILL. Each child
 leads a session of its own, so that what it left behind can be found and ended with it. Each is written to a ledger in
-the study folder, with its start time and a mark in its environment, and the next start ends what is left of it.
+the study folder, with its start time and a mark in its environment, and the next start ends what is left of it. Until
+it stands there a child waits; where we die before that, it ends without having been anything.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Self
 
 from autotune.cluster import host
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 MARK = "AUTOTUNE_STUDY"
 """Every process of a study carries its folder in this variable."""
+_WAITS = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
+"""Becomes the command that follows as soon as it reads a line."""
+_SHELLS_OWN = ("PWD", "OLDPWD", "SHLVL", "_")
+"""Variables that a shell adds."""
 _POLL_S = 0.02
 _KILL_S = 5.0
 
@@ -41,7 +47,8 @@ class Children:
         self, command: Sequence[str], env: Mapping[str, str], log: Path, cpus: Sequence[int] = ()
     ) -> subprocess.Popen[bytes]:
         """Start a process that dies with us. Raises `BinaryMissing`, `StorageError`, `ClusterError`."""
-        prefix = [program("setpriv", "util-linux"), "--pdeathsig", "TERM"]
+        prefix = [program("env", "coreutils"), *(f"--unset={name}" for name in _SHELLS_OWN if name not in env)]
+        prefix += [program("setpriv", "util-linux"), "--pdeathsig", "TERM"]
         if cpus:
             prefix += [program("taskset", "util-linux"), "-c", ",".join(map(str, cpus))]
         with storage(log):
@@ -53,8 +60,11 @@ class Children:
         try:
             self._note(process.pid)
         except StorageError:
-            _kill_session(process.pid)  # nobody would know of it, and its port would be taken
+            _kill_session(process.pid)
             raise
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as gate:
+            gate.write(b"go\n")
         return process
 
     def alive(self, pid: int) -> bool:
@@ -135,10 +145,18 @@ def program(name: str, package: str = "") -> str:
 
 
 def _begin(command: Sequence[str], env: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """In a session of its own. What the system says against it (no memory, too many processes) is its own fault."""
+    """In a session of its own, once it is told to go.
+
+    What the system says against it (no memory, too many processes) is its own fault.
+    """
     try:
         return subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [*_WAITS, *command],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     except OSError as error:
         raise ClusterError(f"no process can be started here: {error.strerror or error}") from error

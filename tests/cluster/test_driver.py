@@ -240,6 +240,32 @@ async def test_children_die_with_a_parent_that_is_killed(folder: Path) -> None:
         await until(lambda: not left_behind(folder))
 
 
+UNNOTED = """
+import os, signal, sys
+from pathlib import Path
+from autotune.cluster import children, host
+def note(self, pid):
+    while not host.argv(pid): pass
+    print(pid, *host.argv(pid), flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+children.Children._note = note
+children.Children(Path(sys.argv[1])).start(["sleep", "60"], {"PATH": "/usr/bin:/bin"}, Path(sys.argv[1]) / "log")
+"""
+
+
+async def test_nothing_runs_that_no_ledger_names(folder: Path) -> None:
+    """Killed between the start of a child and its line: the child has been nothing yet, and ends."""
+    with python(UNNOTED, str(folder)) as parent:
+        pid, *command = said(parent).split()
+        assert command[:1] == ["/bin/sh"]
+        assert parent.stdin is not None
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        await until(lambda: host.stat(int(pid)) is None)
+        assert not left_behind(folder)
+
+
 @pytest.fixture
 def leftover(folder: Path) -> Iterator[Callable[..., int]]:
     """Starts what an earlier run left behind: it is told nothing of its parent's death."""
