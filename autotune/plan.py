@@ -73,6 +73,10 @@ class BalancerPlan:
     """The share of each upstream against those of the others; none where all are equal."""
 
 
+DERIVED = "autotune-"
+"""So begin the names of models that are in the store while a night runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class DerivedModel:
     """A model that carries parameters which no environment variable can set."""
@@ -254,7 +258,7 @@ def _derived(
         return None
     suffix = "-".join(f"{name.removeprefix('num_')}{value}" for name, value in sorted(parameters.items()))
     stem = spec.cluster.model.replace("/", "-").replace(":", "-").lower()
-    return DerivedModel(f"autotune-{stem}-{suffix}", spec.cluster.model, tuple(sorted(parameters.items())))
+    return DerivedModel(f"{DERIVED}{stem}-{suffix}", spec.cluster.model, tuple(sorted(parameters.items())))
 
 
 def _instance(spec: StudySpec, number: int, group: tuple[Device, ...], env: dict[str, str]) -> InstancePlan:

@@ -65,6 +65,8 @@ def trace(tmp_path: Path) -> str:
         (["--concurrency", "1,1"], "--concurrency 1,1: the same load twice"),
         (["--rate", "2,1,2.0"], "--rate 2,1,2.0: the same load twice"),
         (["--rate", "2,2.0000001"], "--rate 2,2.0000001: the same load twice"),
+        (["--rate", "1,1e6"], "--rate 1,1e6: allowed are at most 10000"),
+        (["--json", "a", "--csv", "./a"], "--json a: several figures into one file; one would be lost"),
         (["--concurrency", "1,4097"], "--concurrency 1,4097: allowed are at most 4096"),
         (
             ["--shared-prefix", "4,200"],

@@ -69,6 +69,14 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_terminal_without_a_sign_is_no_reason_to_end() -> None:
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    asked = [sys.executable, "-m", "autotune", "reference"]
+    done = subprocess.run(asked, env=plain, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"mean / ?burstiness" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["run", "plan", "bench", "compare", "forecast", "studies", "reference", "doctor"])
 def test_every_command_has_its_help(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")

@@ -19,6 +19,7 @@ from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, replay
 from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
 from autotune.errors import SpecError, UsageError
+from autotune.spec.values import MOST_RATE
 from autotune.stats import enough
 
 if TYPE_CHECKING:
@@ -75,8 +76,11 @@ def job(chosen: argparse.Namespace) -> Job:
     _check_owners(chosen)
     tokens = None if chosen.prompts else chosen.input_tokens or INPUT_TOKENS
     asked = _workload(chosen, tokens)
-    for flag in ("json", "csv", "parquet"):
-        check_target(flag, getattr(chosen, flag, None))
+    targets = {flag: path for flag in ("json", "csv", "parquet") if (path := getattr(chosen, flag, None)) is not None}
+    for flag, path in targets.items():
+        check_target(flag, path)
+        if sum(path.absolute() == other.absolute() for other in targets.values()) > 1:
+            raise UsageError(f"--{flag} {path}: several figures into one file; one would be lost")
     if getattr(chosen, "parquet", None) and find_spec("pyarrow") is None:
         raise UsageError(f"--parquet {chosen.parquet}: needs pyarrow: pip install pyarrow")
     least = max((enough(bound.statistic) for bound in bounds), default=0)
@@ -210,7 +214,7 @@ def _distinct(flag: str, given: str, levels: Iterable[Level]) -> list[Level]:
 OPEN = ("rate", "ramp", "trace")
 """Flags of loads that come whatever the server does."""
 LIST = "numbers above 0 with commas between, as in 5,10,20"
-MOST = {"--concurrency": MOST_CONNECTIONS}
+MOST = {"--concurrency": MOST_CONNECTIONS, "--rate": MOST_RATE}
 """What no number of a flag may exceed."""
 
 
@@ -223,7 +227,7 @@ def numbers(flag: str, given: str, kind: Callable[[str], Any], allowed: str, cou
     if not found or not all(0 < one < math.inf for one in found) or (count and len(found) != count):
         raise UsageError(f"{flag} {given}: allowed are {allowed}")
     if flag in MOST and max(found) > MOST[flag]:
-        raise UsageError(f"{flag} {given}: allowed are at most {MOST[flag]}")
+        raise UsageError(f"{flag} {given}: allowed are at most {MOST[flag]:g}")
     return found
 
 

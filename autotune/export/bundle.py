@@ -17,7 +17,7 @@ from autotune.confirm import Kind
 from autotune.errors import NothingFeasible, StorageError, UsageError
 from autotune.export import compose, guide, systemd
 from autotune.faults import quarantined
-from autotune.plan import LOOPBACK
+from autotune.plan import DERIVED, LOOPBACK
 from autotune.report.words import configuration, verdict
 from autotune.result import TOKENS_PER_S
 from autotune.simulator import SIMULATED
@@ -59,6 +59,12 @@ class Bundle:
     def name(self) -> str:
         """Of units and files: `ollama-` and the study's name, in letters that systemd and nginx take as they are."""
         return "ollama-" + re.sub(r"[^a-z0-9]+", "-", self.spec.study.name.lower()).strip("-")
+
+    @property
+    def model(self) -> str:
+        """What clients ask for: a derived model has a name of its own here, since a night takes its names away."""
+        derived = self.plan.derived
+        return self.plan.model if derived is None else f"tuned-{derived.name.removeprefix(DERIVED)}"
 
     @property
     def answer(self) -> str:
@@ -119,6 +125,7 @@ class Bundle:
             "study": self.spec.study.name,
             "answer": self.answer,
             "params": self.runs[0].params,
+            "model": self.model,
             "fingerprint": self.plan.fingerprint,
             "expected": self.expected(),
             "figures": [asdict(change) for change in self.found.changes] if self.found.chosen and self.proved else [],

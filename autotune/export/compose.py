@@ -35,7 +35,7 @@ def _instance(bundle: Bundle, instance: InstancePlan) -> dict[str, Any]:
     """Host network: instances keep the addresses that the nginx site has. The model is loaded at every start."""
     models = dict(instance.env)["OLLAMA_MODELS"]
     host, _, port = instance.address.partition(":")
-    start = f"bash /preload {host} {port} {bundle.plan.model} & exec /bin/ollama serve"
+    start = f"bash /preload {host} {port} {bundle.model} & exec /bin/ollama serve"
     service: dict[str, Any] = {
         "image": _image(bundle, instance),
         "network_mode": "host",

@@ -127,7 +127,7 @@ def _derive(bundle: Bundle) -> str:
     """The derived model has to be in the store before an instance can load it."""
     if bundle.plan.derived is None:
         return ""
-    commands = _commands(f"ollama create {bundle.plan.derived.name} -f Modelfile")
+    commands = _commands(f"ollama create {bundle.model} -f Modelfile")
     return _DERIVE.format(models=bundle.provenance.models_dir, commands=commands)
 
 
@@ -151,7 +151,7 @@ def _site(bundle: Bundle) -> list[str]:
 
 def _check(bundle: Bundle) -> list[str]:
     shown = [f"curl -s {instance.url}/api/ps" for instance in bundle.plan.instances]
-    return [*shown, f"autotune bench {_url(bundle)} --model {bundle.plan.model} {_load(bundle.spec)}"]
+    return [*shown, f"autotune bench {_url(bundle)} --model {bundle.model} {_load(bundle.spec)}"]
 
 
 def _load(spec: StudySpec) -> str:
@@ -193,7 +193,7 @@ def _rollback(bundle: Bundle) -> list[str]:
         f"sudo rm -r {units}.service {units}*.service.d {library(bundle)}",
         "sudo systemctl daemon-reload",
         "sudo systemctl enable --now ollama      # or whatever you stopped in step 1",
-        *([f"ollama rm {bundle.plan.derived.name}"] if bundle.plan.derived else []),
+        *([f"ollama rm {bundle.model}"] if bundle.plan.derived else []),
     ]
 
 
@@ -201,7 +201,7 @@ def _notes(bundle: Bundle) -> str:
     plan = bundle.plan
     notes = _NOTES.format(
         url=_url(bundle),
-        model=plan.model,
+        model=bundle.model,
         first=plan.instances[0].address,
         user=bundle.user,
         models=bundle.provenance.models_dir,

@@ -94,7 +94,7 @@ def drop_in(bundle: Bundle, instance: InstancePlan) -> str:
     if instance.cpus:
         lines.append(f"CPUAffinity={' '.join(map(str, instance.cpus))}")
     host, _, port = instance.address.partition(":")
-    script = f"/bin/bash {library(bundle)}/preload {host} {port} {_word(bundle.plan.model)}"
+    script = f"/bin/bash {library(bundle)}/preload {host} {port} {_word(bundle.model)}"
     return "\n".join([f"{bundle.comments}[Service]", *lines, f"ExecStartPost={script}", ""])
 
 

@@ -92,8 +92,11 @@ def ended(log: str) -> str:
 
 
 def last_words(log: str, lines: int = 8) -> str:
-    """The end of a log without access lines and progress dots."""
-    return "\n".join([line[:400] for line in log.splitlines() if not _NOISE.match(line)][-lines:])
+    """The end of a log without access lines and progress dots; of a panic its beginning, which has the reason."""
+    told = [line[:400] for line in log.splitlines() if not _NOISE.match(line)]
+    panics = [at for at, line in enumerate(told) if line.startswith(("panic: ", "fatal error: "))]
+    first = min([*panics[-1:], max(len(told) - lines, 0)])
+    return "\n".join(told[first : first + lines])
 
 
 def _parallel(log: str) -> int | None:

@@ -137,11 +137,14 @@ def one_of(*keys: str) -> dict[str, Any]:
 
 MOST_GIB = 1 << 20
 """A PiB. No host has more memory: what is more is a slip."""
+MOST_RATE = 10_000.0
+"""Requests a second: more than one client can send."""
 MOST_USERS = 65535
 """Each has a connection of its own, and from one address there are no more to one port."""
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True)]
+Rate = Annotated[float, Field(gt=0, le=MOST_RATE, strict=True)]
 NotNegative = Annotated[float, Field(ge=0, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Users = Annotated[int, Field(ge=1, le=MOST_USERS, strict=True)]
@@ -150,7 +153,9 @@ Memory = Annotated[float, Field(gt=0, le=MOST_GIB, strict=True)]
 Yes = Annotated[bool, Field(strict=True)]
 Some = Rule(some, {"minItems": 1})
 Unique = Rule(unique, {"uniqueItems": True})
-Ramp = Annotated[tuple[NotNegative, ...], Rule(two_rates, {"minItems": 2, "maxItems": 2})]
+Ramp = Annotated[
+    tuple[Annotated[NotNegative, Field(le=MOST_RATE)], ...], Rule(two_rates, {"minItems": 2, "maxItems": 2})
+]
 Choices = Annotated[tuple[Count, ...], Some, Unique]
 Copies = Annotated[tuple[Port, ...], Some, Unique]
 """Of an instance: each of them listens on a port of its own."""

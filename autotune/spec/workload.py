@@ -8,7 +8,20 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from autotune.spec.sections import Section
-from autotune.spec.values import TIMED, Count, Format, NotNegative, Positive, Ramp, Some, Users, Yes, one_of, short
+from autotune.spec.values import (
+    TIMED,
+    Count,
+    Format,
+    NotNegative,
+    Positive,
+    Ramp,
+    Rate,
+    Some,
+    Users,
+    Yes,
+    one_of,
+    short,
+)
 
 
 class Lengths(Section):
@@ -27,7 +40,7 @@ class Level(Section, json_schema_extra=one_of("users", "rate", "ramp", "trace"))
 
     users: Users | None = None
     """Users, each of whom sends the next request when the answer is there. The number alone will do: `[5, 10]`."""
-    rate: Positive | None = None
+    rate: Rate | None = None
     """Requests a second, whether the earlier ones are answered or not."""
     ramp: Ramp | None = None
     """Requests a second that change in a straight line, `[1, 5]`: from the first rate to the second within `over_s`

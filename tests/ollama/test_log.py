@@ -110,6 +110,13 @@ def test_last_words_are_the_end_without_access_lines_and_dots() -> None:
     assert last_words("") == ""
 
 
+def test_last_words_of_a_panic_say_why() -> None:
+    trace = "".join(f"main.step{number}()\n\t/go/src/main.go:{number}\n" for number in range(9))
+    log = f"starting\npanic: bad origin\n\ngoroutine 1 [running]:\n{trace}"
+    assert last_words(log, 3) == "panic: bad origin\ngoroutine 1 [running]:\nmain.step0()"
+    assert last_words("one\npanic: late", 3) == "one\npanic: late"
+
+
 # memory that is not enough
 
 
