@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,10 +85,11 @@ class Rows:
     def covariance(self, hypothesis: Hypothesis, where: Places, inner: Array) -> Array:
         """[R, R] where they change so with steps, reading and the way, [3, R]; without what each has for itself."""
         pair = np.ix_(self.trials, self.trials)
-        own = np.outer(self.shares, self.shares) * (self.heads[:, None] == self.heads)
-        left: Array = own * where.among(hypothesis.covariance)[pair]
+        left = where.among(hypothesis.covariance)[pair]
+        left *= self.shares[:, None] * self.shares
+        left *= self.heads[:, None] == self.heads
         if hypothesis.of_times:
-            left += hypothesis.between(inner, inner, *(where.among(one)[pair] for one in hypothesis.kernels))
+            left += hypothesis.between(inner, inner, lambda kernel: where.among(kernel)[pair])
         return left
 
 
@@ -133,17 +135,29 @@ class Problem:
         on_cpu = law.question.on_cpu
         self._misfits = [number for number, one in enumerate(trials) if one.misfit or (one.spilled and not on_cpu)]
         self._fitting = [number for number, one in enumerate(trials) if one.measured and number not in self._misfits]
-        self.spread = 0.0
-        """What the hypothesis pays for its width, in the logarithm of the evidence."""
         self._collect(trials)
         self.rows = self._alike()
         self.where = Places.of(design)
+        self._around = law.mean if around is None else around
+
+    @cached_property
+    def whiten(self) -> Array:
+        """[R, R] what makes `rows` independent of each other, each with the standard deviation 1."""
         inner = np.zeros((3, len(self.rows.own)))
-        if hypothesis.of_times:
-            inner = self._changes(law.mean if around is None else around)[1]
-        factor = np.linalg.cholesky(self.rows.covariance(hypothesis, self.where, inner) + np.diag(self.rows.own**2))
-        self.whiten = np.linalg.inv(factor)
-        self.spread += float(np.log(np.diag(factor)).sum())
+        if self.hypothesis.of_times:
+            inner = self._changes(self._around)[1]
+        covariance = self.rows.covariance(self.hypothesis, self.where, inner)
+        np.einsum("rr->r", covariance)[:] += self.rows.own**2
+        return np.asarray(np.linalg.inv(np.linalg.cholesky(covariance)), dtype=np.float64)
+
+    def forget(self) -> None:
+        """Let go what a fit alone needs, and is large; it would be made anew for another."""
+        vars(self).pop("whiten", None)
+
+    @property
+    def width(self) -> float:
+        """What the hypothesis pays for its width, in the logarithm of the evidence."""
+        return self._width - float(np.log(np.diag(self.whiten)).sum())
 
     def _alike(self) -> Rows:
         """What a study decides by, and, where the times are odd, all that was measured under its own load."""
@@ -153,7 +167,7 @@ class Problem:
             single[chosen] = other | (not self.hypothesis.of_times)
         self._single, self._together = np.flatnonzero(single), np.flatnonzero(~single)
         count, many = len(self._together), [len(head.trials) for head in self.heads]
-        self.spread += float(np.log(self._spreads[self._single]).sum())
+        self._width = float(np.log(self._spreads[self._single]).sum())
         return Rows(
             np.concatenate([self._of_trial[self._together], *(head.trials for head in self.heads)]),
             np.concatenate([np.full(count, -1), np.repeat([head.number for head in self.heads], many)]),
@@ -306,5 +320,5 @@ def fit(problem: Problem, start: Array, steps: int) -> Fit:
         if gained < LITTLE:
             break
     covariance = np.linalg.inv(curvature)
-    evidence = -cost - problem.spread - 0.5 * float(np.linalg.slogdet(curvature)[1])
+    evidence = -cost - problem.width - 0.5 * float(np.linalg.slogdet(curvature)[1])
     return Fit(theta, 0.5 * (covariance + covariance.T), evidence)

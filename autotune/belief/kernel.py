@@ -146,10 +146,18 @@ class Hypothesis:
         )
         return found
 
-    def between(self, inner: Array, others: Array, steps: Array, way: Array) -> Array:
-        """[A, B] of what is left over of quantities that change so with steps, reading and the way: [3, A], [3, B]."""
-        step, read, on_way = (mine[:, None] * others[at] for at, mine in enumerate(inner))
-        found: Array = (step + READING**2 * read) * steps + on_way * way
+    def between(self, inner: Array, others: Array, alike: Callable[[Kernel], Array]) -> Array:
+        """[A, B] of what is left over of quantities that change so with steps, reading and the way: [3, A], [3, B].
+
+        `alike` is [A, B] how alike their configurations are by a kernel.
+        """
+        steps, way = self.kernels
+        found: Array = inner[0][:, None] * others[0]
+        found += READING**2 * inner[1][:, None] * others[1]
+        found *= alike(steps)
+        on_way = inner[2][:, None] * others[2]
+        on_way *= alike(way)
+        found += on_way
         return found
 
     def variances(self, inner: Array) -> Array:

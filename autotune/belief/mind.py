@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,8 @@ NOISE, NOISE_WORTH = 0.025, 3.0
 ROUGH = 4.0
 """So many times as much for trials that ended before their time."""
 HEARD = 0.005
-"""A hypothesis that is less likely than that, as to the output and to each limit, counts for nothing meanwhile."""
+"""A hypothesis that is less likely than that, as to the output and to each limit, counts for nothing meanwhile: it
+foretells trials by what was known when it fell silent, until it foretells better than the others."""
 RELATED = 0.3
 """How much it counts for the trust in one head how the others were foretold."""
 FAINT = 1e-8
@@ -66,7 +68,6 @@ class Mind:
         """No instance has more slots, whatever it is asked for."""
         self.noise = NOISE
         self.views: list[View] = []
-        self._fits: list[Fit] = []
         self._foresight = np.zeros((len(self.hypotheses), 1 + len(self.question.bounds)))
         """Logarithm of how likely each hypothesis held what it foretold of all trials, by head."""
 
@@ -120,37 +121,34 @@ class Mind:
             self.views = []
             return
         self._centre(first)
-        heads = self._heads()
-        starts = [one.theta for one in self._fits]
+        heads, weights = self._heads(), self._weights()
+        starts = [view.fit.theta for view in self.views]
         starts = starts or [self.law.mean if one is None else one.centre(self.law) for one in self._expected]
-        problems = [
-            Problem(self.law, trials, self._tried, heads, hypothesis, expected, start)
-            for hypothesis, expected, start in zip(self.hypotheses, self._expected, starts, strict=True)
-        ]
-        weights = self._weights()
-        self._fits = self._fitted(problems, starts, weights)
+        problems = {
+            at: Problem(self.law, trials, self._tried, heads, self.hypotheses[at], self._expected[at], starts[at])
+            for at, weighed in enumerate(weights)
+            if weighed.any() or not self.views
+        }
+        fits = self._fitted(problems, starts, int(weights[:, 0].argmax()))
         self.views = [
-            View.of(problem, fitted, weighed)
-            for problem, fitted, weighed in zip(problems, self._fits, weights, strict=True)
+            View.of(problems[at], fits[at], weighed) if at in problems else replace(self.views[at], weights=weighed)
+            for at, weighed in enumerate(weights)
         ]
 
-    def _fitted(self, problems: Sequence[Problem], starts: Sequence[Array], weights: Array) -> list[Fit]:
-        """By hypothesis, from the last optimum; what counts for nothing keeps it.
+    def _fitted(self, problems: Mapping[int, Problem], starts: Sequence[Array], likeliest: int) -> dict[int, Fit]:
+        """By hypothesis that counts, from the last optimum; now and then it is seen whether that is still the best.
 
-        Now and then it is seen whether that is still the right one, of the likeliest hypothesis alone: another one has
-        seldom another optimum, and counts for less meanwhile.
+        Of the likeliest hypothesis alone: another one has seldom another optimum, and counts for less meanwhile.
         """
-        heard = [at for at, weighed in enumerate(weights) if weighed.any() or not self._fits]
-        found = dict(enumerate(self._fits)) | {at: fit(problems[at], starts[at], STEPS) for at in heard}
-        likeliest = int(weights[:, 0].argmax())
-        if self._fits and len(self.trials) in FRESH:
+        found = {at: fit(problem, starts[at], STEPS) for at, problem in problems.items()}
+        if self.views and len(self.trials) in FRESH:
             anew = fit(problems[likeliest], self.law.mean, STEPS)
             if anew.evidence > found[likeliest].evidence + BETTER:
-                others = [fit(problems[at], anew.theta, STEPS) for at in heard]
-                found |= {
-                    at: max(found[at], one, key=lambda one: one.evidence) for at, one in zip(heard, others, strict=True)
-                }
-        return [found[at] for at in range(len(problems))]
+                others = {at: fit(problem, anew.theta, STEPS) for at, problem in problems.items()}
+                found = {at: max(found[at], others[at], key=lambda one: one.evidence) for at in problems}
+        for problem in problems.values():
+            problem.forget()
+        return found
 
     def _cap_before(self, trials: Sequence[Evidence]) -> float:
         """What earlier studies say of the slots that there are; a single instance with more refutes them."""

@@ -40,10 +40,10 @@ class View:
     """[3, R] how the residuals change with steps, reading and the way to an instance."""
     slopes: Array
     """[P, R] how they change with the parameters."""
-    covariance: Array
-    """[R, R] of them, with what each has for itself."""
     inverse: Array
-    """[R, R] of that."""
+    """[R, R] of their covariance, with what each has for itself."""
+    alone: tuple[Array, ...]
+    """Of each head the same of its own residuals, whatever else was measured."""
     answer: Array
     """[R] the same times the residuals."""
 
@@ -52,14 +52,17 @@ class View:
         """Outliers count for less."""
         residuals, inner, slopes = problem.left(fitted.theta)
         one, rows, tried = problem.hypothesis, problem.rows, problem.where
-        kernel, noise = rows.covariance(one, tried, inner), rows.own**2
-        for _ in range(3):
-            covariance = kernel + np.diag(noise)
-            inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
-            z = (inverse @ residuals) / np.sqrt(np.diag(inverse))  # of each, from all others
-            noise = rows.own**2 * np.maximum(1.0, (OUTLIERS + z * z) / (OUTLIERS + 1))
+        covariance = rows.covariance(one, tried, inner)
+        diagonal = np.einsum("rr->r", covariance)
+        kernel = diagonal.copy()
+        diagonal += rows.own**2
+        for _ in range(2):
+            diagonal[:] = kernel + rows.own**2 * _doubts(covariance, residuals)
+        inverse = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+        heads = (rows.heads == head for head in range(len(weights)))
+        alone = tuple(np.asarray(np.linalg.inv(covariance[np.ix_(own, own)]), dtype=np.float64) for own in heads)
         answer = inverse @ residuals
-        return cls(one, problem.law, fitted, weights, tried, rows, inner, slopes, covariance, inverse, answer)
+        return cls(one, problem.law, fitted, weights, tried, rows, inner, slopes, inverse, alone, answer)
 
     def rough(self, design: Design, where: Places) -> Said:
         """Of many configurations: the spread of each head is by what its own trials say of it."""
@@ -74,7 +77,7 @@ class View:
             own = self.rows.heads == head
             between = self._between(head, changes, where, np.flatnonzero(own))
             mean[head] += between @ self.answer[own] + self._moved(changes, where, ~own)
-            known = ((between @ np.linalg.inv(self.covariance[np.ix_(own, own)])) * between).sum(axis=1)
+            known = ((between @ self.alone[head]) * between).sum(axis=1)
             spread[head] = ROUGH_SD[min(head, 1)] ** 2 + np.maximum(self._own(head, changes) - known, 0.0)
         return Said(mean, spread)
 
@@ -104,8 +107,8 @@ class View:
         beside: Array = shares * where.alike(self.tried, one.covariance)[:, trials]
         if not one.of_times:
             return beside
-        kernels = (where.alike(self.tried, kernel)[:, trials] for kernel in one.kernels)
-        return beside + one.between(changes, self.inner[:, chosen], *kernels)
+        times = one.between(changes, self.inner[:, chosen], lambda kernel: where.alike(self.tried, kernel)[:, trials])
+        return beside + times
 
     def _moved(self, changes: Array, where: Places, chosen: NDArray[np.bool_]) -> Array | float:
         """[C] how far some residuals move the mean of what changes so with the times, [3, C]; none is of its head."""
@@ -129,4 +132,11 @@ class View:
         """[C, C] its covariance."""
         one = self.hypothesis
         own = one.share(head) ** 2 * where.among(one.covariance)
-        return own + one.between(changes, changes, *map(where.among, one.kernels)) if one.of_times else own
+        return own + one.between(changes, changes, where.among) if one.of_times else own
+
+
+def _doubts(covariance: Array, residuals: Array) -> Array:
+    """[R] how much larger than usual the variance of each is, by how far it is from what all others say."""
+    inverse = np.linalg.inv(covariance)
+    z = (inverse @ residuals) / np.sqrt(np.diag(inverse))
+    return np.maximum(1.0, (OUTLIERS + z * z) / (OUTLIERS + 1))

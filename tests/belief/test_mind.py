@@ -97,7 +97,7 @@ def test_a_hypothesis_that_counts_for_nothing_stays_as_it_is_until_it_counts_aga
     wild = [world.trial(one.params, times=times) for one, times in zip(trials[13:], (2, 0.4, 2), strict=True)]
     mind.learn([*trials[:13], *wild])
     back = mind.views[LAST]
-    assert back.weights[0] > 0.5
+    assert back.weights[0] > 0.3
     assert back.fit is not faint.fit
 
 

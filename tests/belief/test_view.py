@@ -95,7 +95,7 @@ def test_an_outlier_counts_for_less(hypothesis: Hypothesis) -> None:
     again = [world.trial(trials[0].params, number) for number in range(20, 24)]
     mind.learn([*trials, *again, world.trial(trials[0].params, 24, times=3.0)])
     (view,) = mind.views
-    own = np.diag(view.covariance) - np.diag(view.rows.covariance(hypothesis, view.tried, view.inner))
+    own = np.diag(np.linalg.inv(view.inverse)) - np.diag(view.rows.covariance(hypothesis, view.tried, view.inner))
     times = (own / view.rows.own**2)[view.rows.heads == 0]
     assert times[-1] > 1.5 * times[:-1].max()
 
