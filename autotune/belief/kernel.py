@@ -166,10 +166,10 @@ class Hypothesis:
         found: Array = (step + READING**2 * read) * (self.spread**2 + self.total**2) + way * (WAY * self.spread) ** 2
         return found
 
-    def told(self, inner: Array, steps: Array, way: Array) -> Array:
+    def told(self, inner: Array, alike: Callable[[Kernel], Array]) -> Array:
         """[3, A] how far steps, reading and the way are off, where what changes so with them says that, [3, B]."""
-        step, read, on_way = inner
-        return np.stack([steps @ step, READING**2 * (steps @ read), way @ on_way])
+        steps, way = map(alike, self.kernels)
+        return np.stack([steps @ inner[0], READING**2 * (steps @ inner[1]), way @ inner[2]])
 
 
 HYPOTHESES = (

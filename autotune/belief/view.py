@@ -115,11 +115,10 @@ class View:
         one, trials = self.hypothesis, self.rows.trials[chosen]
         if not one.of_times:
             return 0.0
-        kernels = (where.alike(self.tried, kernel) for kernel in one.kernels)
         told = self.inner[:, chosen] * self.answer[chosen]
         by_trial = np.zeros((3, len(self.tried.whole)))
         np.add.at(by_trial.T, trials, told.T)
-        found: Array = (changes * one.told(by_trial, *kernels)).sum(axis=0)
+        found: Array = (changes * one.told(by_trial, lambda kernel: where.alike(self.tried, kernel))).sum(axis=0)
         return found
 
     def _own(self, head: int, changes: Array) -> Array | float:
