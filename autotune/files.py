@@ -28,12 +28,35 @@ def storage(path: Path) -> Iterator[None]:
         raise kind(f"{path}: {error.strerror or error}") from error
 
 
+def _beside(path: Path) -> tuple[int, str]:
+    """A new file beside another: its handle and its name."""
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+
+
+def _passes_on(path: Path) -> bool:
+    """Whether what is written there goes elsewhere, as into a device or a pipe: nothing may take its place."""
+    return path.exists() and not path.is_file()
+
+
+def check(path: Path) -> None:
+    """Whether a file can be written there, for what is known only after hours. Raises `StorageError`."""
+    with storage(path):
+        if not _passes_on(path):
+            handle, temporary = _beside(path)
+            os.close(handle)
+            Path(temporary).unlink()
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write a file so that there is always the old one or the new one, never a part. Raises `StorageError`."""
     data = content.encode() if isinstance(content, str) else content
     with storage(path):
+        if _passes_on(path):
+            path.write_bytes(data)
+            return
+        path = path.resolve()  # a link stays one
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        handle, temporary = _beside(path)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

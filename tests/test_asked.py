@@ -170,6 +170,8 @@ def test_files_that_could_not_be_written_are_refused_before_the_load(flag: str, 
         asked(f"--{flag}", str(tmp_path))
     with pytest.raises(UsageError, match="is no folder that can be written to"):
         asked(f"--{flag}", str(tmp_path / "missing" / "file"))
+    with pytest.raises(UsageError, match="File name too long: nothing can be written there"):
+        asked(f"--{flag}", str(tmp_path / ("n" * 255)))
     asked(f"--{flag}", str(tmp_path / "file"))
 
 

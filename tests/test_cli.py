@@ -17,6 +17,7 @@ import pytest
 
 from autotune import __version__, bench
 from autotune.cli.parser import parser
+from autotune.errors import StorageError
 from tests.benchmark.server import DONE, END, HEAD, Say, Server, line, listening, serving, status
 from tests.commands import QUICK, elsewhere, stand_in
 from tests.factories import metrics
@@ -379,6 +380,18 @@ def test_bench_with_bursts_conversations_and_shared_beginnings(run: Run, tmp_pat
     assert (bursts[0], talk[0], shared[0]) == (0, 0, 0)
     assert "20 requests/s gamma 0.5" in bursts[1]
     assert all("the prompt cache is part of what was measured" in out for _, out, _ in (talk, shared))
+
+
+def test_a_file_that_cannot_be_written_costs_no_other(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise StorageError(f"{path}: No space left on device")
+
+    monkeypatch.setattr("autotune.bench.save", full)
+    with elsewhere(serving(0.03, ANSWER)) as server:
+        asked = (*QUICK, "--json", "figures.json", "--csv", "all.csv")
+        code, _, err = run("bench", server.url, "--model", "tiny", *asked)
+    assert (code, "figures.json: No space left" in err) == (4, True)
+    assert len(pd.read_csv("all.csv")) > 0
 
 
 def test_what_was_measured_is_kept_when_a_later_load_breaks(run: Run) -> None:

@@ -18,7 +18,8 @@ from autotune.benchmark.exchange import MOST_CONNECTIONS
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, replay
 from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
-from autotune.errors import SpecError, UsageError
+from autotune.errors import SpecError, StorageError, UsageError
+from autotune.files import check
 from autotune.spec.values import MOST_RATE
 from autotune.stats import enough
 
@@ -280,3 +281,7 @@ def check_target(flag: str, path: Path | None) -> None:
         raise UsageError(f"--{flag} {path}: is a folder; write the name of a file")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"--{flag} {path}: {path.parent} is no folder that can be written to")
+    try:
+        check(path)
+    except StorageError as error:
+        raise UsageError(f"--{flag} {error}: nothing can be written there") from error

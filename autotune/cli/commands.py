@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from autotune.bench import Capacity
+    from autotune.bench import Capacity, Found
+    from autotune.bench.asked import Job
     from autotune.report import Findings
     from autotune.spec import StudySpec
     from autotune.store import Store
@@ -53,7 +54,7 @@ def run(chosen: argparse.Namespace) -> int:
     store = Store(folder)
     with console.Night(spec, screen, store.earlier()) as view:
         ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8-sig"), folder, view))
-    with suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
+    with contextlib.suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
         losses = Losses.of(store, ending.results)
         found = report.findings(
             spec, ending.results, ending.proof, ending.unproved, store.selftest(), losses, kept(folder)
@@ -189,13 +190,22 @@ def bench(chosen: argparse.Namespace) -> int:
             run(bench.load(job, view.progress, done))
         complete = True
     finally:
-        if chosen.json is not None and found:
-            bench.save(chosen.json, job, found, complete=complete)
-        if chosen.csv is not None and found:
-            bench.save_csv(chosen.csv, found)
-        if chosen.parquet is not None and found:
-            bench.save_parquet(chosen.parquet, found)
+        if found:
+            _kept(chosen, job, found, complete=complete)
     return 0
+
+
+def _kept(chosen: argparse.Namespace, job: Job, found: list[Found], *, complete: bool) -> None:
+    """Write every file that was asked for, also when another cannot be."""
+    from autotune import bench
+
+    with contextlib.ExitStack() as each:
+        if chosen.parquet is not None:
+            each.callback(bench.save_parquet, chosen.parquet, found)
+        if chosen.csv is not None:
+            each.callback(bench.save_csv, chosen.csv, found)
+        if chosen.json is not None:
+            each.callback(bench.save, chosen.json, job, found, complete=complete)
 
 
 def capacity(chosen: argparse.Namespace) -> int:
@@ -231,10 +241,11 @@ def capacity(chosen: argparse.Namespace) -> int:
                 if steps:
                     view.answer(found)
     finally:
-        if chosen.json is not None and steps:
-            bench.save_capacity(chosen.json, job, found)
-        if chosen.plot is not None and steps:
-            _draw(chosen.plot, found)
+        with contextlib.ExitStack() as each:
+            if chosen.plot is not None and steps:
+                each.callback(_draw, chosen.plot, found)
+            if chosen.json is not None and steps:
+                each.callback(bench.save_capacity, chosen.json, job, found)
     return 0 if answer.low else NothingFeasible.exit_code
 
 

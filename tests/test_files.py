@@ -1,0 +1,52 @@
+"""Files that are there or not, never half."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from autotune.errors import StorageError
+from autotune.files import check, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_what_is_written_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "file"
+    write(path, "before")
+    write(path, b"after")
+    assert path.read_text() == "after"
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write(tmp_path / "link", "figures")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "figures"
+
+
+def test_what_passes_on_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    pipe, got = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    check(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    write(pipe, "figures")
+    reader.join(10)
+    assert got == ["figures"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_whether_a_file_can_be_written_is_known_without_a_trace(tmp_path: Path) -> None:
+    check(tmp_path / "file")
+    assert [*tmp_path.iterdir()] == []
+    with pytest.raises(StorageError, match="No such file or directory"):
+        check(tmp_path / "missing" / "file")
+    with pytest.raises(StorageError, match="File name too long"):
+        check(tmp_path / ("n" * 255))
