@@ -132,7 +132,7 @@ def test_numbers_that_are_none(flag: str, given: str) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "given"),
-    [("--concurrency", "2.5"), ("--ramp", "1,2"), ("--ramp", "1,2,3,4"), ("--shared-prefix", "4"),
+    [("--concurrency", "2.5"), ("--ramp", "1,2"), ("--ramp", "1,2,3,4"), ("--ramp", "1,0,9"), ("--shared-prefix", "4"),
      ("--shared-prefix", "4,1.5"), ("--shared-prefix", "4,5,6")],
 )  # fmt: skip
 def test_numbers_of_another_kind_or_number(flag: str, given: str) -> None:
@@ -245,6 +245,7 @@ def test_what_nobody_has_said() -> None:
         (["--rate", "3", "--arrivals", "gamma", "--burstiness", "0.5"], [OpenLoop(3.0, "gamma", 0, 0.5)]),
         (["--rate", "3", "--arrivals", "gamma"], [OpenLoop(3.0, "gamma", 0, 1.0)]),
         (["--ramp", "1,5,60"], [OpenLoop(5.0, Ramp(1.0, 60.0))]),
+        (["--ramp", "0,5,60"], [OpenLoop(5.0, Ramp(0.0, 60.0))]),
     ],
 )
 def test_levels(words: list[str], levels: list[Any]) -> None:

@@ -193,7 +193,8 @@ def _levels(chosen: argparse.Namespace, asked: Workload) -> list[Level]:
         except SpecError as error:
             raise UsageError(f"--{error.message}") from error
     if chosen.ramp is not None:
-        start, end, seconds = numbers("--ramp", chosen.ramp, float, "two rates and a time above 0, as in 1,5,60", 3)
+        allowed = "two rates, the first from 0 on, and a time above 0, as in 1,5,60"
+        start, end, seconds = numbers("--ramp", chosen.ramp, float, allowed, 3, 1)
         return [OpenLoop(end, Ramp(start, seconds), chosen.seed)]
     if chosen.rate is not None:
         how: tuple[Any, int, float] = (chosen.arrivals or "poisson", chosen.seed, chosen.burstiness or 1.0)
@@ -219,13 +220,19 @@ MOST = {"--concurrency": MOST_CONNECTIONS, "--rate": MOST_RATE}
 """What no number of a flag may exceed."""
 
 
-def numbers(flag: str, given: str, kind: Callable[[str], Any], allowed: str, count: int | None = None) -> list[Any]:
-    """What a flag lists. Raises `UsageError` for anything but numbers above 0, `count` of them where that is told."""
+def numbers(
+    flag: str, given: str, kind: Callable[[str], Any], allowed: str, count: int | None = None, zeros: int = 0
+) -> list[Any]:
+    """What a flag lists. Raises `UsageError` for anything but numbers above 0, `count` of them where that is told.
+
+    So many of the first may be 0.
+    """
     try:
         found = [kind(one) for one in given.split(",")]
     except ValueError:
         found = []
-    if not found or not all(0 < one < math.inf for one in found) or (count and len(found) != count):
+    above = (0 < one < math.inf or (one == 0 and place < zeros) for place, one in enumerate(found))
+    if not found or not all(above) or (count and len(found) != count):
         raise UsageError(f"{flag} {given}: allowed are {allowed}")
     if flag in MOST and max(found) > MOST[flag]:
         raise UsageError(f"{flag} {given}: allowed are at most {MOST[flag]:g}")
