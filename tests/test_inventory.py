@@ -226,6 +226,8 @@ def test_entries_that_contradict_are_refused(four_cores: Tree) -> None:
     assert "does not go with" in refusal(four_cores, [DeviceEntry(cores="0", make="amd")])
     assert "does not go with" in refusal(four_cores, [DeviceEntry(id="0", make="cpu")])
     assert "needs memory_gib" in refusal(four_cores, [DeviceEntry(id="0", make="amd")])
+    for told in (DeviceEntry(cores="0", name="my CPU"), DeviceEntry(id="0", memory_gib=24.0)):
+        assert 'not allowed here, as the host itself says it; it belongs to make = "amd"' in refusal(four_cores, [told])
     assert "names no device" in refusal(four_cores, [])
 
 

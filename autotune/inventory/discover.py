@@ -125,7 +125,14 @@ def _make(entry: DeviceEntry) -> Make:
     own: Make = "cpu" if entry.cores is not None else "nvidia"
     if entry.make not in {None, own} and (own, entry.make) != ("nvidia", "amd"):
         raise SpecError(f'devices: make = "{entry.make}" does not go with {entry.id or entry.cores}')
-    return entry.make or own
+    make = entry.make or own
+    for key, value in (("name", entry.name), ("memory_gib", entry.memory_gib)):
+        if value is not None and make != "amd":
+            raise SpecError(
+                f"devices: {entry.id or entry.cores}: {key} = {value!r}: not allowed here, as the host itself says it;"
+                ' it belongs to make = "amd"'
+            )
+    return make
 
 
 def _device(entry: DeviceEntry, make: Make, gpus: Sequence[Device], cores: Sequence[cpu.Core], host: _Host) -> Device:
