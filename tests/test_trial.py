@@ -12,7 +12,8 @@ import pytest
 
 from autotune import aims
 from autotune.benchmark.workload import Lengths, SeededWorkload
-from autotune.errors import ClientSaturated
+from autotune.cluster.verify import Placement
+from autotune.errors import ClientSaturated, DeviceLost
 from autotune.events import Events
 from autotune.metrics import measure
 from autotune.report.words import verdict
@@ -55,6 +56,7 @@ class Trial:
     plan: Plan
     shown: list[dict[str, Any]] = field(default_factory=list)
     bench: Bench | None = None
+    placements: tuple[Placement, ...] = ()
 
     def __call__(self, spec: StudySpec, number: int = 0, pace: float = 1.0, **more: Any) -> TrialResult:
         async def nothing(*_: object) -> None:
@@ -64,8 +66,8 @@ class Trial:
         async def client(*_: object) -> AsyncIterator[Standin]:
             yield Standin(slots=SLOTS, prompt_s=0.5 * pace, token_s=0.1 * pace)
 
-        async def placed(*_: object) -> tuple[()]:
-            return ()
+        async def placed(*_: object) -> tuple[Placement, ...]:
+            return self.placements
 
         cluster: Any = SimpleNamespace(
             become=nothing, load=nothing, placements=placed, clear=nothing, check=lambda: None, logs=dict
@@ -102,6 +104,28 @@ def trial(tmp_path: Path, plan_of: Plans, monkeypatch: pytest.MonkeyPatch) -> Tr
 
     monkeypatch.setattr(Bench, "_verify", checked)
     return Trial(tmp_path, plan_of.make("0 | 1", num_parallel=2))
+
+
+def test_a_gpu_that_only_ollama_misses_is_a_fault_of_the_machine(tmp_path: Path, plan_of: Plans) -> None:
+    plan = plan_of.make("0 | 1", num_parallel=2)
+    trial = Trial(tmp_path, plan)
+    first = Placement(
+        instance="ollama-0",
+        on_gpu=True,
+        compute=plan.instances[0].devices,
+        layers_on_device=8,
+        layers=8,
+        size_bytes=100,
+        size_vram_bytes=100,
+        num_parallel=2,
+        parallel_unsupported=False,
+        context_length=1024,
+    )
+    second = replace(first, instance="ollama-1", compute=("cpu",), layers_on_device=0, size_vram_bytes=0)
+    trial.placements = (first, second)
+    with pytest.raises(DeviceLost, match="ollama-1 was given ") as caught:
+        trial(spec_of())
+    assert caught.value.device == plan.instances[1].devices[0]
 
 
 def test_the_objectives_level_comes_first_and_is_kept_in_its_place(trial: Trial) -> None:

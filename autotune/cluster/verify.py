@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autotune.cluster import host
-from autotune.errors import ContextChanged, LoadFailed, Offloaded, OnCpu, ParallelIgnored
+from autotune.errors import ContextChanged, DeviceLost, LoadFailed, Offloaded, OnCpu, ParallelIgnored
 from autotune.ollama.log import argv_parallel, read_load
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from autotune.plan import InstancePlan, Plan
 
 
+_NVIDIA = re.compile("GPU-[0-9a-f-]{36}")
+"""NVML's UUIDs of whole GPUs."""
 SLACK = 0.01
 """So much of a model that has a part on the host anyway may be there beyond it: buffers that grow with the slots."""
 
@@ -81,13 +84,35 @@ def short(found: Placement) -> bool:
     return found.on_gpu and found.share_on_device < 1
 
 
+def need_devices(instance: InstancePlan, found: Placement) -> None:
+    """Hold the devices that a server found against those that it was given. Raises `DeviceLost`.
+
+    A GPU may be lost to CUDA that NVML still lists; then Ollama goes on without a word, on what is left. No
+    configuration is to blame for that. CUDA's count ends at the first device that it cannot find: that one is named.
+    """
+    if not found.on_gpu or not found.compute:
+        return
+    none = found.compute == ("cpu",)
+    if not none and not all(_NVIDIA.fullmatch(one) for one in (*found.compute, *instance.devices)):
+        return  # AMD's runtime counts its devices in its own way
+    missing = [device for device in instance.devices if none or device not in found.compute]
+    if missing:
+        there = "no GPU" if none else f"only {', '.join(found.compute)}"
+        raise DeviceLost(
+            f"{instance.name} was given {', '.join(instance.devices)} and found {there}: CUDA has lost {missing[0]},"
+            " whatever NVML says, or Ollama has not its CUDA libraries; `dmesg` may name an Xid, and the module"
+            " nvidia_uvm may have to be loaded again",
+            device=missing[0],
+        )
+
+
 def check(plan: Plan, found: Placement, alone: Placement | None) -> None:
     """Hold what runs against what was planned.
 
     `alone` is the placement of the same model with one slot and nothing beside it, where that is known.
     Raises `OnCpu`, `Offloaded`, `ParallelIgnored`, `ContextChanged`.
     """
-    if found.on_gpu and (found.compute == ("cpu",) or found.share_on_device == 0):
+    if found.on_gpu and found.share_on_device == 0:
         raise OnCpu(f"{found.instance} loaded {plan.model} on the CPU, not on the GPU that it was given")
     if short(found) and (alone is None or _fewer(found, alone)):
         most = "" if alone is None else f"; alone it has {_share(alone)} there"
