@@ -11,7 +11,7 @@ from autotune.inventory import holders
 from autotune.plan import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from autotune.inventory import Holder, Inventory
@@ -42,9 +42,9 @@ def held_by(holder: Holder) -> str:
     return f"{size}held by {who}"
 
 
-def check_ports(ports: Sequence[int]) -> None:
+def check_ports(wanted: Sequence[int]) -> None:
     """Raises `PortTaken`, naming who listens there; that process is never ended."""
-    for port in ports:
+    for port in wanted:
         if not host.port_free(port):
             raise PortTaken(f"port {port} is taken by {host.port_holder(port)}: end it, or choose another port")
 
@@ -54,10 +54,16 @@ def lock_of(folder: Path) -> str:
     return f"study folder {folder}"
 
 
+def port_locks(wanted: Iterable[int]) -> list[str]:
+    """The names of the locks on these ports, which a night uses now and then, and nobody else may meanwhile."""
+    return [f"port {port}" for port in wanted]
+
+
 def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
-    """What a night needs for itself: its folder, its ports, and every device, core by core."""
+    """What a night needs for itself from its start: its folder, its first ports, and every device, core by core."""
     cores = sorted({cpu for device in found.devices for cpu in device.cpus})
-    own = [lock_of(folder), f"port {spec.cluster.first_port}"]
+    front = [spec.cluster.balancer_port] if spec.cluster.balancer == "nginx" else []
+    own = [lock_of(folder), *port_locks(dict.fromkeys([spec.cluster.first_port, *front]))]
     if found.simulated:
         return own
     cards = [f"device {device.id}" for device in found.devices if not device.cpus]

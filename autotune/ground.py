@@ -88,6 +88,11 @@ class Ground:
             raise DeviceLost(f'layout "{params["layout"]}": too few of its devices are left')
         return plans.make(self.spec, self.inventory, self.facts, today, (self.models, self.home))
 
+    @property
+    def ports(self) -> list[int]:
+        """All on which anything may listen in a night. Raises `SpecError` when they are not there."""
+        return plans.ports(self.spec, max(self.space.most_instances, len(self.space.members(self.baseline))))
+
     def without(self, ids: Collection[str]) -> Ground:
         """The same ground, whose other devices keep their indices.
 
@@ -235,12 +240,15 @@ async def _forget(server: Ollama, ledger: Path) -> None:
     """Names that an earlier run added to the store, and was killed before it could take them back."""
     for name in _recorded(ledger):
         await server.delete(name)
+    _clear(ledger)
 
 
 def _recorded(ledger: Path) -> list[str]:
-    names = ledger.read_text(encoding="utf-8").split() if ledger.exists() else []
+    return ledger.read_text(encoding="utf-8").split() if ledger.exists() else []
+
+
+def _clear(ledger: Path) -> None:
     ledger.unlink(missing_ok=True)
-    return names
 
 
 def _how_to(spec: StudySpec, models: Path) -> str:
@@ -343,8 +351,9 @@ async def ground(
     if 0 < trained < spec.workload.num_ctx:
         raise SpecError(f"workload.num_ctx = {spec.workload.num_ctx}: {spec.cluster.model} was trained for {trained}")
     room = space(spec, found, known)
-    claims.check_ports(plans.ports(spec, max(room.most_instances, len(room.members(first)))))
-    return Ground(spec, found, known, models, _home(spec, run), room, first)
+    standing = Ground(spec, found, known, models, _home(spec, run), room, first)
+    claims.check_ports(standing.ports)
+    return standing
 
 
 def cluster(spec: StudySpec, children: Children, run: Path) -> Cluster:

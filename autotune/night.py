@@ -29,7 +29,7 @@ from autotune.errors import AutotuneError, ClusterError, Interrupted, SpecError,
 from autotune.events import Events, by_night, read
 from autotune.inventory import remembered
 from autotune.ollama.env import LIBRARIES
-from autotune.plan import Provenance, ProvenDevice
+from autotune.plan import Provenance, ProvenDevice, ports
 from autotune.sampler import Sampler, Way
 from autotune.signals import handled
 from autotune.store import Store
@@ -78,8 +78,8 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
     the first trial; what breaks the night off later is in the ending, beside all that was found until then.
     """
     store = Store(folder)
-    found, lost = _devices(spec, store)
-    with Lock(claims.locks(spec, found, folder)):
+    devices = _devices(spec, store)
+    with Lock(claims.locks(spec, devices[0], folder)) as lock:
         store.open(spec, source)
         events = Events(store.events, listener)
         results = store.trials.results()
@@ -87,7 +87,7 @@ async def run(spec: StudySpec, source: str, folder: Path, listener: Callable[[di
             with _signals(children):
                 for process in await children.sweep():
                     events.show({"what": "swept", "process": process})
-                return await _night(spec, found, store, children, results, events, lost)
+                return await _night(spec, devices, store, children, results, events, lock)
 
 
 def _devices(spec: StudySpec, store: Store) -> tuple[Inventory, Collection[str]]:
@@ -101,18 +101,20 @@ def _devices(spec: StudySpec, store: Store) -> tuple[Inventory, Collection[str]]
 
 async def _night(
     spec: StudySpec,
-    found: Inventory,
+    devices: tuple[Inventory, Collection[str]],
     store: Store,
     children: Children,
     results: list[TrialResult],
     events: Events,
-    lost: Collection[str],
+    lock: Lock,
 ) -> Ending:
+    found, lost = devices
     try:
         hosts.command(spec)
         claims.check(spec, found.without(lost))
         asked = workload(spec)
         ground = await grounds.ground(spec, found, children, store.run, lost)
+        lock.extend(claims.port_locks(sorted(set(ground.ports) - set(ports(spec, 1)))))
         _same_ground(store, ground)
         store.write_host(found, ground.facts)
         warmth = earlier.begin(store.folder, ground, provenance(ground), results)
@@ -243,7 +245,8 @@ async def look(spec: StudySpec, folder: Path) -> tuple[Ground, Warmth]:
     store.goes_on(spec)
     results = store.earlier()
     found, lost = _devices(spec, store)
-    with tempfile.TemporaryDirectory(prefix="autotune-") as run:
+    first = claims.port_locks([spec.cluster.first_port])  # a server is asked there, and a night may be about to
+    with Lock(first), tempfile.TemporaryDirectory(prefix="autotune-") as run:
         async with Children(Path(run)) as children:
             ground = await grounds.ground(spec, found, children, Path(run), lost)
     ground = ground.without(lost) if lost else ground

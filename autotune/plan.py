@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -82,8 +83,14 @@ class DerivedModel:
     """A model that carries parameters which no environment variable can set."""
 
     name: str
+    """Of this host's nights on these ports alone: another one may use the same store, and takes its own names away."""
     parent: str
     parameters: tuple[tuple[str, int], ...]
+
+    @property
+    def plain(self) -> str:
+        """What it is, wherever it runs: its name without how it begins, and without what makes it one night's."""
+        return re.sub("-[0-9a-f]{6}$", "", self.name.removeprefix(DERIVED))
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ class Plan:
         content = asdict(self)
         if not self.balancer.weights:
             del content["balancer"]["weights"]  # as plans were written before there were any
+        if self.derived is not None:
+            content["model"] = content["derived"]["name"] = DERIVED + self.derived.plain
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -180,7 +189,7 @@ def make(
     }
     members = instances(params, inventory)
     groups = [tuple(map(inventory.at, member.devices)) for member in members]
-    derived = _derived(spec, facts, params, groups)
+    derived = _derived(spec, inventory.host, facts, params, groups)
     servers = tuple(
         _instance(spec, number, group, {**_server(spec, facts, params, group, member), **common})
         for number, (group, member) in enumerate(zip(groups, members, strict=True))
@@ -244,7 +253,7 @@ def _threads(params: Mapping[str, Any], group: tuple[Device, ...]) -> int | None
 
 
 def _derived(
-    spec: StudySpec, facts: ServerFacts, params: Mapping[str, Any], groups: list[tuple[Device, ...]]
+    spec: StudySpec, host: str, facts: ServerFacts, params: Mapping[str, Any], groups: list[tuple[Device, ...]]
 ) -> DerivedModel | None:
     batch = params.get("num_batch")
     smallest = min(groups, key=lambda group: sum(device.threads for device in group))  # one model serves them all
@@ -258,7 +267,8 @@ def _derived(
         return None
     suffix = "-".join(f"{name.removeprefix('num_')}{value}" for name, value in sorted(parameters.items()))
     stem = spec.cluster.model.replace("/", "-").replace(":", "-").lower()
-    return DerivedModel(f"{DERIVED}{stem}-{suffix}", spec.cluster.model, tuple(sorted(parameters.items())))
+    own = hashlib.sha256(f"{host}:{spec.cluster.first_port}".encode()).hexdigest()[:6]
+    return DerivedModel(f"{DERIVED}{stem}-{suffix}-{own}", spec.cluster.model, tuple(sorted(parameters.items())))
 
 
 def _instance(spec: StudySpec, number: int, group: tuple[Device, ...], env: dict[str, str]) -> InstancePlan:

@@ -135,8 +135,11 @@ class Screen:
         """The output rate where the slots do not fill, and the cluster does far too little meanwhile.
 
         One that is busy reads prompts or writes answers. The rival does both at its rates r and R; so whoever is as
-        fast has, after a time t, begun r·t answers or written R·t pieces, even if it has done nothing else.
+        fast has, after a time t, begun r·t answers or written R·t pieces, even if it has done nothing else. Where
+        requests fail, nobody knows what it would have done: failures are not slowness, and are counted elsewhere.
         """
+        if any(record.outcome.failure for record in seen.records):
+            return None
         length_s, answer = seen.at - seen.start, self.rival.answer_pieces
         if answer is None or not self.rival.tps or len(seen.samples) < FEWEST_SAMPLES:
             return None

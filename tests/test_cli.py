@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 
 from autotune import __version__, bench
+from autotune.claims import port_locks
 from autotune.cli.parser import parser
+from autotune.cluster.lock import Lock
 from autotune.errors import StorageError
 from tests.benchmark.server import DONE, END, HEAD, Say, Server, line, listening, serving, status
 from tests.commands import QUICK, elsewhere, stand_in
@@ -207,6 +209,13 @@ def test_each_error_of_a_study_file_has_its_line(run: Run) -> None:
     assert len(err.splitlines()) == 2
     assert "workload.num_ctx: 2" in err
     assert 'budget.trails: unknown key; did you mean "trials"?' in err
+
+
+def test_plan_asks_no_server_on_a_port_that_a_night_may_want(run: Run) -> None:
+    run("studies", "quickstart")
+    with Lock(port_locks([19000])):  # as that file says
+        said = run.refused(3, "plan", "quickstart.toml")
+    assert f"is in use by another night: pid {os.getpid()} of " in said
 
 
 # the shipped studies

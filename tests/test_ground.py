@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from autotune.aims import check
-from autotune.claims import locks
+from autotune.claims import locks, port_locks
+from autotune.cluster.lock import Lock, holder
 from autotune.doctor.places import windows
-from autotune.errors import ModelMissing, SpecError
+from autotune.errors import DeviceBusy, ModelMissing, SpecError
 from autotune.ground import Ground, baseline, space, store_of
 from autotune.hosts import inventory
 from autotune.inventory import Device, Inventory
@@ -122,6 +123,22 @@ def test_cores_are_locked_one_by_one_and_cards_by_their_id() -> None:
     cards = replace(gpus(2), simulated=False)
     assert {f"device {card.id}" for card in cards.devices} <= set(locks(spec, cards, Path("folder")))
     assert not any("device" in name for name in locks(spec, gpus(2), Path("folder")))
+
+
+def test_a_night_claims_every_port_that_it_may_use() -> None:
+    spec = study(cluster={"first_port": 12000, "balancer": "nginx", "balancer_port": 12900})
+    assert {"port 12000", "port 12900"} <= set(locks(spec, gpus(2), Path("folder")))
+    there = ground(gpus(2), 2, instances_per_device=[1, 2])
+    first = there.spec.cluster.first_port
+    assert set(range(first, first + 4)) <= set(there.ports)
+    with Lock(["one"]) as lock:
+        lock.extend(port_locks(there.ports))
+        with (
+            pytest.raises(DeviceBusy, match=f"port {first + 3} is in use by another night: pid"),
+            Lock(["two"]) as other,
+        ):
+            other.extend(port_locks([first + 3]))
+    assert not holder(f"port {first + 3}")
 
 
 def test_the_store_is_the_one_that_has_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,13 +278,24 @@ def test_without_parameters_of_its_own_the_model_is_the_users() -> None:
 def test_a_batch_needs_a_derived_model() -> None:
     plan = make(num_batch=512)
     assert plan.derived is not None
-    assert (plan.model, plan.derived.name, plan.derived.parent) == ("autotune-tiny-batch512",) * 2 + ("tiny",)
+    assert (plan.model, plan.derived.plain, plan.derived.parent) == (plan.derived.name, "tiny-batch512", "tiny")
+    assert plan.model.startswith("autotune-tiny-batch512-")
     assert plan.derived.parameters == (("num_batch", 512),)
+
+
+def test_no_other_night_that_uses_the_store_takes_a_derived_model_away() -> None:
+    elsewhere, here = (study(cluster={"first_port": port}) for port in (12000, 11500))
+    mine, theirs = make(spec=here, num_batch=512), make(spec=elsewhere, num_batch=512)
+    far = make(inventory=replace(gpus(), host="another"), spec=here, num_batch=512)
+    assert len({mine.model, theirs.model, far.model}) == 3
+    assert {one.derived.plain for one in (mine, theirs, far) if one.derived} == {"tiny-batch512"}
+    assert mine.fingerprint == far.fingerprint, "the same configuration, whatever the night calls its model"
 
 
 def test_before_0_30_threads_need_a_derived_model_too() -> None:
     plan = make("0", cores((0, 1)), version=OLD, num_batch=256)
-    assert plan.model == "autotune-tiny-batch256-thread2"
+    assert plan.derived is not None
+    assert plan.derived.plain == "tiny-batch256-thread2"
     assert "LLAMA_ARG_THREADS" not in env(plan)
     assert make("0", version=OLD).derived is None
 

@@ -15,7 +15,7 @@ from autotune.benchmark.pacer import ClosedLoop, Level, OpenLoop
 from autotune.benchmark.phases import LoadResult, Look, Phases, Sample, Seen
 from autotune.benchmark.workload import Lengths, SeededWorkload
 from autotune.goal import Bound, Precise
-from autotune.records import Outcome
+from autotune.records import Outcome, RequestRecord
 from autotune.rival import ERROR, Rival, Screen, busy_since, highest
 from autotune.simulator.clock import run_virtual
 from tests.benchmark.standin import Standin
@@ -167,6 +167,14 @@ def test_a_cluster_that_does_nothing_while_its_slots_are_free(
     moment = seen([rate] * 50, look=2, records=ended, waiting=[(1.0, None)] * 4)
     asked = replace(screen(rival), slots=16, users=10)
     assert asked.look(moment)[0].dropped == dropped
+
+
+def test_failures_are_not_slowness() -> None:
+    failed = [RequestRecord(number, 5.0, Outcome.REJECTED, 5.0, finished_at=5.1) for number in range(20)]
+    rival = Rival(400.0, answer_tokens=100.0, warm_s=10.0)
+    asked = replace(screen(rival), slots=16, users=10)
+    assert asked.look(seen([0] * 50, look=2, waiting=[(1.0, None)] * 4))[0].dropped
+    assert not asked.look(seen([0] * 50, look=2, records=failed, waiting=[(1.0, None)] * 4))[0].dropped
 
 
 def test_slots_are_busy_from_when_so_many_speak_at_once() -> None:

@@ -27,12 +27,16 @@ class Lock:
 
     def __enter__(self) -> Self:
         try:
-            for name in self._names:
-                self._take(name)
+            self.extend(self._names)
         except DeviceBusy:
             self.__exit__()
             raise
         return self
+
+    def extend(self, names: Iterable[str]) -> None:
+        """Hold these as well, until the end of the others. Raises `DeviceBusy`."""
+        for name in names:
+            self._take(name)
 
     def __exit__(self, *_: object) -> None:
         while self._sockets:

@@ -17,7 +17,7 @@ from autotune.confirm import Kind
 from autotune.errors import NothingFeasible, StorageError, UsageError
 from autotune.export import compose, guide, systemd
 from autotune.faults import quarantined
-from autotune.plan import DERIVED, LOOPBACK
+from autotune.plan import LOOPBACK
 from autotune.report.words import configuration, verdict
 from autotune.result import TOKENS_PER_S
 from autotune.simulator import SIMULATED
@@ -64,7 +64,7 @@ class Bundle:
     def model(self) -> str:
         """What clients ask for: a derived model has a name of its own here, since a night takes its names away."""
         derived = self.plan.derived
-        return self.plan.model if derived is None else f"tuned-{derived.name.removeprefix(DERIVED)}"
+        return self.plan.model if derived is None else f"tuned-{derived.plain}"
 
     @property
     def answer(self) -> str:
