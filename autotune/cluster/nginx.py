@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PLAN_HEADER = "X-Autotune-Plan"
 INSTALL = "sudo apt-get install nginx-light"
 _POLICIES = {"round_robin": "", "least_conn": "    least_conn;\n", "random_two": "    random two least_conn;\n"}
+EVERYWHERE = "[::]"
+"""All addresses of a host, of IPv6 and of IPv4."""
 _START_S = 10.0
 _STOP_S = 5.0
 
@@ -61,8 +63,9 @@ location / {{
 
 def site(plan: Plan, name: str = "ollama", listen: str = LOOPBACK) -> str:
     """The server block, with the headers by which a client knows the plan and the instance."""
+    both = " ipv6only=off" if listen == EVERYWHERE else ""  # else it would be deaf to IPv4
     body = (
-        f"listen {listen}:{plan.balancer.port};\n"
+        f"listen {listen}:{plan.balancer.port}{both};\n"
         f"add_header {PLAN_HEADER} {plan.fingerprint} always;\n"
         f"add_header {UPSTREAM_HEADER} $upstream_addr always;\n"
         "keepalive_requests 1000000;\nkeepalive_timeout 3600s;\n" + location(name)

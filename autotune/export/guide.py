@@ -5,6 +5,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from autotune.cluster.nginx import EVERYWHERE
 from autotune.export.systemd import DROP_IN, SITES, UNITS, library
 from autotune.plan import LOOPBACK
 
@@ -151,21 +152,38 @@ def _site(bundle: Bundle) -> list[str]:
 
 def _check(bundle: Bundle) -> list[str]:
     shown = [f"curl -s {instance.url}/api/ps" for instance in bundle.plan.instances]
-    return [*shown, f"autotune bench {_url(bundle)} --model {bundle.model} {_load(bundle.spec)}"]
+    capacity = bundle.expected().get("capacity")
+    command = "bench" if capacity is None else "capacity"
+    return [*shown, f"autotune {command} {_url(bundle)} --model {bundle.model} {load(bundle.spec, capacity)}"]
 
 
-def _load(spec: StudySpec) -> str:
-    """The study's load, as far as `bench` can be told: its lengths are all equal."""
+def load(spec: StudySpec, capacity: float | None = None) -> str:
+    """The study's load, as far as it can be told: its lengths are all equal. A capacity is looked for where it was."""
     level, work = spec.level(None), spec.workload
-    asked = f"--concurrency {level.users}" if level.users is not None else _arrivals(level)
+    if capacity is not None:
+        asked = _search(spec, capacity)
+    else:
+        asked = f"--concurrency {level.users}" if level.users is not None else _arrivals(level)
     if work.input_tokens is not None:
         prompts = f"--input-tokens {work.input_tokens.mean}"
     else:
         prompts = f"--prompts {quote(str(work.prompts))} --format {work.format}"
+    if (shared := work.shared_prefix) is not None:
+        prompts += f" --shared-prefix {shared.prefixes},{shared.tokens}"
+    if work.conversation is not None:
+        prompts += f" --turns {work.conversation.turns}"
     return (
         f"--endpoint {work.endpoint} {asked} {prompts} --num-predict {work.num_predict.mean}"
         f" --temperature {work.temperature:g} --warmup {work.warmup_s:g} --window {work.window_s:g}"
     )
+
+
+def _search(spec: StudySpec, capacity: float) -> str:
+    """What makes `autotune capacity` look for it."""
+    limits = [f"--limit {one.metric}:{one.statistic}:{one.max:g}" for one in spec.objective.limits]
+    users = spec.level(None).users is not None
+    first = f"--first {max(1, round(capacity))}" if users else f"--by rate --first {capacity:.3g}"
+    return " ".join([first, *limits, f"--window-max {spec.workload.window_max_s:g}"])
 
 
 def _arrivals(level: Level) -> str:
@@ -181,19 +199,20 @@ def _arrivals(level: Level) -> str:
 
 def _url(bundle: Bundle) -> str:
     """Where clients on this host reach it."""
-    everywhere = bundle.listen in {"0.0.0.0", "[::]"}  # noqa: S104 - compared, not bound
+    everywhere = bundle.listen in {"0.0.0.0", EVERYWHERE}  # noqa: S104 - compared, not bound
     return f"http://{LOOPBACK if everywhere else bundle.listen}:{bundle.plan.balancer.port}"
 
 
 def _rollback(bundle: Bundle) -> list[str]:
     units = f"{UNITS}/{bundle.name}@"
+    first = bundle.plan.instances[0].address
     return [
+        *([f"OLLAMA_HOST={first} ollama rm {bundle.model}"] if bundle.plan.derived else []),
         f"sudo rm {SITES}/{bundle.name}.conf && sudo nginx -t && sudo systemctl reload-or-restart nginx",
         f"sudo systemctl disable --now {_numbers(bundle)}",
         f"sudo rm -r {units}.service {units}*.service.d {library(bundle)}",
         "sudo systemctl daemon-reload",
         "sudo systemctl enable --now ollama      # or whatever you stopped in step 1",
-        *([f"ollama rm {bundle.model}"] if bundle.plan.derived else []),
     ]
 
 

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from autotune import export
 from autotune.cli import main
+from autotune.cli.parser import parser
 from autotune.confirm import place
 from autotune.errors import NothingFeasible, StorageError, UsageError
 from autotune.export import compose, systemd
 from autotune.export.bundle import bundle
+from autotune.export.guide import load
 from autotune.ground import Ground
 from autotune.inventory import Device, Inventory
 from autotune.ollama.api import Ollama, ServerFacts
@@ -114,6 +116,9 @@ def test_nginx_is_what_was_measured_and_listens_where_it_is_told(store: Store) -
     assert "mind the firewall" in everywhere["INSTALL.md"]
     assert "http://127.0.0.1:9999" in everywhere["INSTALL.md"]
     assert "listen [::1]:9999;" in bundle(store, listen="::1").files()["nginx/ollama-test.conf"]
+    both = bundle(store, listen="::").files()
+    assert "listen [::]:9999 ipv6only=off;" in both["nginx/ollama-test.conf"], "IPv4 is answered, too"
+    assert "Clients ask `http://127.0.0.1:9999`" in both["INSTALL.md"]
 
 
 def test_instances_that_differ_are_exported_with_their_slots_and_weights(tmp_path: Path) -> None:
@@ -163,7 +168,10 @@ def test_a_derived_model_comes_with_its_modelfile(tmp_path: Path) -> None:
     assert "ollama create tuned-tiny-batch256 -f Modelfile" in files["INSTALL.md"]
     assert "preload 127.0.0.1 9000 tuned-tiny-batch256" in files["systemd/ollama-test@0.service.d/10-autotune.conf"]
     assert "for the model `tuned-tiny-batch256`" in files["INSTALL.md"]
-    assert files["INSTALL.md"].partition("## Roll back")[2].count("ollama rm tuned-tiny-batch256") == 1
+    back = files["INSTALL.md"].partition("## Roll back")[2]
+    assert back.count("ollama rm tuned-tiny-batch256") == 1
+    asked = back.index("OLLAMA_HOST=127.0.0.1:9000 ollama rm tuned-tiny-batch256")
+    assert asked < back.index("systemctl disable"), "while there is a server that surely answers"
 
 
 def test_the_document_has_the_whole_provenance(store: Store) -> None:
@@ -189,6 +197,42 @@ def test_the_guide_warns_of_what_surprises(store: Store) -> None:
         "19 times of 20",
     ):
         assert piece in guide
+
+
+@pytest.mark.parametrize(
+    ("workload", "words"),
+    [
+        (
+            {"input_tokens": 50, "shared_prefix": {"prefixes": 3, "tokens": 40}},
+            "--input-tokens 50 --shared-prefix 3,40",
+        ),
+        (
+            {"endpoint": "chat", "conversation": {"turns": 3}},
+            "--endpoint chat --concurrency 2 --input-tokens 8 --turns 3",
+        ),
+    ],
+)
+def test_the_check_has_what_prompts_share_and_how_long_conversations_are(
+    tmp_path: Path, workload: dict[str, Any], words: str
+) -> None:
+    guide = bundle(proved(tmp_path, workload=workload)).files()["INSTALL.md"]
+    assert words in guide
+
+
+@pytest.mark.parametrize(
+    ("level", "value", "words"),
+    [
+        (2, 17.0, "--first 17 --limit ttft_s:mean:2"),
+        ({"rate": 3.0}, 0.2123, "--by rate --first 0.212 --limit ttft_s:mean:2"),
+    ],
+)
+def test_the_check_of_a_capacity_looks_for_it_where_it_was(level: Any, value: float, words: str) -> None:
+    limits = {"limits": [{"metric": "ttft_s", "statistic": "mean", "max": 2.0}]}
+    spec = study(objective={"metric": "capacity", **limits}, workload={"levels": [level]})
+    asked = load(spec, value)
+    assert words in asked
+    told = parser().parse_args(["capacity", "http://127.0.0.1:9999", "--model", "tiny", *shlex.split(asked)])
+    assert told.first == pytest.approx(value, rel=0.01)
 
 
 # the script that loads the model
