@@ -183,19 +183,26 @@ class Chooser:
         also = [self._place[name] for name in tried if name in self._place and name not in barred]
         rows = np.unique(np.concatenate([chosen[score[chosen] >= 0], np.array(also, dtype=np.intp)]))
         fine = now.fine(rows)
-        better = np.where(self._settled(rows), 0.0, gained(fine))
+        better = np.where(self._settled(rows, fine), 0.0, gained(fine))
         value = fine.starts * (fine.holds() * better + self._taught(fine))
         if cost is not None:
             value = value / np.array([cost(self.pool[row]) for row in rows.tolist()])
-        return self.pool[int(rows[int(np.argmax(value))])]
+        fresh = np.array([self._keys[row] not in tried for row in rows.tolist()])
+        return self.pool[int(rows[np.lexsort((fresh, value))[-1]])]
 
-    def _settled(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    def _settled(self, rows: NDArray[np.intp], fine: Forecast) -> NDArray[np.bool_]:
         """[R] of what was measured in full: again it can only teach, as the improvement over the best would be over
-        itself. Not so while nothing holds, or where several goals are all that counts."""
-        if self.mind.question.goals or not np.isfinite(self.incumbent()):
+        itself. And of what was dropped, while what it could not beat stands: dropping it once more is cheap, and says
+        nothing new. Not so while nothing holds, or where several goals are all that counts."""
+        best = self.incumbent()
+        if self.mind.question.goals or not np.isfinite(best):
             return np.zeros(len(rows), dtype=bool)
         full = {self.name(trial) for trial in self.mind.trials if trial.measured and not trial.rough}
-        return np.array([self._keys[row] in full for row in rows.tolist()], dtype=bool)
+        dropped = {self.name(trial) for trial in self.mind.trials if trial.rough}
+        names = [self._keys[row] for row in rows.tolist()]
+        behind = (fine.tps < best).tolist()
+        settled = [name in full or (name in dropped and slow) for name, slow in zip(names, behind, strict=True)]
+        return np.array(settled, dtype=bool)
 
     def _taught(self, forecast: Forecast) -> Array | float:
         """What a trial is worth for what it says of others; of several goals nothing is known to say so."""

@@ -276,6 +276,22 @@ def test_where_nothing_holds_nothing_is_recommended() -> None:
     assert chooser(world, [flat(params(1), 20.0, 9.0), flat(params(2), 30.0, 7.0)]).recommended() is None
 
 
+def test_what_was_dropped_is_not_tried_again_while_what_it_could_not_beat_stands() -> None:
+    world = World(7)
+    best, dropped, far = params(8, "0 | 1 | 2 | 3"), params(8, "0+1 | 2+3"), params(1)
+    trials = [world.trial(params(4)), world.trial(best)]
+    choosing = chooser(world, trials, [params(4), best, dropped, far])
+    after = [*trials, replace(world.trial(dropped), rough=True)]
+    choosing.mind.learn(after)
+
+    def cost(one: Mapping[str, Any]) -> float:
+        return 1.0 if one == dropped else 100.0  # nothing is restarted, and it ends at once
+
+    assert choosing.next(cost) != dropped
+    lost = Chooser(choosing.mind, [params(4), dropped, far], lambda one: None if one == best else one)
+    assert lost.next(cost) == dropped, "what it could not beat is no more"
+
+
 # what is still to be had
 
 
