@@ -123,7 +123,7 @@ def test_a_gpu_that_only_ollama_misses_is_a_fault_of_the_machine(tmp_path: Path,
     )
     second = replace(first, instance="ollama-1", compute=("cpu",), layers_on_device=0, size_vram_bytes=0)
     trial.placements = (first, second)
-    with pytest.raises(DeviceLost, match="ollama-1 was given ") as caught:
+    with pytest.raises(DeviceLost, match="ollama-1 found no GPU") as caught:
         trial(spec_of())
     assert caught.value.device == plan.instances[1].devices[0]
 

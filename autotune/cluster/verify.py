@@ -97,11 +97,12 @@ def need_devices(instance: InstancePlan, found: Placement) -> None:
         return  # AMD's runtime counts its devices in its own way
     missing = [device for device in instance.devices if none or device not in found.compute]
     if missing:
-        there = "no GPU" if none else f"only {', '.join(found.compute)}"
+        own = len(instance.devices)
+        found_of = "no GPU" if none else f"{own - len(missing)} of its {own} GPUs"
+        other = ", or Ollama lacks its CUDA libraries" if none else ""
         raise DeviceLost(
-            f"{instance.name} was given {', '.join(instance.devices)} and found {there}: CUDA has lost {missing[0]},"
-            " whatever NVML says, or Ollama has not its CUDA libraries; `dmesg` may name an Xid, and the module"
-            " nvidia_uvm may have to be loaded again",
+            f"{instance.name} found {found_of}: CUDA has lost {missing[0]}, whatever NVML says (`dmesg` may name an"
+            f" Xid; nvidia_uvm may have to be loaded again){other}",
             device=missing[0],
         )
 
