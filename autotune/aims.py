@@ -11,6 +11,7 @@ from autotune.errors import SpecError
 from autotune.goal import Bound, Precise
 from autotune.ladder import Search
 from autotune.metrics import COLD_S, Attainment, Window, attain
+from autotune.result import REQUESTS_PER_S, TOKENS_PER_S, USERS
 from autotune.rival import Rival, Screen
 from autotune.spec import Level
 from autotune.stats import enough
@@ -215,6 +216,13 @@ def search(spec: StudySpec) -> Search:
     first, objective = spec.level(None), spec.objective
     begin = float(first.users) if first.users is not None else float(first.rate or 1.0)
     return Search(begin, float(objective.capacity_max), objective.precision, first.users is not None)
+
+
+def unit(spec: StudySpec) -> str:
+    """Of the objective, also where nothing could be measured."""
+    if spec.objective.metric != "capacity":
+        return TOKENS_PER_S
+    return USERS if spec.level(None).users is not None else REQUESTS_PER_S
 
 
 def at_load(spec: StudySpec, load: float) -> Level:

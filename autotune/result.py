@@ -16,6 +16,14 @@ from autotune.telemetry import DeviceSample  # noqa: TC001
 
 TOKENS_PER_S = "tokens/s"
 """The unit of an objective that is no capacity."""
+USERS, REQUESTS_PER_S = "users", "requests/s"
+"""The units of a capacity."""
+
+
+def amount(value: float, unit: str, places: int = 1) -> str:
+    """An objective in digits, of which so many `places` are behind the point; of a rate, which may be far below 1, the
+    first three count."""
+    return f"{value:.3g}" if unit == REQUESTS_PER_S and abs(value) < 100 else f"{value:.{places}f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class Bench:
             slots=tuple(instance.slots or plan.num_parallel for instance in plan.instances),
             upstreams=plan.balancer.upstreams,
             score=failed("failed"),
+            unit=aims.unit(self.spec),
             levels={},
             began_at=datetime.now(UTC).isoformat(),
             simulated=self.spec.cluster.simulated,
@@ -213,9 +214,8 @@ class Bench:
         steps = {one.label: one.metrics for one in found}
         score = judge_capacity(self.spec, search.low, steps)
         holds = [label for label, (load, _) in zip(labels, tried, strict=True) if load == search.low]
-        unit = "users" if search.whole else "requests/s"
         at = next(iter(holds), labels[0])
-        return found, replace(blank, score=score, unit=unit, at=at, tried=tried, cautions=cautions)
+        return found, replace(blank, score=score, at=at, tried=tried, cautions=cautions)
 
     async def _level(self, plan: Plan, level: Level, number: int, *, alone: bool = True) -> _Measured:
         """One load and its figures, by a client that was healthy: where it was not, again with more processes.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from autotune.analysis.reading import PROOF, SEARCH
 from autotune.analysis.results import configuration, trials
 from autotune.analysis.style import BLUE, BLUES, GREEN, GREY, GREYS, INK, ORANGE, PINK, RED, SKY, axes, figure, scale
+from autotune.result import amount
 from autotune.standing import standings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     import plotly.graph_objects as go
@@ -28,13 +29,15 @@ _KINDS = ((True, BLUE, "circle", "feasible"), (False, ORANGE, "x", "misses a lim
 def tps_against_ttft(study: Study) -> go.Figure:
     """Every trial as a point: TTFT, with the statistic of its first limit, in s, against TPS in tokens/s.
 
+    Of a capacity each is at the largest load that held, and one that misses the limits at that of the study file.
     The runs of the proof are small points. Marked are the limit, the baseline, and the winner; without a proof the best
     of the search.
     """
     limit = _ttft_limit(study)
     statistic, points = limit.statistic if limit else "mean", _points(study, limit)
     words = f"Up and to the left is better.{_unmeasured(study)}"
-    drawn = figure(study, f"tokens/s against the time to first token, {study.level}", words)
+    where = "each at its own load" if study.capacity else study.level
+    drawn = figure(study, f"tokens/s against the time to first token, {where}", words)
     axis = scale([*points["x"], *([limit.max] if limit else [])])
     _limit(drawn, limit, axis)
     for feasible, colour, symbol, name in _KINDS:
@@ -53,13 +56,16 @@ def _ttft_limit(study: Study) -> Limit | None:
 
 
 def _points(study: Study, limit: Limit | None) -> pd.DataFrame:
-    """The trials that could be measured, with `x` from the level of the limit, and `y` from that of the objective."""
-    every = trials(study)
+    """The trials that could be measured, with `x` from the level of the limit, and `y` from that of the objective.
+
+    One that was dropped before the limit's level has no point.
+    """
+    every = trials(study).set_index(["phase", "number"], drop=False)
     every = every[every["output_tps"].notna()]
-    at = study.spec.level(limit.at).label if limit else study.level
-    waits = every[every["level"] == at][f"ttft_{limit.statistic if limit else 'mean'}_s"]
-    points = every[every["level"] == study.level]
-    points = points.assign(x=waits.to_numpy(), y=points["output_tps"])
+    taken = {(run.phase, run.result.number): study.at(run.result) for run in study.runs}
+    points = every[every["level"] == every.index.map(taken)]
+    waits = points if limit is None or limit.at is None else every[every["level"] == study.spec.level(limit.at).label]
+    points = points.assign(x=waits[f"ttft_{limit.statistic if limit else 'mean'}_s"], y=points["output_tps"])
     return points.assign(hover=[_hover(row) for row in points.to_dict("records")]).dropna(subset=["x"])
 
 
@@ -67,7 +73,7 @@ def _hover(row: Mapping[Any, Any]) -> str:
     run = f"trial {row['number']}" if row["phase"] == SEARCH else f"run {row['number']} of the proof"
     return (
         f"<b>{row['configuration']}</b><br>{run}: {'feasible' if row['feasible'] else 'misses a limit'}<br>"
-        f"{row['output_tps']:.1f} tokens/s<br>"
+        f"{row['output_tps']:.1f} tokens/s at {row['level']}<br>"
         f"TTFT mean {row['ttft_mean_s']:.2f} s, p50 {row['ttft_p50_s']:.2f} s, p95 {row['ttft_p95_s']:.2f} s"
     )
 
@@ -155,18 +161,22 @@ _LINES = (
 def by_level(study: Study) -> go.Figure:
     """TTFT, in s with the statistic of the first limit, and TPS in tokens/s at every level: a line for each of the best
     configurations of the search, and for the baseline.
+
+    Of a capacity the levels are all loads that these have tried, by their size.
     """
     limit = _ttft_limit(study)
     statistic = limit.statistic if limit else "mean"
     every = trials(study)
     every = every[(every["phase"] == SEARCH) & every["output_tps"].notna()]
-    labels = [level.label for level in study.spec.workload.levels]
+    lines = _lines(study)
+    labels = _labels(study, lines)
     drawn = figure(study, "every load", "The best of the search, and the baseline (dashed). Dotted: the limit.")
     axes(drawn.set_subplots(rows=1, cols=2, horizontal_spacing=0.1))
     drawn.update_layout(legend={"yref": "paper", "y": -0.2})  # the names are long: the margin makes room for them
-    for one, (colour, symbol) in zip(_lines(study), _LINES, strict=False):
+    for one, (colour, symbol) in zip(lines, _LINES, strict=False):
         own = every[every["number"] == one.number].set_index("level").reindex(labels)
-        look = {"marker": {"color": colour, "symbol": symbol, "size": 9}, "name": configuration(study, one.params)}
+        look: Row = {"marker": {"color": colour, "symbol": symbol, "size": 9}, "name": configuration(study, one.params)}
+        look["connectgaps"] = study.capacity  # each has tried loads of its own
         line = {"color": colour, "dash": "dash" if one.number == 0 else "solid"}
         for column, name in enumerate((f"ttft_{statistic}_s", "output_tps"), 1):
             values, first = own[name].tolist(), column == 1
@@ -186,11 +196,17 @@ def _lines(study: Study) -> list[TrialResult]:
     return [study.baseline, *others[: _MOST_LINES - 1]]
 
 
+def _labels(study: Study, lines: Sequence[TrialResult]) -> list[str]:
+    """Of the loads, as they stand beside each other."""
+    tried = {level.label: load for one in lines for level, (load, _) in zip(study.levels(one), one.tried, strict=False)}
+    return sorted(tried, key=tried.__getitem__) or [level.label for level in study.spec.workload.levels]
+
+
 # the space
 
 
 def slots_by_layout(study: Study) -> go.Figure:
-    """TPS in tokens/s by layout and NUM_PARALLEL, in each cell the best configuration of the search.
+    """TPS in tokens/s, or the capacity, by layout and NUM_PARALLEL: in each cell the best configuration of the search.
 
     Cells that miss a limit are grey and crossed, those that could not be measured say why; what was not tried is empty.
     """
@@ -198,7 +214,9 @@ def slots_by_layout(study: Study) -> go.Figure:
     columns = [str(slots) for slots in sorted({slots for _, slots in cells})]
     rows = list(dict.fromkeys(layout for layout, _ in cells))
     words = "The best of each cell. Grey and crossed: misses a limit. Empty: not tried."
-    drawn = figure(study, f"tokens/s by layout and slots, {study.level}", words, height=220 + 60 * len(rows))
+    by = "by layout and slots"
+    title = f"capacity in {study.unit} {by}" if study.capacity else f"{study.unit} {by}, {study.level}"
+    drawn = figure(study, title, words, height=220 + 60 * len(rows))
     drawn.update_layout(margin_b=60)
     most = max((one.objective or 0.0 for one in cells.values()), default=1.0)
     for feasible, colours in ((True, BLUES), (False, GREYS)):
@@ -236,7 +254,7 @@ def _numbers(drawn: go.Figure, study: Study, cells: Mapping[tuple[str, int], Sta
         x=[str(slots) for _, slots in cells],
         y=[layout for layout, _ in cells],
         mode="text",
-        text=[_cell(one) for one in cells.values()],
+        text=[_cell(one, study.unit) for one in cells.values()],
         textfont={"color": ["white" if one else INK for one in dark]},
         customdata=[configuration(study, one.params) for one in cells.values()],
         hovertemplate="%{customdata}<extra></extra>",
@@ -244,8 +262,8 @@ def _numbers(drawn: go.Figure, study: Study, cells: Mapping[tuple[str, int], Sta
     )
 
 
-def _cell(one: Standing) -> str:
+def _cell(one: Standing, unit: str) -> str:
     if one.objective is None:
         return one.results[0].reason
     policy = f"<br>{one.params['policy']}" if "policy" in one.params else ""
-    return f"<b>{'' if one.feasible else '✕ '}{one.objective:.0f}</b>{policy}"
+    return f"<b>{'' if one.feasible else '✕ '}{amount(one.objective, unit, 0)}</b>{policy}"

@@ -11,6 +11,7 @@ from autotune import aims, confirm, events
 from autotune.confirm import BASELINE, Kind
 from autotune.errors import StorageError
 from autotune.metrics import Metrics, Window, measure
+from autotune.result import TOKENS_PER_S
 from autotune.spec import load as load_spec
 from autotune.standing import standings
 from autotune.store import Store
@@ -109,6 +110,20 @@ class Study:
     def baseline(self) -> TrialResult:
         """Trial 0: what ran before."""
         return self.results[BASELINE]
+
+    @property
+    def unit(self) -> str:
+        """Of the objective."""
+        return aims.unit(self.spec)
+
+    @property
+    def capacity(self) -> bool:
+        """Whether the objective is a load, and no output."""
+        return self.unit != TOKENS_PER_S
+
+    def at(self, result: TrialResult) -> str:
+        """Label of the level of a trial at which its objective was taken: of a capacity the largest load that held."""
+        return result.at or self.level
 
     def levels(self, result: TrialResult) -> tuple[Level, ...]:
         """The loads that a trial is for: those of the workload, or of a search for a capacity."""

@@ -111,7 +111,7 @@ def _trial(study: Study, run: Run, level: Level) -> Row:
         "slots": result.slots_in_all,
         "level": level.label,
         "objective": result.score.objective,
-        "unit": result.unit,
+        "unit": study.unit,
         "users": level.users,
         "rate_per_s": level.rate,
         **_figures(result.levels.get(level.label)),
@@ -160,8 +160,9 @@ _CANDIDATE = {
 def candidates(study: Study) -> pd.DataFrame:
     """A row for each candidate of the proof, the baseline first; no row without a proof.
 
-    `tps_*` is the mean over fresh starts with its 95 % interval, `next_*` where one more start would land, tokens/s;
-    `gain_*` in parts of the baseline's TPS, with an interval that holds together with all others of the proof.
+    `tps_*` is the mean over fresh starts with its 95 % interval, `next_*` where one more start would land, both in the
+    `unit` of `trials`: tokens/s, or of a capacity users or requests/s. `gain_*` in parts of what the baseline has, with
+    an interval that holds together with all others of the proof.
     """
     verdict = study.verdict
     if verdict is None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from autotune import aims
 from autotune import plan as plans
 from autotune.benchmark.phases import Look
 from autotune.cluster.verify import Placement
@@ -13,7 +14,7 @@ from autotune.confirm import place
 from autotune.metrics import COLD_S, measure
 from autotune.ollama.api import ServerFacts
 from autotune.records import Outcome, RequestRecord
-from autotune.score import judge
+from autotune.score import judge, judge_capacity
 from autotune.store import Store
 from tests.conftest import TINY, gpus, study
 from tests.factories import BASELINE, LIMIT, PROVENANCE, params, result
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from autotune.plan import Plan
     from autotune.result import TrialResult
     from autotune.spec import StudySpec
+    from autotune.stats import Decision
     from autotune.store import Shelf
 
 FAST = params(4, "0 | 1", policy="least_conn")
@@ -68,6 +70,22 @@ class Written:
         curve = {f"{count} users": self._measured(records) for count, records in zip(users, loads[2:], strict=True)}
         windows = {**told.windows, **dict.fromkeys(curve, WINDOW)}
         self._keep(replace(told, curve=curve, windows=windows), plan, loads)
+
+    def climb(self, chosen: Mapping[str, Any], tried: Mapping[float, Decision], low: float) -> None:
+        """The next one of the search for a capacity: the loads that it tried, and which of them held."""
+        number, plan = len(self.store.trials.results()), self.plan(chosen)
+        loads = [requests(plan, 3.0 if said == "violated" else 0.5) for said in tried.values()]
+        labels = {aims.at_load(self.spec, load).label: load for load in tried}
+        paced = self.spec.level(None).rate is not None
+        levels = {label: self._measured(one, open_loop=paced) for label, one in zip(labels, loads, strict=True)}
+        at = next((label for label, load in labels.items() if load == low), next(iter(labels)))
+        told = result(
+            number, chosen, spec=self.spec, fingerprint=plan.fingerprint, levels=levels, unit=aims.unit(self.spec),
+            score=judge_capacity(self.spec, low, levels), windows=dict.fromkeys(labels, WINDOW), at=at,
+            tried=tuple(tried.items()),
+            placements=tuple(placement(one.name, plan.num_parallel) for one in plan.instances),
+        )  # fmt: skip
+        self._keep(told, plan, loads)
 
     def drop(self, chosen: Mapping[str, Any], why: str) -> None:
         """The next one of the search, which ended in the first of its loads, that of the objective."""

@@ -18,10 +18,11 @@ from autotune.analysis import (
     slots_by_layout,
     timeline,
     tps_against_ttft,
+    trials,
 )
 from autotune.analysis.style import scale
 from tests.analysis.studies import BROKEN, FAST, LEAN, WINDOW, Written, spec
-from tests.factories import BASELINE, params
+from tests.factories import BASELINE, LIMIT, params
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +89,54 @@ def test_without_a_proof_the_best_is_not_called_a_winner(tmp_path: Path) -> None
     assert "<b>nearest to the limits</b>" in told(tps_against_ttft(load(tmp_path)))
     made.trial(LEAN, 0.5)
     assert "<b>best of the search, not proved</b><br>0 | 1 · 2 slots" in told(tps_against_ttft(load(tmp_path)))
+
+
+def test_a_trial_that_was_dropped_before_the_level_of_the_limit_has_no_point(tmp_path: Path) -> None:
+    made = Written(tmp_path, spec(objective={"limits": [{**LIMIT, "at": "2 users"}]}))
+    made.trial(BASELINE, 0.5)
+    made.drop(LEAN, "cannot beat it")
+    made.trial(FAST, 0.4)
+    (drawn, *_) = tps_against_ttft(load(tmp_path)).data
+    assert list(drawn.x) == pytest.approx([0.5, 0.4])
+    assert [words.partition("<br>")[2].partition(":")[0] for words in drawn.customdata] == ["trial 0", "trial 2"]
+
+
+def climbed(folder: Path) -> Study:
+    """A study of a capacity in requests/s, as its two trials tried loads."""
+    asked = {"metric": "capacity", "limits": [LIMIT]}
+    made = Written(folder, spec(objective=asked, workload={"levels": [{"rate": 1.0}]}))
+    made.climb(BASELINE, {1.0: "violated", 0.5: "violated", 0.25: "holds", 0.3: "open"}, 0.25)
+    made.climb(FAST, {1.0: "holds", 2.0: "violated", 1.4: "holds"}, 1.4)
+    made.trial(BROKEN, reason="load_failed")
+    return load(folder)
+
+
+def test_of_a_capacity_each_trial_is_drawn_at_the_load_that_held(tmp_path: Path) -> None:
+    drawn = tps_against_ttft(climbed(tmp_path))
+    assert points(drawn) == {"feasible": 2}
+    assert list(drawn.data[0].x) == pytest.approx([0.55, 0.55])
+    assert ["tokens/s at 0.25 requests/s" in one for one in drawn.data[0].customdata] == [True, False]
+    assert "tokens/s at 1.4 requests/s" in drawn.data[0].customdata[1]
+    assert drawn.layout.title.text.endswith("tokens/s against the time to first token, each at its own load")
+
+
+def test_of_a_capacity_the_levels_are_all_loads_that_were_tried(tmp_path: Path) -> None:
+    drawn = by_level(climbed(tmp_path))
+    every = [f"{load} requests/s" for load in ("0.25", "0.3", "0.5", "1", "1.4", "2")]
+    assert [list(trace.x) for trace in drawn.data] == [every] * 4
+    assert [[value > 0 for value in trace.y] for trace in drawn.data[::2]] == [
+        [True, True, True, True, False, False],
+        [False, False, False, True, True, True],
+    ]
+    assert all(trace.connectgaps for trace in drawn.data)
+
+
+def test_cells_of_a_capacity_have_its_unit_and_are_not_rounded_to_nothing(tmp_path: Path) -> None:
+    found = climbed(tmp_path)
+    drawn = slots_by_layout(found)
+    assert drawn.layout.title.text == "test: capacity in requests/s by layout and slots"
+    assert drawn.data[-1].text == ("<b>0.25</b>", "load_failed", "<b>1.4</b><br>least_conn")
+    assert set(trials(found)["unit"]) == {"requests/s"}
 
 
 def test_where_the_baseline_is_best_nothing_else_is_marked(tmp_path: Path) -> None:
