@@ -90,15 +90,15 @@ def _set_off(drawn: go.Figure, proof: pd.DataFrame) -> None:
 def requests_over_time(study: Study, number: int = 0, phase: str = SEARCH, level: str | None = None) -> go.Figure:
     """The requests of one load, in s from the begin of its window: how long each waited, and how long its answer took.
 
-    With users without think time a row is a user. Without `level` it is the objective's. ValueError where that trial
-    has no such load; raises `StorageError` where its records are missing or damaged.
+    With users without think time a row is a user. Without `level` it is that of its objective. ValueError where that
+    trial has no such load; raises `StorageError` where its records are missing or damaged.
     """
-    label = level or study.level
+    run = next((one for one in study.runs if (one.phase, one.result.number) == (phase, number)), None)
+    label = level or (study.at(run.result) if run else study.level)
     found = requests(study, number, phase)
     found = found[found["level"] == label].sort_values("asked_s")
-    if not len(found):
+    if run is None or not len(found):
         raise ValueError(f"{phase} trial {number} was not measured at {label}")
-    run = next(one for one in study.runs if (one.phase, one.result.number) == (phase, number))
     text = found["first_text_s"].fillna(found["finished_s"])
     words = f"{configuration(study, run.result.params)}. Each request waits (hatched), then its answer comes."
     which = f"trial {number}" if phase == SEARCH else f"run {number} of the proof"

@@ -13,6 +13,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from autotune.analysis import instances, load, recomputed, requests, stages, stored, timeline, trials
+from tests.analysis.studies import FAST, Written, spec
+from tests.factories import BASELINE, LIMIT
 
 if TYPE_CHECKING:
     from tests.night.harness import Folder
@@ -83,6 +85,25 @@ def test_a_first_look_shows_a_study(proved: Folder, monkeypatch: pytest.MonkeyPa
     assert "night: 3 trials and 8 runs of a proof on SIMULATED hardware" in printed(outputs)
     assert len(figures(outputs)) == 6
     assert all("SIMULATED" in json.dumps(figure["layout"]["title"]) for figure in figures(outputs))
+
+
+def test_a_first_look_says_which_trials_have_no_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Written(tmp_path, spec())
+    made.trial(BASELINE, reason="died_under_load")
+    alone = executed("first-look", tmp_path, monkeypatch)
+    assert str(alone).count("trial 0 could not be measured: it was told to: died_under_load") == 2
+    made.trial(FAST)
+    outputs = executed("first-look", tmp_path, monkeypatch)
+    assert len(figures(outputs)) == len(figures(alone)) + 1 == 5
+    assert str(outputs).count("trial 0 could not be measured: it was told to: died_under_load") == 1
+
+
+def test_a_first_look_at_a_capacity_is_at_the_load_that_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"metric": "capacity", "limits": [LIMIT]}
+    made = Written(tmp_path, spec(objective=asked, workload={"levels": [{"rate": 1.0}]}))
+    made.climb(BASELINE, {1.0: "violated", 0.5: "holds"}, 0.5)
+    shown = [figure["layout"]["title"]["text"] for figure in figures(executed("first-look", tmp_path, monkeypatch))]
+    assert shown.count("test: the requests of trial 0, 0.5 requests/s") == 2
 
 
 @pytest.mark.quiet
