@@ -103,6 +103,7 @@ def test_what_has_too_few_requests_for_a_goal_is_on_no_front_and_ends_no_later()
         "Of the baseline too few requests came to know all goals: lengthen workload.window_max_s, or"
         in told(found).answer
     )
+    assert [one.place for one in told(found).front[:2]] == ["on the front", "not all of its goals are known"]
     candidate = proof(TODAY, few, spec=UNLIMITED)
     assert (candidate.kind, candidate.front.points, candidate.decided) == (Kind.UNCLEAR, (0,), True)
     loud: Law = [(100 * factor, None) for factor in (1.06, 0.94, 1.05, 0.95)]

@@ -96,6 +96,8 @@ def _place(proof: Verdict, at: int) -> str:
         return f"beaten by {_named(proof.contenders[above[0]].params, baseline=above[0] == BASELINE)}"
     if not proof.feasible(at):
         return "it is not certain that it meets the limits"
+    if not proof.front.known(at):
+        return "not all of its goals are known"
     return "not shown to be better than the baseline"
 
 
