@@ -85,6 +85,23 @@ def test_a_capacity_is_told_with_the_step_that_it_is_known_to() -> None:
     assert "a step of its search" not in answer(proof(steady(100), steady(150)))
 
 
+def test_a_capacity_far_below_1_is_not_rounded_away() -> None:
+    spec = study(objective={"metric": "capacity", "limits": [LIMIT]}, workload={"levels": [{"rate": 1.0}]})
+    rate: dict[str, Any] = {"unit": "requests/s", "spec": spec}
+    runs = [result(at, (BASELINE, FAST)[at % 2], (0.2104, 0.3456)[at % 2], **rate) for at in (0, 1, 3, 2, 4, 5, 7, 6)]
+    proof = Verdict(contenders([BASELINE, FAST], runs), RULES)
+    search = [result(0, BASELINE, reason="load_failed", spec=spec), result(1, FAST, 0.2478, **rate)]
+    said = report.findings(spec, search, proof)
+    assert "least_conn: 0.346 requests/s (0.346 to 0.346), " in said.answer
+    assert "a fresh start takes 0.346 to 0.346 requests/s" in said.answer
+    assert "0.248 requests/s in the search, 0.346 in the proof; only the proof counts" in said.cautions[0]
+    page = report.markdown(said, "")
+    assert "| 0.21, 0.21, 0.21, 0.21 | 0.21 (0.21 to 0.21) |" in page
+    assert "|  | capacity, requests/s | mean TTFT, s |" in page
+    assert "| 1 | 0.248 |" in page
+    assert "least_conn: 0.248 requests/s (the baseline could not be measured)" in report.findings(spec, search).answer
+
+
 def test_the_simplest_of_the_best_says_what_it_costs() -> None:
     said = answer(proof(steady(100), steady(151), steady(150)))
     assert said.startswith("Winner: 0 | 1  NUM_PARALLEL 4, least_conn: ")
@@ -126,6 +143,12 @@ def test_candidates_with_too_few_requests_are_not_said_to_miss_the_limits() -> N
         " mean at 2 users. What helps: lengthen workload.window_max_s, or drain_s where requests never got a first"
         " text."
     )
+
+
+def test_a_baseline_with_too_few_requests_is_not_said_to_miss_the_limits() -> None:
+    few, slow = result(0, BASELINE, ttft_s=None), result(0, BASELINE, ttft_s=9.0)
+    assert "(the baseline is not known to meet the limits)" in answer(results=[few, result(1, FAST, 151)])
+    assert "(the baseline misses the limits)" in answer(results=[slow, result(1, FAST, 151)])
 
 
 def test_a_candidate_that_failed_is_named_with_its_reason() -> None:

@@ -19,6 +19,7 @@ from autotune.console.spark import bars
 from autotune.console.timeline import MARKS, STYLES
 from autotune.plan import GIB
 from autotune.report.words import configuration, seconds, span
+from autotune.result import amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -264,7 +265,7 @@ def _ranked(scene: Scene, one: Standing, width: int) -> Text:
     level = last.at or scene.spec.level(None).label
     wait = last.levels[level].ttft_s.mean if level in last.levels else None
     change = _change(one.objective, base.score.objective) if one.feasible and not own else ""
-    line = _columns("", _number(one.objective), seconds(wait), change, _named(one.params, width), width)
+    line = _columns("", _number(one.objective, last.unit), seconds(wait), change, _named(one.params, width), width)
     return Text.assemble((star, "bold"), (MARKS[kind(last)], STYLES[kind(last)]), line)
 
 
@@ -278,8 +279,8 @@ def _change(tps: float | None, base: float | None) -> str:
     return f"{tps / base - 1:+.0%}" if tps is not None and base else ""
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _number(value: float | None, unit: str) -> str:
+    return "–" if value is None else amount(value, unit)
 
 
 def _named(params: Mapping[str, Any], width: int) -> str:
@@ -316,7 +317,7 @@ def _candidate(own: Sequence[TrialResult], base: Sequence[TrialResult], pairs: i
     both = min(len(own), len(base))
     fair = own is not base and all(result.score.feasible for result in own)
     change = _change(_mean(own[:both]), _mean(base[:both])) if fair else ""
-    figures = f" {_number(_mean(own)):>8}{change:>7}  "
+    figures = f" {_number(_mean(own), own[0].unit if own else ''):>8}{change:>7}  "
     return Text.assemble(*marks, ("·" * (pairs - len(own)), "dim"), figures, name)
 
 

@@ -100,7 +100,7 @@ def ranking(found: Findings) -> Table:
     for column in ("configuration", "verdict"):
         table.add_column(column, overflow="fold")
     for one in found.ranking:
-        figures = (figure(one.tps), figure(one.ttft_mean))
+        figures = (figure(one.tps, found.unit), figure(one.ttft_mean))
         table.add_row(
             str(one.number), *figures, Text(one.configuration), Text(shorten(one.verdict, WORDS, placeholder=" …"))
         )

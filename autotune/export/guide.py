@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.cluster.nginx import EVERYWHERE
 from autotune.export.systemd import DROP_IN, SITES, UNITS, library
 from autotune.plan import LOOPBACK
+from autotune.result import amount
 
 if TYPE_CHECKING:
     from autotune.export.bundle import Bundle
@@ -111,12 +112,13 @@ def _commands(*lines: str) -> str:
 
 def _expected(bundle: Bundle) -> str:
     told = bundle.expected()
-    value = f"{told.get('output_tps', told.get('capacity')):.1f} {told['unit']}"
+    unit, mean = told["unit"], told["output_tps"] if "output_tps" in told else told["capacity"]
+    value = f"{amount(mean, unit)} {unit}"
     if told["low"] is None:
         return f"Measured once: {value} at {told['load']}. One measurement is not a proof."
     return (
         f"What to expect at {told['load']}: {value}; a fresh start lands between"
-        f" {told['low']:.1f} and {told['high']:.1f} 19 times of 20."
+        f" {amount(told['low'], unit)} and {amount(told['high'], unit)} 19 times of 20."
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from autotune.confirm import BASELINE, USUAL_GAIN, Kind, nothing_else
 from autotune.report.words import configuration, distance, does, excess, gain, objective, share, span, verdict
+from autotune.result import amount
 from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def _winner(proof: Verdict) -> str:
     assert tps is not None
     assert again is not None
     baseline, unit = proof.contenders[BASELINE], _unit(proof)
+    mean, low, high, least, most = (amount(one, unit) for one in (tps.mean, tps.low, tps.high, again.low, again.high))
     if baseline.fails:
         over = f"and the baseline could not be measured ({baseline.reason})"
     elif proof.outlives(proof.recommended, BASELINE):
@@ -177,8 +179,8 @@ def _winner(proof: Verdict) -> str:
         block = f"{worst[1]:+.1%} in the worst block" if worst else ""
         over = f"{_change(proof.gain(proof.recommended), unit, block)} than the baseline"
     return (
-        f"Winner: {configuration(one.params)}: {tps.mean:.1f} {unit} ({tps.low:.1f} to {tps.high:.1f}), {over}."
-        f" Proved in {proof.blocks} blocks; a fresh start {does(unit)} {again.low:.1f} to {again.high:.1f} {unit}"
+        f"Winner: {configuration(one.params)}: {mean} {unit} ({low} to {high}), {over}."
+        f" Proved in {proof.blocks} blocks; a fresh start {does(unit)} {least} to {most} {unit}"
         f" 19 times of 20.{_step(one)}{_unsure(proof)}"
     )
 

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from autotune import aims
 from autotune.confirm import BASELINE, Kind, cautions
 from autotune.confirm import verdict as verdict_of
 from autotune.earlier import kept
@@ -17,7 +18,7 @@ from autotune.metrics import CONFIDENCE
 from autotune.report.answers import answer
 from autotune.report.front import Point, points
 from autotune.report.words import configuration, objective, verdict, warm
-from autotune.result import TOKENS_PER_S
+from autotune.result import TOKENS_PER_S, amount
 from autotune.score import BEHIND
 from autotune.standing import standings
 from autotune.stats import proportion_interval
@@ -116,10 +117,14 @@ class Findings:
     """The earlier studies that the search began with; empty where there were none."""
 
     @property
+    def unit(self) -> str:
+        """Of what is compared."""
+        return aims.unit(self.spec)
+
+    @property
     def objective(self) -> str:
         """What is compared, and its unit."""
-        unit = self.results[0].unit if self.results else TOKENS_PER_S
-        return f"TPS, {unit}" if unit == TOKENS_PER_S else f"capacity, {unit}"
+        return f"TPS, {self.unit}" if self.unit == TOKENS_PER_S else f"capacity, {self.unit}"
 
     @property
     def chosen(self) -> Contender | None:
@@ -337,8 +342,9 @@ def _slots(contender: Contender) -> list[str]:
 def _unlike(results: Sequence[TrialResult], proof: Verdict) -> list[str]:
     """Where the proof and the search do not agree, the search was lucky or something has changed in the night."""
     return [
-        f"{configuration(contender.params)}: {found:.1f} {result.unit} in the search, {again.mean:.1f} in the proof;"
-        " only the proof counts: was something else running on this host?"
+        f"{configuration(contender.params)}: {objective(found, result)} in the search,"
+        f" {amount(again.mean, result.unit)} in the proof; only the proof counts:"
+        " was something else running on this host?"
         for contender in proof.contenders
         for result in results
         if contender.runs and result.fingerprint == contender.runs[0].fingerprint

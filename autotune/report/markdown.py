@@ -9,6 +9,7 @@ from autotune.confirm import BASELINE
 from autotune.report.beliefs import checked, foretold_rows, odds_rows, remaining
 from autotune.report.conditions import conditions
 from autotune.report.words import changed, configuration, distance, figure, flags, percent, reached
+from autotune.result import amount
 from autotune.simulator import SIMULATED
 
 if TYPE_CHECKING:
@@ -70,15 +71,15 @@ def _proof(found: Findings) -> list[str]:
     proof = found.proof
     if proof is None or not proof.blocks:
         return []
-    rows = []
+    rows, unit = [], found.unit
     for number, one in enumerate(proof.contenders):
         gain = proof.gain(number) if number != BASELINE else None
         tps, worst = one.mean_tps, proof.worst(number) if number != BASELINE else None
         rows.append(
             (
                 configuration(one.params) + ("  (baseline)" if number == BASELINE else ""),
-                ", ".join("failed" if value is None else f"{value:.1f}" for value in one.tps),
-                f"{tps.mean:.1f} ({tps.low:.1f} to {tps.high:.1f})" if tps else "–",
+                ", ".join("failed" if value is None else amount(value, unit) for value in one.tps),
+                f"{amount(tps.mean, unit)} ({amount(tps.low, unit)} to {amount(tps.high, unit)})" if tps else "–",
                 f"{gain.mean:+.1%} ({gain.low:+.1%} to {gain.high:+.1%})" if gain else "–",
                 f"{worst[1]:+.1%} (block {worst[0] + 1})" if worst else "–",
                 _limits(proof, number),
@@ -89,7 +90,6 @@ def _proof(found: Findings) -> list[str]:
         f" The mean is shown with its 95 % interval. Changes and limits hold all together, at every planned look, with"
         f" {proof.rules.confidence:.0%} confidence."
     )
-    unit = proof.contenders[0].runs[0].unit
     head = ("candidate", f"{unit}, run by run", "mean", "against the baseline", "worst block", "limits")
     return ["## Proof", words, _table(head, rows), *_lines(conditions(proof))]
 
@@ -128,7 +128,7 @@ def _ranking(found: Findings) -> list[str]:
     title = f"## The best {len(found.ranking)} of {found.configurations} configurations in the search"
     head = ("", found.objective, "mean TTFT, s", "configuration", "verdict")
     rows = [
-        (str(one.number), figure(one.tps), figure(one.ttft_mean), one.configuration, one.verdict)
+        (str(one.number), figure(one.tps, found.unit), figure(one.ttft_mean), one.configuration, one.verdict)
         for one in found.ranking
     ]
     return [title, _table(head, rows)]

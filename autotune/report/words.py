@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.result import TOKENS_PER_S
+from autotune.result import TOKENS_PER_S, amount
 from autotune.score import LEAST_LOAD, SURELY, UNDECIDED
 from autotune.space import USUAL
 
@@ -110,9 +110,9 @@ def distance(name: str, found: Interval) -> str:
     return f"{name}: {-found.mean:.0%} under the limit (between {-found.high:.0%} and {-found.low:.0%})"
 
 
-def figure(value: float | None) -> str:
+def figure(value: float | None, unit: str = "") -> str:
     """A number in a table."""
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else amount(value, unit, 2)
 
 
 def reached(made: Reached) -> str:
@@ -141,7 +141,7 @@ def seconds(value: float | None) -> str:
 
 def objective(value: float | None, result: TrialResult) -> str:
     """The objective of a trial with its unit."""
-    return "–" if value is None else f"{value:.1f} {result.unit}"
+    return "–" if value is None else f"{amount(value, result.unit)} {result.unit}"
 
 
 def does(unit: str) -> str:
@@ -156,7 +156,10 @@ def gain(best: Standing, results: Sequence[TrialResult]) -> str:
         return " (the baseline)"
     if not first.measured:
         return " (the baseline could not be measured)"
-    if not first.score.feasible or not first.score.objective or best.objective is None:
+    broken = {violation for _, violation in _missed(first)}
+    if broken == {UNDECIDED}:
+        return " (the baseline is not known to meet the limits)"
+    if broken or not first.score.objective or best.objective is None:
         return " (the baseline misses the limits)"
     return f" ({best.objective / first.score.objective - 1:+.0%} against the baseline)"
 
