@@ -80,9 +80,10 @@ def dawn(*results: TrialResult, why: str = "7 trials are done", width: int = 140
     """The last words of a night."""
     on, spec = screen(width), more.pop("spec", SPEC)
     spent = more.pop("spent", {"night": 3725.0, "measured": 2980.0, "own": 0.5})
+    file, source = more.pop("file", Path("nights/study.toml")), more.pop("source", "[study]")
     ending = Ending(why, results, **more)
     found = report.findings(spec, results, ending.proof, ending.unproved)
-    morning(on, found, spent, ending, Path("nights/study.toml"))
+    morning(on, found, spent, ending, file, source)
     return words(on)
 
 
@@ -423,6 +424,22 @@ def test_a_night_that_was_cut_short_says_how_to_go_on(why: str, error: Any) -> N
     assert f"Ended: {why}. Best: 0 | 1 NUM_PARALLEL 4, least_conn: 161.7 tokens/s" in said
     again = "autotune run nights/study.toml --balancer direct"
     assert said.endswith(f"Everything was put away; results are in nights/test. Go on with: {again}")
+
+
+def test_how_to_go_on_can_be_given_to_a_shell_and_names_the_balancer_that_the_file_does_not() -> None:
+    cut: dict[str, Any] = {"error": Interrupted("x"), "file": Path("my nights/a $tudy.toml")}
+    said = dawn(BASE, **cut, source='[cluster]\nbalancer = "direct"\n')
+    assert said.endswith("results are in my nights/test. Go on with: autotune run 'my nights/a $tudy.toml'")
+    nginx = study(cluster={"balancer": "nginx"})
+    said = dawn(BASE, **cut, spec=nginx, source='[cluster]\nbalancer = "direct"\n')
+    assert said.endswith("autotune run 'my nights/a $tudy.toml' --balancer nginx")
+    assert dawn(BASE, **cut, spec=nginx).endswith("autotune run 'my nights/a $tudy.toml'")
+
+
+def test_what_to_do_next_can_be_given_to_a_shell() -> None:
+    said = dawn(BASE, BEST, file=Path("my nights/study.toml"))
+    assert "autotune report 'my nights/test' Results" in said
+    assert said.endswith("with: optuna-dashboard 'sqlite:///my nights/test/optuna.db'")
 
 
 def test_a_night_without_a_trial() -> None:

@@ -319,6 +319,18 @@ def test_the_report_has_all_that_people_ask_for() -> None:
     assert said.endswith("```toml\n[study]\n```\n")
 
 
+def test_how_to_repeat_it_names_the_balancer_where_the_file_says_another() -> None:
+    nginx = study(cluster={"balancer": "nginx"})
+    for spec, source, flag in (
+        (nginx, 'cluster = { balancer = "direct" }', " --balancer nginx"),
+        (nginx, "[study]", ""),
+        (SPEC, 'cluster = { balancer = "direct" }', ""),
+        (SPEC, 'cluster = { balancer = "nginx" }', " --balancer direct"),
+        (nginx, "no TOML", " --balancer nginx"),
+    ):
+        assert f"    autotune run test.toml{flag}\n" in report.markdown(report.findings(spec, SEARCH), source)
+
+
 def test_bars_and_stars_do_not_break_a_table() -> None:
     odd = [replace(SEARCH[0], params={**BASELINE, "env:OLLAMA_X": "a|b*c_`d`"})]
     rows = [row for row in page(results=odd).splitlines() if row.startswith("| 1 |")]

@@ -48,18 +48,18 @@ def run(chosen: argparse.Namespace) -> int:
     from autotune.faults import Losses
     from autotune.store import Store
 
-    spec = _load(chosen)
+    spec, source = _load(chosen), chosen.study.read_text(encoding="utf-8-sig")
     folder = _folder(chosen, spec)
     screen = _screen(plain=chosen.plain)
     store = Store(folder)
     with console.Night(spec, screen, store.earlier()) as view:
-        ending = asyncio.run(night.run(spec, chosen.study.read_text(encoding="utf-8-sig"), folder, view))
+        ending = asyncio.run(night.run(spec, source, folder, view))
     with contextlib.suppress(OSError, SystemExit):  # the terminal, or the pipe, may be gone by now
         losses = Losses.of(store, ending.results)
         found = report.findings(
             spec, ending.results, ending.proof, ending.unproved, store.selftest(), losses, kept(folder)
         )
-        console.morning(screen, found, night.spent(folder / "events.jsonl"), ending, chosen.study)
+        console.morning(screen, found, night.spent(folder / "events.jsonl"), ending, chosen.study, source)
     if ending.error is not None:
         raise ending.error
     return 0 if any(result.score.feasible for result in ending.results) else NothingFeasible.exit_code

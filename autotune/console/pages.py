@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -165,8 +166,10 @@ def _proof_length(spec: StudySpec) -> str:
     return f", {least} to {most} for the proof"
 
 
-def morning(console: Console, found: Findings, spent: Mapping[str, float], ending: Ending, study: Path) -> None:
-    """The last lines of a night: why it ended, what was found, how to go on."""
+def morning(
+    console: Console, found: Findings, spent: Mapping[str, float], ending: Ending, study: Path, source: str
+) -> None:
+    """The last lines of a night: why it ended, what was found, how to go on. `source` is the text of the study file."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say("")
     _tables(console, found)
@@ -181,7 +184,8 @@ def morning(console: Console, found: Findings, spent: Mapping[str, float], endin
     say(found.answer)
     folder = study.parent / found.spec.study.name
     if ending.error is not None:
-        say(f"Everything was put away; results are in {folder}. Go on with: autotune run {study}{flags(found.spec)}")
+        again = f"autotune run {quote(str(study))}{flags(found.spec, source)}"
+        say(f"Everything was put away; results are in {folder}. Go on with: {again}")
     else:
         _onward(say, found, folder)
 
@@ -205,7 +209,7 @@ def _belief(console: Console, found: Findings, folder: Path) -> None:
         say(f"belief: {line}")
     if found.odds is not None:
         console.print(odds(found.odds.contenders[:_MOST_CONTENDERS]))
-        say(f"What it believes of these and of any other configuration: autotune forecast {folder}")
+        say(f"What it believes of these and of any other configuration: autotune forecast {quote(str(folder))}")
 
 
 def forecast(console: Console, found: Odds) -> None:
@@ -236,10 +240,11 @@ def _tables(console: Console, found: Findings) -> None:
 
 def _onward(say: Callable[[str], None], found: Findings, folder: Path) -> None:
     """What to do with it."""
+    quoted, optuna = quote(str(folder)), quote(f"sqlite:///{folder}/optuna.db")
     if found.chosen is not None:
-        say(f"To install it: autotune export {folder} --to DIRECTORY")
+        say(f"To install it: autotune export {quoted} --to DIRECTORY")
     if found.points:
-        say(f"To install one of the front: autotune export {folder} --trial N --to DIRECTORY")
+        say(f"To install one of the front: autotune export {quoted} --trial N --to DIRECTORY")
     if found.results:
-        say(f"All of it, and how to repeat it: autotune report {folder}")
-    say(f"Results are in {folder}; look at them with: optuna-dashboard sqlite:///{folder}/optuna.db")
+        say(f"All of it, and how to repeat it: autotune report {quoted}")
+    say(f"Results are in {folder}; look at them with: optuna-dashboard {optuna}")

@@ -48,7 +48,11 @@ def markdown(found: Findings, source: str, provenance: Provenance | None = None)
         [f"The client: {found.client}."] if found.client else [],
         [_escaped(f"The search began with what earlier studies say: {found.warm}.")] if found.warm else [],
         _host(provenance),
-        ["## How to repeat it", _REPEAT.format(name=found.spec.study.name, flags=flags(found.spec)), _fenced(source)],
+        [
+            "## How to repeat it",
+            _REPEAT.format(name=found.spec.study.name, flags=flags(found.spec, source)),
+            _fenced(source),
+        ],
     ]
     return "\n\n".join(text.strip("\n") for part in parts for text in part) + "\n"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.result import TOKENS_PER_S, amount
 from autotune.score import LEAST_LOAD, SURELY, UNDECIDED
 from autotune.space import USUAL
+from autotune.spec import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,9 +60,13 @@ def _changes(words: Sequence[str]) -> str:
     return f": {', '.join(words)}" if words else ""
 
 
-def flags(spec: StudySpec) -> str:
-    """What the command line needs beside the study file, for the study to run as it did."""
-    return " --balancer direct" if spec.cluster.balancer == "direct" else ""
+def flags(spec: StudySpec, source: str) -> str:
+    """What the command line needs beside the study file with this text, for the study to run as it did."""
+    try:
+        written = tomllib.loads(source).get("cluster", {}).get("balancer", Cluster.model_fields["balancer"].default)
+    except tomllib.TOMLDecodeError:
+        written = ""
+    return "" if written == spec.cluster.balancer else f" --balancer {spec.cluster.balancer}"
 
 
 def figures(metrics: Metrics) -> str:
