@@ -453,6 +453,8 @@ def test_all_else_does(change: dict[str, Any]) -> None:
         ("levels = [5, { users = 10 }, { rate = 2.5 }]", "levels = []", "workload.levels: []: an empty list"),
         ('until = "07:00"', 'until = "7:00"', "budget.until: '7:00': allowed is a time of day, as in \"07:00\""),
         ('name = "night"', 'name = "a night"', "study.name: 'a night': allowed is a letter or digit, then letters,"),
+        ('name = "night"', f'name = "{"n" * 201}"', "digits, '.', '_', '-'; up to 200"),
+        ('name = "night"', 'name = "study.toml"', "name: 'study.toml': allowed is any name but that of this file"),
         ('name = "night"', 'name = "night\\n"', "study.name: 'night\\n': allowed is"),
         (
             'layout = "0"\n',
@@ -521,6 +523,10 @@ def test_two_mistakes_are_two_lines(tmp_path: Path) -> None:
 def test_broken_toml_names_the_line(tmp_path: Path) -> None:
     assert "not TOML" in complaint("[study]\nname = \n", tmp_path)
     assert "(at line 2, column 8)" in complaint("[study]\nname = \n", tmp_path)
+
+
+def test_a_name_of_200_letters_is_one(tmp_path: Path) -> None:
+    assert read(GOOD.replace('"night"', f'"{"n" * 200}"'), tmp_path).study.name == "n" * 200
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def load(path: Path) -> StudySpec:
         spec = StudySpec.model_validate(data)
     except ValidationError as error:
         raise SpecError("\n".join(_lines(path, error.errors()))) from error
+    if spec.study.name == path.name:
+        said = "allowed is any name but that of this file: results land in a folder of the name, beside it"
+        raise SpecError(f"{path}: study.name: {path.name!r}: {said}")
     return _resolved(path, spec)
 
 

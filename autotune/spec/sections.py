@@ -59,8 +59,11 @@ class Section(BaseModel):
 class Study(Section):
     """What the study is called."""
 
-    name: Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a letter or digit, then letters, digits, '.', '_', '-'")]
-    """Results land in a folder of this name beside the study file."""
+    name: Annotated[
+        str,
+        like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", "a letter or digit, then letters, digits, '.', '_', '-'; up to 200"),
+    ]
+    """Results land in a folder of this name beside the study file, which is called something else."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     """Of all that is drawn at random: prompts, lengths, arrivals, proposals. The same seed asks the same questions."""
 

@@ -76,6 +76,18 @@ def store(tmp_path: Path) -> Store:
     return proved(tmp_path)
 
 
+def test_the_longest_name_of_a_study_can_be_exported(tmp_path: Path) -> None:
+    export.write(proved(tmp_path, study={"name": "n" * 200}), tmp_path / "out", user="ollama")
+    assert (tmp_path / "out" / "systemd" / f"ollama-{'n' * 200}@0.service.d").is_dir()
+
+
+def test_a_capacity_far_below_1_is_not_rounded_away(store: Store) -> None:
+    chosen = bundle(store, trial=0, user="ollama")
+    (run,) = chosen.runs
+    rare = replace(run, unit="requests/s", score=replace(run.score, objective=0.2104))
+    assert "Measured once: 0.21 requests/s at the limits." in replace(chosen, runs=(rare,)).files()["INSTALL.md"]
+
+
 # everything that was measured
 
 
