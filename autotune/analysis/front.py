@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from autotune.analysis.reading import Study
+    from autotune.standing import Standing
 
 
 def front(study: Study, goal: str = "") -> go.Figure:
-    """Every trial of the search as a point: a goal, the first beside the output unless it is named, against TPS.
+    """Every configuration of the search as a point: a goal, the first beside the output if none is named, against TPS.
 
-    A line goes through those on the front. What was in the proof has its 95 % intervals. Raises `UsageError` where the
-    study has no such goal.
+    Each is at the mean of its trials that know all goals; where none does, at its last trial. A line goes through those
+    on the front. What was in the proof has its 95 % intervals. Raises `UsageError` where the study has no such goal.
     """
     there = [one.name for one in study.spec.objective.goals]
     name = goal or next(iter(there), "")
@@ -36,23 +37,23 @@ def front(study: Study, goal: str = "") -> go.Figure:
     every = standings(study.results)
     on = on_front(every)[::-1]
     groups = {
-        "on the front of the search": ([one.results[-1] for one in on], {"color": BLUE, "size": 12}, "lines+markers"),
+        "on the front of the search": (on, {"color": BLUE, "size": 12}, "lines+markers"),
         "beaten, or misses a limit": (
-            [one.results[-1] for one in every if one not in on],
+            [one for one in every if one not in on],
             {"color": GREY, "size": 8, "symbol": "x"},
             "markers",
         ),
     }
-    for words, (results, marker, mode) in groups.items():
-        known = [(one, wanted) for one in results if (wanted := one.score.goals.get(name)) and one.score.objective]
+    for words, (standing, marker, mode) in groups.items():
+        known = [(one, *ends) for one in standing if all(ends := _figures(one, name))]
         if known:
             drawn.add_scatter(
-                x=[wanted for _, wanted in known],
-                y=[one.score.objective for one, _ in known],
+                x=[wanted for _, wanted, _ in known],
+                y=[output for _, _, output in known],
                 mode=mode,
                 name=words,
                 marker=marker,
-                customdata=[f"<b>{configuration(study, one.params)}</b><br>trial {one.number}" for one, _ in known],
+                customdata=[f"<b>{configuration(study, one.params)}</b><br>{_trials(one)}" for one, _, _ in known],
                 hovertemplate="%{customdata}<br>%{y:.1f} tokens/s<br>%{x:.4g}<extra></extra>",
             )
     proved = _proved(drawn, study, name)
@@ -60,6 +61,17 @@ def front(study: Study, goal: str = "") -> go.Figure:
     drawn.update_xaxes(title_text=name, **scale([value for value in [*shown, *proved] if value]))
     drawn.update_yaxes(title_text=f"{OUTPUT}, tokens/s", rangemode="tozero")
     return drawn
+
+
+def _figures(one: Standing, name: str) -> tuple[float | None, float | None]:
+    """What it makes of a goal, and its output."""
+    last, goals = one.results[-1].score, one.goals
+    return (goals[name], goals[OUTPUT]) if goals else (last.goals.get(name), last.objective)
+
+
+def _trials(one: Standing) -> str:
+    numbers = [str(result.number) for result in one.results]
+    return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
 def _proved(drawn: go.Figure, study: Study, name: str) -> Sequence[float]:

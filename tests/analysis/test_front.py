@@ -8,6 +8,10 @@ import pytest
 
 from autotune.analysis import Study, front, load, tps_against_ttft
 from autotune.errors import UsageError
+from autotune.store import Store
+from tests.conftest import study
+from tests.factories import BASELINE, result
+from tests.proofs import FAST, LEAN
 from tests.test_front import proved
 
 if TYPE_CHECKING:
@@ -30,6 +34,18 @@ def test_a_line_goes_through_the_front_and_what_was_proved_has_intervals(tmp_pat
     assert list(traces["in the proof"].text) == ["0 · 1 slot (baseline)"]
     assert "Up and to the left is better" in drawn.layout.title.subtitle.text
     assert drawn.layout.xaxis.title.text == "ttft_mean_s"
+
+
+def test_a_configuration_is_at_the_mean_of_its_trials_as_the_front_has_it(tmp_path: Path) -> None:
+    spec, store = study(objective={"metric": ["tps", "ttft_mean_s"]}), Store(tmp_path / "night")
+    store.open(spec, "")
+    tried = [(BASELINE, 100, 0.5), (FAST, 200, 0.4), (LEAN, 150, 0.2), (FAST, 240, 0.3), (LEAN, 160, None)]
+    for number, (chosen, tps, wait_s) in enumerate(tried):
+        store.trials.save(result(number, chosen, tps, wait_s, spec=spec), [])
+    line = {trace.name: trace for trace in front(load(store.folder)).data}["on the front of the search"]
+    assert list(line.x) == pytest.approx([0.2, 0.35])
+    assert list(line.y) == [150, 220]
+    assert [words.partition("<br>")[2] for words in line.customdata] == ["trials 2, 4", "trials 1, 3"]
 
 
 def test_a_point_of_the_front_is_not_called_a_winner(tmp_path: Path) -> None:
