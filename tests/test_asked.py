@@ -51,6 +51,7 @@ def trace(tmp_path: Path) -> str:
         (["--via", "http://x"], f"{URL} and --via http://x: one of the two"),
         (["--direct", "10.0.0.1:11434"], "10.0.0.1:11434: not a URL; as in http://127.0.0.1:11434"),
         (["--direct", "http://a,ftp://b"], "ftp://b: not a URL"),
+        (["--direct", "http://h:1,http://h:1/"], "--direct http://h:1,http://h:1/: the same URL twice"),
         (["--rate", "1", "--ramp", "1,2,3"], "--rate and --ramp: one of the two"),
         (["--ramp", "1,2,3", "--trace", "1"], "--ramp and --trace: one of the two"),
         (["--burstiness", "0.5"], "--burstiness 0.5: belongs to --arrivals gamma"),

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.bench.asked import search
+from autotune.cli.parser import parser
 from autotune.ladder import Search
 from tests.commands import stand_in
 
@@ -84,6 +86,7 @@ def test_what_cannot_be_decided_is_not_sought_at_ever_smaller_loads() -> None:
     assert 0.6 < near.low < 0.8
 
 
+SLO = ("--slo", "llama2-70b-server")
 SMALL = ("--warmup", "0.2", "--window", "1", "--input-tokens", "20", "--num-predict", "8")
 
 
@@ -118,13 +121,36 @@ def test_no_load_holds(run: Run, tmp_path: Path) -> None:
         ((), "write --slo NAME or --limit"),
         (("--slo", "gpt-9"), "--slo gpt-9: no such limits; there are llama3.1-8b-server"),
         (("--limit", "ttft:p95:2"), "--limit ttft:p95:2: write METRIC:STATISTIC:SECONDS"),
-        (("--slo", "llama2-70b-server", "--first", "1.5"), "--first 1.5: users are whole numbers"),
-        (("--slo", "llama2-70b-server", "--first", "9", "--most", "8"), "--first 9: is more than --most 8"),
-        (("--slo", "llama2-70b-server", "--plot", "none/x.html"), "--plot none/x.html: none is no folder"),
+        ((*SLO, "--first", "1.5"), "--first 1.5: users are whole numbers"),
+        ((*SLO, "--first", "9", "--most", "8"), "--first 9: is more than --most 8"),
+        ((*SLO, "--most", "9.5"), "--most 9.5: users are whole numbers; or --by rate"),
+        ((*SLO, "--first", "5000", "--most", "5000"), "--first 5000: allowed are at most 4096"),
+        ((*SLO, "--most", "5000"), "--most 5000: allowed are at most 4096"),
+        ((*SLO, "--by", "rate", "--first", "20000"), "--first 20000: allowed are at most 10000"),
+        ((*SLO, "--by", "rate", "--most", "20000"), "--most 20000: allowed are at most 10000"),
+        ((*SLO, "--plot", "none/x.html"), "--plot none/x.html: none is no folder"),
+        ((*SLO, "--json", "x", "--plot", "./x"), "--json x: several figures into one file; one would be lost"),
+        (
+            (*SLO, "--direct", "http://a,http://b"),
+            "http://127.0.0.1:9 and --direct http://a,http://b: one of the two; a capacity is that of one way",
+        ),
+        (
+            (*SLO, "--turns", "3", "--endpoint", "chat", "--by", "rate"),
+            "--turns 3: conversations need --endpoint chat or openai, and --by users",
+        ),
+        ((*SLO, "--turns", "3"), "--turns 3: conversations need --endpoint chat or openai, and --by users"),
     ],
 )
 def test_what_cannot_be_searched(run: Run, more: tuple[str, ...], said: str) -> None:
     assert said in run.refused(2, "capacity", "http://127.0.0.1:9", "--model", "m", *more)
+
+
+def test_a_capacity_is_that_of_one_way_whichever_it_is(run: Run) -> None:
+    ways = ("--via", "http://a", "--direct", "http://b")
+    said = run.refused(2, "capacity", "--model", "m", *SLO, *ways)
+    assert said == "http://a and --direct http://b: one of the two; a capacity is that of one way"
+    asked = parser().parse_args(["capacity", "--model", "m", *SLO, "--direct", "http://a,http://b"])
+    assert search(asked) == Search(1, 4096, 0.05, whole=True)
 
 
 def test_the_self_test_is_shown_and_kept(run: Run) -> None:

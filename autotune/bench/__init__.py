@@ -6,7 +6,7 @@
 - `files`: what is kept
 """
 
-from autotune.bench.asked import Job, job
+from autotune.bench.asked import Job, job, search
 from autotune.bench.capacity import Capacity, Step, capacity
 from autotune.bench.files import FORMAT, read, save, save_capacity, save_csv, save_parquet
 from autotune.bench.measuring import Found, load
@@ -25,4 +25,5 @@ __all__ = [
     "save_capacity",
     "save_csv",
     "save_parquet",
+    "search",
 ]

@@ -20,6 +20,7 @@ from autotune.benchmark.phases import Phases
 from autotune.benchmark.workload import Lengths, Prefixes, PromptFile, make
 from autotune.errors import SpecError, StorageError, UsageError
 from autotune.files import check
+from autotune.ladder import Search
 from autotune.spec.values import MOST_RATE
 from autotune.stats import enough
 
@@ -77,7 +78,8 @@ def job(chosen: argparse.Namespace) -> Job:
     _check_owners(chosen)
     tokens = None if chosen.prompts else chosen.input_tokens or INPUT_TOKENS
     asked = _workload(chosen, tokens)
-    targets = {flag: path for flag in ("json", "csv", "parquet") if (path := getattr(chosen, flag, None)) is not None}
+    flags = ("json", "csv", "parquet", "plot")
+    targets = {flag: path for flag in flags if (path := getattr(chosen, flag, None)) is not None}
     for flag, path in targets.items():
         check_target(flag, path)
         if sum(path.absolute() == other.absolute() for other in targets.values()) > 1:
@@ -102,6 +104,24 @@ def job(chosen: argparse.Namespace) -> Job:
         seed=chosen.seed,
         said={"url": routes[0].shown, **_said(chosen, tokens)},
     )
+
+
+def search(chosen: argparse.Namespace) -> Search:
+    """Which loads `capacity` may try. Raises `UsageError` for what cannot be."""
+    if (front := chosen.via or chosen.url) and chosen.direct:
+        raise UsageError(f"{front} and --direct {chosen.direct}: one of the two; a capacity is that of one way")
+    if not (chosen.slo or chosen.limit):
+        raise UsageError("capacity is the largest load at which limits hold: write --slo NAME or --limit ttft_s:p95:2")
+    whole = chosen.by == "users"
+    most = MOST["--concurrency" if whole else "--rate"]
+    for flag, load in (("--first", chosen.first), ("--most", chosen.most)):
+        if whole and load != int(load):
+            raise UsageError(f"{flag} {load:g}: users are whole numbers; or --by rate")
+        if load > most:
+            raise UsageError(f"{flag} {load:g}: allowed are at most {most:g}")
+    if chosen.first > chosen.most:
+        raise UsageError(f"--first {chosen.first:g}: is more than --most {chosen.most:g}")
+    return Search(chosen.first, chosen.most, chosen.resolution, whole)
 
 
 def _said(chosen: argparse.Namespace, tokens: int | None) -> dict[str, str]:
@@ -135,14 +155,14 @@ def _routes(chosen: argparse.Namespace) -> tuple[Route, ...]:
         raise UsageError("what is to be measured? Write a URL, as in http://127.0.0.1:11434")
     for url in [*filter(None, [front]), *direct]:
         _check_url(url)
-    if len(set(direct)) < len(direct):
+    urls = {url.partition("://")[2].rstrip("/"): url for url in direct}
+    if len(urls) < len(direct):
         raise UsageError(f"--direct {chosen.direct}: the same URL twice")
     both = bool(front and direct)
     routes = []
     if front:
         routes.append(Route("via" if both else "", Target(front, ask, ca_file)))
     if direct:
-        urls = {url.partition("://")[2].rstrip("/"): url for url in direct}
         routes.append(Route("direct" if both else "", Target("", ask, ca_file, urls)))
     return tuple(routes)
 
@@ -240,10 +260,11 @@ def numbers(
 
 
 def _workload(chosen: argparse.Namespace, tokens: int | None) -> Workload:
-    if chosen.turns > 1 and (
-        chosen.endpoint not in {"chat", "openai"} or any(getattr(chosen, flag) is not None for flag in OPEN)
-    ):
-        raise UsageError(f"--turns {chosen.turns}: conversations need --endpoint chat or openai, and --concurrency")
+    by = getattr(chosen, "by", None)  # of a search
+    is_open = by == "rate" or any(getattr(chosen, flag) is not None for flag in OPEN)
+    if chosen.turns > 1 and (is_open or chosen.endpoint not in {"chat", "openai"}):
+        users = "--concurrency" if by is None else "--by users"
+        raise UsageError(f"--turns {chosen.turns}: conversations need --endpoint chat or openai, and {users}")
     return make(
         chosen.seed,
         Lengths("fixed", chosen.num_predict),

@@ -211,20 +211,9 @@ def _kept(chosen: argparse.Namespace, job: Job, found: list[Found], *, complete:
 def capacity(chosen: argparse.Namespace) -> int:
     """The largest load at which the limits hold; 1 when they hold at none."""
     from autotune import bench, console
-    from autotune.bench.asked import check_target
     from autotune.benchmark.worker import run
-    from autotune.ladder import Search
 
-    job = bench.job(chosen)
-    if not job.bounds:
-        raise UsageError("capacity is the largest load at which limits hold: write --slo NAME or --limit ttft_s:p95:2")
-    check_target("plot", chosen.plot)
-    whole = chosen.by == "users"
-    if whole and chosen.first != int(chosen.first):
-        raise UsageError(f"--first {chosen.first:g}: users are whole numbers; or --by rate")
-    if chosen.first > chosen.most:
-        raise UsageError(f"--first {chosen.first:g}: is more than --most {chosen.most:g}")
-    search = Search(chosen.first, chosen.most, chosen.resolution, whole)
+    job, search = bench.job(chosen), bench.search(chosen)
     steps: list[bench.Step] = []
     answer: bench.Capacity | None = None
     try:

@@ -134,7 +134,11 @@ def _add_forecast(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    _add_endpoint(parser)
+    _add_endpoint(
+        parser,
+        "the same as URL, to be read beside --direct",
+        "instances, asked in turn; beside --via what a proxy costs",
+    )
     _add_phases(parser, warmup_s=10, window_s=60, window_max_s=None)
     load = parser.add_argument_group("load")
     load.add_argument("--concurrency", metavar="N,N", help="users, a run for each (default 5,10,20)")
@@ -155,7 +159,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_capacity(parser: argparse.ArgumentParser) -> None:
-    _add_endpoint(parser)
+    _add_endpoint(parser, "the same as URL", "instances, asked in turn, in place of URL")
     _add_phases(parser, warmup_s=5, window_s=20, window_max_s=120)
     search = parser.add_argument_group("search")
     search.add_argument("--by", choices=("users", "rate"), default="users", help="what is made larger and larger")
@@ -171,15 +175,13 @@ def _add_capacity(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=commands.capacity, **alone)
 
 
-def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+def _add_endpoint(parser: argparse.ArgumentParser, via: str, direct: str) -> None:
     """What `bench` and `capacity` have in common: the endpoint and the workload."""
     parser.add_argument("url", metavar="URL", nargs="?", help="of an Ollama, or of what stands in front of several")
     parser.add_argument("--model", required=True)
     parser.add_argument("--endpoint", choices=("generate", "chat", "openai", "completions"), default="generate")
-    parser.add_argument("--via", metavar="URL", default="", help="the same as URL, to be read beside --direct")
-    parser.add_argument(
-        "--direct", metavar="URL,URL", default="", help="instances, asked in turn; beside --via what a proxy costs"
-    )
+    parser.add_argument("--via", metavar="URL", default="", help=via)
+    parser.add_argument("--direct", metavar="URL,URL", default="", help=direct)
     parser.add_argument(
         "--header",
         action="append",
