@@ -303,9 +303,11 @@ def simulate(chosen: argparse.Namespace) -> int:
     spec, screen = rehearsal.played(load(chosen.study), chosen.profile), _screen()
     with console.Nights(screen) as view:
         found = rehearsal.simulate(spec, chosen.nights, chosen.seed, chosen.processes, view.progress)
-    if chosen.json is not None:
-        write(chosen.json, json.dumps(found.content(), indent=1))
-    console.rehearsed(screen, found)
+    try:
+        console.rehearsed(screen, found)
+    finally:
+        if chosen.json is not None:
+            write(chosen.json, json.dumps(found.content(), indent=1))
     return 0 if len(found.nights) == chosen.nights else Interrupted.exit_code
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from autotune import rehearsal
 from autotune.cli import main
+from autotune.errors import DiskFull
 from autotune.rehearsal import Point, Rehearsed, Told
 from tests.night.harness import Folder
 
@@ -111,3 +112,20 @@ def test_a_rehearsal_that_was_broken_off_says_so(
     said = capsys.readouterr().out
     assert "caution: broken off after 1 of 9" in said
     assert "and misses a limit" in said
+
+
+def _full(*_: object) -> None:
+    raise DiskFull("no room")
+
+
+@pytest.mark.parametrize("broken", ["autotune.files.write", "autotune.console.rehearsed"])
+def test_nights_are_shown_and_kept_each_whatever_becomes_of_the_other(
+    broken: str, folder: Folder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one = Told(1, {"layout": "0", "num_parallel": 4}, "winner", 90.0, 100.0, False, True, 4, 1.0, 4, "")  # noqa: FBT003
+    found = Rehearsed("night", "2x-small", 1, 9, whole_space=True, nights=(one,))
+    monkeypatch.setattr(rehearsal, "simulate", lambda *_: found)
+    monkeypatch.setattr(broken, _full)
+    target = tmp_path / "nights.json"
+    assert main(["simulate", str(folder.file), "--nights", "1", "--json", str(target)]) == 4
+    assert ("1 nights of night on 2x-small" in capsys.readouterr().out) is not target.exists()
