@@ -13,6 +13,7 @@ from autotune.errors import DiskFull, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -47,6 +48,28 @@ def check(path: Path) -> None:
             Path(temporary).unlink()
 
 
+def _fill(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def create(path: Path, content: bytes) -> bool:
+    """Write a file where none is, all of it or nothing; whether none was there. Raises `StorageError`."""
+    with storage(path):
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with file:
+                _fill(file, content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return True
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write a file so that there is always the old one or the new one, never a part. Raises `StorageError`."""
     data = content.encode() if isinstance(content, str) else content
@@ -59,9 +82,7 @@ def write(path: Path, content: str | bytes) -> None:
         handle, temporary = _beside(path)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                _fill(file, data)
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

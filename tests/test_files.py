@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from autotune.errors import StorageError
-from autotune.files import check, write
+from autotune.errors import DiskFull, StorageError
+from autotune.files import check, create, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +51,21 @@ def test_whether_a_file_can_be_written_is_known_without_a_trace(tmp_path: Path) 
         check(tmp_path / "missing" / "file")
     with pytest.raises(StorageError, match="File name too long"):
         check(tmp_path / ("n" * 255))
+
+
+def test_what_is_created_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "file"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(DiskFull, match=r"file: No space left on device$"):
+            create(path, b"part")
+    assert [*tmp_path.iterdir()] == []
+    assert create(path, b"whole") is True
+    assert create(path, b"other") is False
+    assert path.read_text() == "whole"
+    (tmp_path / "link").symlink_to("nowhere")
+    assert create(tmp_path / "link", b"other") is False
+    assert [*tmp_path.glob("nowhere")] == []

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.errors import ClusterError, Interrupted, NothingFeasible, StorageError, UsageError
+from autotune.errors import ClusterError, Interrupted, NothingFeasible, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -327,6 +327,8 @@ def profile(chosen: argparse.Namespace) -> int:
 
 def studies(chosen: argparse.Namespace) -> int:
     """The study files that ship."""
+    from autotune.files import create
+
     shipped = _shipped()
     if chosen.name is None:
         print("Study files that come with autotune; `autotune studies NAME` copies one into this folder:")
@@ -337,13 +339,8 @@ def studies(chosen: argparse.Namespace) -> int:
         raise UsageError(f"no study {chosen.name!r}; there are {', '.join(shipped)}")
     source = shipped[chosen.name.removesuffix(".toml")]
     target = Path(source.name)
-    try:
-        with target.open("xb") as copy:
-            copy.write(_portable(source))
-    except FileExistsError as error:
-        raise UsageError(f"{target} is there already; nothing was written") from error
-    except OSError as error:
-        raise StorageError(f"{target}: {error.strerror or error}") from error
+    if not create(target, _portable(source)):
+        raise UsageError(f"{target} is there already; nothing was written")
     print(f"wrote {target}; next: autotune plan {target}")
     return 0
 
