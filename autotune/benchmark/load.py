@@ -113,6 +113,18 @@ def connections(level: Level) -> int:
     return level.users if isinstance(level, ClosedLoop) else min(MOST_IN_FLIGHT, 16 + math.ceil(4 * level.rate))
 
 
+def cold(level: Level, answered: int, answering: int, upstreams: int) -> str:
+    """What a warm-up still lacks, of users that were `answered` and instances that are `answering`; empty for nothing.
+
+    Instances count only where answers say which of them they are from.
+    """
+    if isinstance(level, OpenLoop) and not answered:
+        return "no request had an answer"
+    if isinstance(level, ClosedLoop) and answered < level.users:
+        return f"{answered} of {level.users} users had an answer"
+    return f"{answering} of {upstreams} instances had answered" if 0 < answering < upstreams else ""
+
+
 class _Load:
     """One load in its phases: what watches the traffic, and says when it is over."""
 
@@ -167,8 +179,8 @@ class _Load:
             await self._warmed(min(latest, self._now() + phases.warmup_s / 4), goal)
         if self.dropped:
             self._pulses.append(await self._client.pulse())
-        elif cold := self._cold(upstreams):
-            self._cautions.append(f"the warm-up ended before the cluster was warm: {cold}")
+        elif lacks := self._cold(upstreams):
+            self._cautions.append(f"the warm-up ended before the cluster was warm: {lacks}")
         elif phases.warmup_s and self._moves():
             self._cautions.append("the warm-up ended before the output rate was steady: lengthen warmup_max_s")
 
@@ -199,13 +211,7 @@ class _Load:
             self._look, traffic.window = replace(look, after_s=at - traffic.began), (since, at)
 
     def _cold(self, upstreams: int) -> str:
-        """What is still missing; instances count only where answers say which of them they are from."""
-        users, traffic = self._level.users if isinstance(self._level, ClosedLoop) else 1, self._traffic
-        if len(traffic.answered) < users:
-            return f"{len(traffic.answered)} of {users} users had an answer"
-        if traffic.upstreams and len(traffic.upstreams) < upstreams:
-            return f"{len(traffic.upstreams)} of {upstreams} instances had answered"
-        return ""
+        return cold(self._level, len(self._traffic.answered), len(self._traffic.upstreams), upstreams)
 
     def _moves(self) -> bool:
         """Whether the load has not settled yet: MSER-5 sees no steady part, and the second half has a slope."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from autotune.benchmark.load import FEWEST_SAMPLES, LEAST_SAMPLE_S, MOST_DRIFT, SAMPLE_S
+from autotune.benchmark.load import FEWEST_SAMPLES, LEAST_SAMPLE_S, MOST_DRIFT, SAMPLE_S, cold
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.phases import Anything, LoadResult, Look, Phases, Seen, rates
 from autotune.simulator.play import Play, Pulse
@@ -67,8 +67,8 @@ class _Load:
             self._warmed(min(latest, play.now + phases.warmup_s / 4), goal)
         if self.dropped:
             return
-        if cold := self._cold():
-            self._cautions.append(f"the warm-up ended before the cluster was warm: {cold}")
+        if lacks := self._cold():
+            self._cautions.append(f"the warm-up ended before the cluster was warm: {lacks}")
         elif phases.warmup_s and self._moves():
             self._cautions.append("the warm-up ended before the output rate was steady: lengthen warmup_max_s")
 
@@ -176,12 +176,7 @@ class _Load:
         return at is not None and at <= self._play.now
 
     def _cold(self) -> str:
-        users, play = self._level.users if isinstance(self._level, ClosedLoop) else 1, self._play
-        if len(play.answered) < users:
-            return f"{len(play.answered)} of {users} users had an answer"
-        if play.upstreams and len(play.upstreams) < self._upstreams:
-            return f"{len(play.upstreams)} of {self._upstreams} instances had answered"
-        return ""
+        return cold(self._level, len(self._play.answered), len(self._play.upstreams), self._upstreams)
 
     def _moves(self) -> bool:
         seen = rates(self._play.samples)

@@ -177,6 +177,12 @@ def test_what_never_ends_is_cut_off_and_said() -> None:
     assert any("before the cluster was warm" in caution for caution in found.cautions)
 
 
+def test_where_there_are_no_users_it_is_requests_that_had_no_answer() -> None:
+    endless, phases = Setup(2, (1.0,), shortest=4000, longest=5000), replace(PHASES, warmup_max_s=12)
+    found = same(by_events(endless, OpenLoop(1.0, seed=1), phases), by_clock(endless, OpenLoop(1.0, seed=1), phases))
+    assert found.cautions[0] == "the warm-up ended before the cluster was warm: no request had an answer"
+
+
 def test_timeouts_end_a_load_that_nobody_answers() -> None:
     endless = Setup(2, (1.0,), shortest=4000, longest=5000)
     mine = by_events(endless, ClosedLoop(2, 1), PHASES, timeout_s=1.0)
