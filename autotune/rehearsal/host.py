@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from autotune import aims, hosts
 from autotune import ground as grounds
-from autotune.errors import SpecError
+from autotune.errors import SpecError, UsageError
 from autotune.ground import Ground
 from autotune.ollama.api import facts
 from autotune.simulator.library import Library
@@ -60,12 +60,15 @@ class _Server:
 
 def played(spec: StudySpec, profile: str = "") -> StudySpec:
     """The study on a played host: on that of `profile` where one is named. Raises `SpecError` for a study that has none
-    of its own."""
+    of its own, and `UsageError` for a profile that cannot be used."""
     if not profile:
         if spec.cluster.driver != "simulated":
             raise SpecError('cluster.driver = "process": name the host to play with --profile')
         return spec
-    devices, there = spec.cluster.devices, load_profile(profile).devices
+    try:
+        devices, there = spec.cluster.devices, load_profile(profile).devices
+    except SpecError as error:  # it is the command line's, not the study file's
+        raise UsageError(f"--profile {profile}: {error.message.removeprefix(f'profile {profile!r}: ')}") from error
     known = {name for index, device in enumerate(there) for name in (device.uuid, str(index))}
     if isinstance(devices, str):
         devices = "auto"  # groups of cores are the real host's

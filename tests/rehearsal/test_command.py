@@ -85,7 +85,10 @@ def test_another_host_is_named_by_its_profile(folder: Folder, capsys: pytest.Cap
     ("arguments", "words"),
     [
         (["--nights", "0"], "'0': allowed is a whole number above 0"),
-        (["--nights", "1", "--profile", "nowhere"], "no such file, and none of the shipped ones"),
+        (
+            ["--nights", "1", "--profile", "nowhere"],
+            "autotune: --profile nowhere: no such file, and none of the shipped ones",
+        ),
         (["--nights", "1", "--json", "/nowhere/at/all"], "no folder that can be written to"),
     ],
 )
