@@ -66,7 +66,8 @@ def library(bundle: Bundle) -> str:
 def template(bundle: Bundle) -> str:
     """The unit of all instances; what differs is in their drop-ins."""
     cluster = bundle.spec.cluster
-    command = " ".join(map(_word, bundle.provenance.command))
+    program, *told = bundle.provenance.command
+    command = " ".join([_program(program), *map(_word, told)])
     return f"""\
 {bundle.comments}[Unit]
 Description=Ollama instance %i of {_unit_text(bundle.spec.study.name)}
@@ -116,7 +117,12 @@ def _unit_text(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 
 
-def _word(text: str) -> str:
-    """One word of a command line in a unit, where $ is special too."""
-    escaped = _unit_text(text).replace("$", "$$")
+def _program(text: str) -> str:
+    """The first word of a command line in a unit: systemd looks for no variable in it, and takes each $ as it is."""
+    escaped = _unit_text(text)
     return escaped if quote(text) == text else f'"{escaped}"'
+
+
+def _word(text: str) -> str:
+    """A further one, where $ is special too."""
+    return _program(text).replace("$", "$$")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import shutil
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -320,6 +321,23 @@ SERVICES = st.dictionaries(
 def test_whatever_a_value_holds_systemd_reads_it_back(value: str) -> None:
     read = shlex.split(f'"NAME={systemd._unit_text(value)}"')[0]
     assert read.replace("%%", "%") == f"NAME={value}"
+
+
+def test_a_dollar_is_written_twice_in_all_but_the_first_word(tmp_path: Path) -> None:
+    program = tmp_path / "a$b 100%" / "my ollama"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    store = proved(tmp_path, provenance=replace(RAN, command=(str(program), "serve", "$HOME")))
+    unit = next(text for name, text in bundle(store).files().items() if name.endswith("@.service"))
+    written = str(program).replace("%", "%%")
+    assert f'\nExecStart="{written}" serve "$$HOME"\n' in unit
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze on this machine")
+    one = tmp_path / "one.service"
+    one.write_text("\n".join(line for line in unit.splitlines() if not line.startswith("User=")))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", one], capture_output=True, text=True, check=False)
+    assert (done.returncode, "executable" in done.stderr) == (0, False), done.stderr
 
 
 @given(SERVICES)
