@@ -239,16 +239,21 @@ def _cut_short(spec: StudySpec, store: Store, results: list[TrialResult], why: s
 async def look(spec: StudySpec, folder: Path) -> tuple[Ground, Warmth]:
     """What the study of a folder would stand on and begin with, without beginning it.
 
-    Raises `AutotuneError`, also where it could not go on.
+    Raises `AutotuneError`, also where it could not go on, and `Interrupted` at a signal: then nothing is left of it.
     """
     store = Store(folder)
     store.goes_on(spec)
     results = store.earlier()
     found, lost = _devices(spec, store)
     first = claims.port_locks([spec.cluster.first_port])  # a server is asked there, and a night may be about to
-    with Lock(first), tempfile.TemporaryDirectory(prefix="autotune-") as run:
-        async with Children(Path(run)) as children:
-            ground = await grounds.ground(spec, found, children, Path(run), lost)
+    try:
+        with Lock(first), tempfile.TemporaryDirectory(prefix="autotune-") as run:
+            async with Children(Path(run)) as children:
+                with _signals(children):
+                    ground = await grounds.ground(spec, found, children, Path(run), lost)
+    except asyncio.CancelledError:
+        _uncancel()
+        raise Interrupted("interrupted") from None
     ground = ground.without(lost) if lost else ground
     return ground, earlier.kept(folder) if results else earlier.look(folder, ground, provenance(ground))
 
@@ -398,7 +403,7 @@ def provenance(ground: Ground) -> Provenance:
 
 @contextmanager
 def _signals(children: Children) -> Iterator[None]:
-    """The first signal abandons the trial in flight and puts everything away; the second ends all at once."""
+    """The first signal abandons what is in flight and puts everything away; the second ends all at once."""
     task = asyncio.current_task()
     assert task is not None
     seen = False

@@ -1,7 +1,8 @@
-"""Signals to `autotune bench` and `capacity`: what was measured by then is shown, kept, and marked."""
+"""Signals: what `bench` and `capacity` measured by then is shown, kept, and marked; `plan` leaves nothing behind."""
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
@@ -13,10 +14,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from autotune import night
+from autotune.errors import Interrupted
+from autotune.signals import ENDING
 from tests.commands import stand_in
+from tests.factories import SPEC
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from autotune.cluster.children import Children
 
 SMALL = ("--model", "tiny", "--input-tokens", "20", "--num-predict", "8")
 
@@ -71,3 +78,23 @@ def test_a_search_keeps_its_steps(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "f.json").read_text())
     assert kept["complete"] is False
     assert kept["capacity"]["holds"] >= 2
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_plan_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    used = []
+
+    async def asking(_spec: object, _found: object, children: Children, run: Path, _lost: object) -> None:
+        used.append((run, children.start(["sleep", "60"], dict(os.environ), run / "log")))
+        os.kill(os.getpid(), number)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(night, "_devices", lambda *_: (None, ()))
+    monkeypatch.setattr("autotune.claims.port_locks", lambda _: [f"plan of {os.getpid()}"])
+    monkeypatch.setattr("autotune.ground.ground", asking)
+    with pytest.raises(Interrupted):
+        asyncio.run(night.look(SPEC, tmp_path / "study"))
+    ((run, process),) = used
+    assert process.poll() is not None
+    assert run.name.startswith("autotune-")
+    assert not run.exists()
