@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +14,14 @@ from typing import TYPE_CHECKING
 from autotune.errors import DiskFull, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import BinaryIO
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+
+_BESIDE, _BESIDE_MODE = re.compile(r"\..+-[a-z0-9_]{8}"), 0o600
+"""What `tempfile` makes of the names that it is given here."""
 
 
 @contextlib.contextmanager
@@ -87,3 +92,15 @@ def write(path: Path, content: str | bytes) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Of these take away what a `write` that was killed has left. Nobody may write there meanwhile.
+
+    Raises `StorageError`.
+    """
+    for path in paths:
+        with storage(path):
+            mode = path.lstat().st_mode
+            if _BESIDE.fullmatch(path.name) and stat.S_ISREG(mode) and stat.S_IMODE(mode) == _BESIDE_MODE:
+                path.unlink()

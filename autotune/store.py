@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from autotune.errors import SpecError, StorageError, complaint
-from autotune.files import storage, write
+from autotune.files import storage, sweep, write
 from autotune.inventory import Inventory
 from autotune.ollama.api import ServerFacts
 from autotune.plan import Plan, Provenance
@@ -82,7 +82,7 @@ class Store:
         return self.folder / "optuna.db"
 
     def open(self, spec: StudySpec, source: str) -> bool:
-        """Make the folder, or go on with the study in it; whether there was one.
+        """Make the folder, or go on with the study in it, which no other process does; whether there was one.
 
         Raises `StorageError` for a folder of a newer version, a damaged one or a full disk, and `SpecError` when the
         study file has changed in what it measures.
@@ -91,6 +91,7 @@ class Store:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             self.run.mkdir(exist_ok=True)
+            sweep(chain(*map(self.folder.glob, (".*", "trials/*/.*", "proofs/**/.*"))))
             free = shutil.disk_usage(self.folder).free
         if free < LEAST_FREE_BYTES:
             least = LEAST_FREE_BYTES // 2**20

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from autotune.errors import DiskFull, StorageError
-from autotune.files import check, create, write
+from autotune.files import check, create, sweep, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,3 +69,28 @@ def test_what_is_created_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatc
     (tmp_path / "link").symlink_to("nowhere")
     assert create(tmp_path / "link", b"other") is False
     assert [*tmp_path.glob("nowhere")] == []
+
+
+def test_what_was_killed_in_the_midst_of_writing_is_swept_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [tmp_path / name for name in (".note-original", ".plan.json-short", "plan.json-abcdefgh", ".-abcdefgh")]
+    for path in kept:
+        path.write_text("mine")
+        path.chmod(0o644 if path is kept[0] else 0o600)
+    (tmp_path / ".link-abcdefgh").symlink_to(kept[0])
+    (tmp_path / ".folder-abcdefgh").mkdir()
+    before = {*tmp_path.iterdir()}
+    with monkeypatch.context() as killed:
+        killed.setattr("pathlib.Path.replace", _stopped)
+        killed.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        for path in (tmp_path / "plan.json", tmp_path / "trials" / "records-0.jsonl.gz"):
+            with pytest.raises(KeyboardInterrupt):
+                write(path, "whole")
+    assert len([*tmp_path.rglob(".*-*")]) == len(before) + 1
+    sweep([*tmp_path.rglob("*")])
+    assert {*tmp_path.rglob("*")} == {*before, tmp_path / "trials"}
+
+
+def _stopped(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autotune import files
 from autotune.cluster.verify import Placement
 from autotune.errors import SpecError, StorageError
 from autotune.files import write
@@ -55,6 +56,25 @@ PLACEMENT = Placement(
     context_length=8192,
 )
 SAMPLE = DeviceSample(0, 71, 1350, 9 << 30, 214.25, 0.98, ("sw_power_cap",), throttled=False)
+
+
+def test_what_a_killed_night_has_half_written_is_gone_when_its_study_goes_on(tmp_path: Path) -> None:
+    store = Store(tmp_path / "night")
+    store.open(SPEC, "")
+    store.trials.save(result(0), [])
+    (store.folder / "proofs" / "0000" / "0000").mkdir(parents=True)
+    kept = {*store.folder.rglob("*")}
+    for beside in (
+        "study.json",
+        "trials/0000/records-0.jsonl.gz",
+        "proofs/0000/proof.json",
+        "proofs/0000/0000/plan.json",
+    ):
+        handle, _ = files._beside(store.folder / beside)
+        os.close(handle)
+    assert len({*store.folder.rglob("*")} - kept) == 4
+    assert store.open(SPEC, "")
+    assert {*store.folder.rglob("*")} == kept
 
 
 @pytest.fixture
