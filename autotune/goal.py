@@ -115,7 +115,9 @@ class Precise:
         level = Looks.at(self.looks, ALPHA).level(seen.look)
         limits = {bound.name: decide(bound, self._values(bound, seen), level) for bound in self.bounds}
         if self.min_success is not None:
-            limits[SUCCESS] = decide_success(self._ended(seen), self.min_success, level)
+            ended = self._ended(seen)
+            vain = _held(seen) and not ended
+            limits[SUCCESS] = "open" if vain else decide_success(ended, self.min_success, level)
         precision = _precision(seen.samples)
         overload = _overload(seen) if seen.open_loop and seen.steady else None
         precise = self.precision is None or (precision is not None and precision <= self.precision)
@@ -220,20 +222,30 @@ BY_CHANCE = 2.0
 
 
 def _overload(seen: Seen) -> Overload | None:
-    """Whether both the number of requests on their way and the TTFT surely grow, and by how much that matters."""
+    """Whether both the number of requests on their way and the TTFT surely grow, and by how much that matters.
+
+    Who is held waits for all who are on their way: where more and more do, the TTFT grows, whoever had one by now.
+    """
     length_s = seen.at - seen.start
     waits = sorted(_waits(seen))
     ended = sum(r.outcome in COMPLETE and seen.start <= (r.finished_at or 0.0) < seen.at for r in seen.records)
     came = sum(seen.start <= r.intended_at < seen.at for r in seen.records) + len(seen.waiting)
-    if len(waits) < FEWEST_BATCHES or len(seen.samples) < FEWEST_BATCHES:
+    few = len(waits) < FEWEST_BATCHES
+    if (few and not _held(seen)) or len(seen.samples) < FEWEST_BATCHES:
         return None
-    queue = trend([sample.at for sample in seen.samples], [float(one.in_flight) for one in seen.samples], SURE)
-    ttft = trend([at for at, _ in waits], [wait for _, wait in waits], SURE)
-    if not (queue.rises and ttft.rises) or queue.slope * length_s < max(
-        LEAST_GROWTH * came, BY_CHANCE * math.sqrt(came)
-    ):
+    ttft = None if few else trend([at for at, _ in waits], [wait for _, wait in waits], SURE)
+    if not _held(seen) and not (ttft and ttft.rises):
         return None
-    return Overload(came / length_s, ended / length_s, (queue.low, queue.high), (ttft.low, ttft.high))
+    here = [float(sample.in_flight + sample.held) for sample in seen.samples]
+    queue = trend([sample.at for sample in seen.samples], here, SURE)
+    if not queue.rises or queue.slope * length_s < max(LEAST_GROWTH * came, BY_CHANCE * math.sqrt(came)):
+        return None
+    grows = None if ttft is None else (ttft.low, ttft.high)
+    return Overload(came / length_s, ended / length_s, (queue.low, queue.high), grows)
+
+
+def _held(seen: Seen) -> bool:
+    return bool(seen.samples) and seen.samples[-1].held > 0
 
 
 def _waits(seen: Seen) -> Iterator[tuple[float, float]]:

@@ -66,7 +66,8 @@ def examine(loaded: LoadResult, metrics: Metrics, ttft_limit_s: float | None = N
 
     `loaded` is on this host's clock; the seconds of `metrics` and of the TTFT limit are `scale` of it. Without pulses
     (a client that cannot tell) nothing is known of its processes, and nothing is held against it. Nor is it where a
-    window is too short to tell a rare pause from one after the other, or where the server only failed.
+    window is too short to tell a rare pause from one after the other, or where the server only failed. Requests that
+    leave late because as many are on their way as may be are the server's: these are more than it has slots.
     """
     before, after = loaded.pulses or ((), ())
     spans = [late.since(early) for early, late in zip(before, after, strict=True)]
@@ -94,7 +95,9 @@ def examine(loaded: LoadResult, metrics: Metrics, ttft_limit_s: float | None = N
         health,
         loop_lag_s=health.loop_lag_s if all(sum(span.lags) >= asked for span in spans) else None,
         cpu=health.cpu if all(span.at >= LEAST_SPAN_S for span in spans) else None,
-        send_lag_s=health.send_lag_s if loaded.open_loop and metrics.send_lag_s.n >= asked else None,
+        send_lag_s=health.send_lag_s
+        if loaded.open_loop and not loaded.full and metrics.send_lag_s.n >= asked
+        else None,
     )
     return replace(health, faults=tuple(_faults(judged, most_s)))
 

@@ -316,6 +316,7 @@ def test_a_queue_that_only_grows_is_an_overload() -> None:
     assert look.overload.offered == pytest.approx(10, rel=0.02)
     assert look.overload.served == pytest.approx(8, rel=0.02)
     assert look.overload.over == pytest.approx(0.25, abs=0.03)
+    assert look.overload.ttft_per_s is not None
     for (low, high), true in ((look.overload.in_flight_per_s, 2.0), (look.overload.ttft_per_s, 0.25)):
         assert 0 < low <= high
         assert (low + high) / 2 == pytest.approx(true, rel=0.1)
@@ -351,6 +352,24 @@ def test_both_have_to_grow() -> None:
 def test_what_is_no_overload(moment: Seen) -> None:
     look = Precise((), None, (END_S,)).look(moment)
     assert (look.overload, look.sunk) == (None, False)
+
+
+def holding(*, more: bool) -> Seen:
+    """As many on their way as may be, of before the window; of its own all are held: more and more, or fewer."""
+    held = [(number / 10, None) for number in range(1000)]
+    moments = [Sample(float(second), 0, 20, 10 * (second if more else 99 - second) + 1) for second in range(100)]
+    return seen([], held, moments, open_loop=True)
+
+
+def test_requests_that_cannot_leave_have_not_succeeded_and_are_too_many_once_they_are_more_and_more() -> None:
+    goal = Precise((Bound("tpot_s", "p95", 1.0),), None, (END_S,), min_success=0.99)
+    look = goal.look(holding(more=True))
+    assert look.limits == {"tpot_s p95": "open", SUCCESS: "open"}
+    assert look.overload is not None
+    assert (look.overload.offered, look.overload.served, look.overload.ttft_per_s) == (10.0, 0.0, None)
+    fewer = goal.look(holding(more=False))
+    assert (fewer.overload, fewer.sunk) == (None, False)
+    assert Precise((TTFT,), None, (END_S,)).look(holding(more=False)).limits[TTFT.name] == "violated"
 
 
 def test_a_cluster_that_answers_nothing_is_over_without_end() -> None:

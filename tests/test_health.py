@@ -107,6 +107,13 @@ def test_late_sends_are_a_fault_of_an_open_loop(level: Level, faults: int) -> No
     assert found.send_lag_s == 0.03
 
 
+def test_who_cannot_leave_since_too_many_are_on_their_way_waits_for_the_server() -> None:
+    late, there = metrics(send_lag_s=summary(3.0)), loaded(OpenLoop(3.0), process())
+    assert len(examine(there, late).faults) == 1
+    assert examine(replace(there, full=True), late).faults == ()
+    assert len(examine(replace(loaded(OpenLoop(3.0), process(cpu=0.9)), full=True), late).faults) == 1
+
+
 def test_lags_of_a_played_host_are_in_seconds_of_this_one() -> None:
     found = health(process(), level=OpenLoop(1.0), scale=10.0, send_lag_s=summary(0.05), receive_lag_s=summary(0.02))
     assert (found.send_lag_s, found.receive_lag_s, found.faults) == (0.005, 0.002, ())

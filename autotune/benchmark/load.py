@@ -249,6 +249,7 @@ class _Load:
 
     def _seen(self, number: int, start: float, on_their_way: Sequence[Flight]) -> Seen:
         traffic = self._traffic
+        asked = [(traffic.asked_at(flight), flight.first_content_at) for flight in on_their_way]
         return Seen(
             start=start,
             at=self._now(),
@@ -256,7 +257,7 @@ class _Load:
             open_loop=isinstance(self._level, OpenLoop),
             steady=isinstance(self._level, ClosedLoop) or self._level.steady,
             records=traffic.records,
-            waiting=[(traffic.asked_at(flight), flight.first_content_at) for flight in on_their_way],
+            waiting=[*asked, *((at, None) for at in traffic.held() if at >= start)],
             samples=[sample for sample in traffic.samples if sample.at >= start],
         )
 
@@ -341,6 +342,7 @@ class _Load:
             broken_off=traffic.broken_off,
             pulses=(self._pulses[0], self._pulses[1]),
             look=self._look,
+            full=traffic.full_at >= traffic.window[0],
         )
 
 

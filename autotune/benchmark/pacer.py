@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate, count, islice, repeat
 from typing import TYPE_CHECKING, Literal
 
 from autotune.errors import SpecError
@@ -136,6 +137,24 @@ class OpenLoop:
 
 
 Level = ClosedLoop | OpenLoop
+
+
+class Due:
+    """When the requests of a load are due, one after the other, on the clock on which it began; users' never are."""
+
+    def __init__(self, level: Level, began: float) -> None:
+        self._times = (began + offset for offset in level.times()) if isinstance(level, OpenLoop) else repeat(math.inf)
+        self._ahead = deque[float]()
+
+    def next(self) -> float:
+        """The next one."""
+        return self._ahead.popleft() if self._ahead else next(self._times)
+
+    def before(self, now: float) -> list[float]:
+        """All that are due before `now` and still to come, the first one first. `now` never goes back."""
+        while not self._ahead or self._ahead[-1] < now:
+            self._ahead.append(next(self._times))
+        return [*islice(self._ahead, len(self._ahead) - 1)]
 
 
 def make(level: spec.Level, seed: int, stamps: Sequence[float] = (), scale: float = 1.0) -> Level:

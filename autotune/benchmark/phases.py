@@ -74,6 +74,8 @@ class Sample:
     pieces: int
     """Pieces of text since its start: tokens, nearly."""
     in_flight: int
+    held: int = 0
+    """Requests that are due and cannot leave, since too many are on their way."""
 
 
 def rates(samples: Sequence[Sample]) -> list[float]:
@@ -95,7 +97,7 @@ class Seen:
     records: Sequence[RequestRecord]
     """Of all requests that have ended, those of the warm-up too."""
     waiting: Sequence[tuple[float, float | None]]
-    """Of each request of the window that is on its way: when it was asked, and when its first text came."""
+    """Of each request of the window that is on its way, or held: when it was asked, and when its first text came."""
     samples: Sequence[Sample]
     """Since the window's start."""
 
@@ -109,9 +111,9 @@ class Overload:
     served: float
     """Requests/s that were answered."""
     in_flight_per_s: tuple[float, float]
-    """How fast the number of requests on their way grows: the ends of its interval, requests/s."""
-    ttft_per_s: tuple[float, float]
-    """How fast the TTFT grows: the ends of its interval, seconds/s."""
+    """How fast the number of requests on their way, or held, grows: the ends of its interval, requests/s."""
+    ttft_per_s: tuple[float, float] | None
+    """How fast the TTFT grows: the ends of its interval, seconds/s; None where hardly a request had one."""
 
     @property
     def over(self) -> float:
@@ -229,6 +231,8 @@ class LoadResult:
     """The client's processes at the start and at the end of the window, on this host's own clock."""
     look: Look = Look()
     """The last look at the window, which ended it."""
+    full: bool = False
+    """Whether requests of the window were held, since as many were on their way as may be."""
 
     @property
     def open_loop(self) -> bool:

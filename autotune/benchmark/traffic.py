@@ -10,7 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.flight import Flight, clock
-from autotune.benchmark.pacer import ClosedLoop, OpenLoop
+from autotune.benchmark.pacer import ClosedLoop, Due, OpenLoop
 from autotune.benchmark.phases import Sample
 from autotune.benchmark.workload import ConversationWorkload
 from autotune.records import Outcome, RequestRecord
@@ -43,6 +43,7 @@ class Traffic:
         self._failures = 0
         self._ended_pieces = 0
         self.began = self._now()
+        self._times = Due(level, self.began)
         self.window = (math.inf, math.inf)
         """[start, end) of the measurement, as far as it is known."""
         self.over = asyncio.Event()
@@ -51,6 +52,8 @@ class Traffic:
         """Set whenever a request has ended, or the next one is due."""
         self.due = math.inf
         """When the next request of an open loop is to be sent."""
+        self.full_at = -math.inf
+        """When it last was so that as many were on their way as may be."""
         self.flights: set[Flight] = set()
         self.records: list[RequestRecord] = []
         self.samples: list[Sample] = []
@@ -78,7 +81,7 @@ class Traffic:
         """Send until it is over, and see every request to its end. Users begin in the first `spread_s` seconds."""
         async with asyncio.TaskGroup() as tasks:
             if isinstance(self._level, OpenLoop):
-                await self._pace(self._level, tasks)
+                await self._pace(tasks)
             else:
                 for user, start in enumerate(self._level.starts(spread_s)):
                     tasks.create_task(self._use(user, start))
@@ -94,13 +97,14 @@ class Traffic:
                 # a dead server refuses at once: without a pause this would be a loop without breath
                 await self._pause(min(MOST_BACK_OFF_S, BACK_OFF_S * 2 ** min(failures - 1, 10)))
 
-    async def _pace(self, level: OpenLoop, tasks: asyncio.TaskGroup) -> None:
+    async def _pace(self, tasks: asyncio.TaskGroup) -> None:
         """Hand over at the intended times, or as long before as the client wants it, whatever is still on its way."""
-        for offset in level.times():
-            self.due = intended_at = self.began + offset
+        while True:
+            self.due = intended_at = self._times.next()
             self.news.set()
             await self._pause(intended_at - self._client.lead_s - self._now())
             while len(self.flights) >= MOST_IN_FLIGHT and not self.over.is_set():
+                self.full_at = self._now()
                 await self._pause(BACK_OFF_S)
             if self.over.is_set() and intended_at >= self.window[1]:
                 return
@@ -169,6 +173,11 @@ class Traffic:
         """Whether it is a request of the window."""
         return self.window[0] <= self.asked_at(request) < self.window[1]
 
+    def held(self) -> list[float]:
+        """When the requests of an open loop were due that have not left yet, since too many are on their way."""
+        now = self._now()
+        return [self.due, *self._times.before(now)] if self.due < now else []
+
     def requests(self) -> Iterator[Flight | RequestRecord]:
         """All of them, ended or not."""
         yield from self.records
@@ -182,5 +191,5 @@ class Traffic:
     async def sample(self, every_s: float) -> None:
         """Note how it goes, until cancelled."""
         while True:
-            self.samples.append(Sample(self._now(), self.pieces, len(self.flights)))
+            self.samples.append(Sample(self._now(), self.pieces, len(self.flights), len(self.held())))
             await asyncio.sleep(every_s)

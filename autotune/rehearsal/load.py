@@ -192,6 +192,7 @@ class _Load:
     def _seen(self, number: int, start: float, on_their_way: Sequence[Request]) -> Seen:
         play = self._play
         asked = [(play.asked_at(one), play.first_at(one)) for one in on_their_way]
+        heard = [(at, first if first is not None and first <= play.now else None) for at, first in asked]
         return Seen(
             start=start,
             at=play.now,
@@ -199,6 +200,6 @@ class _Load:
             open_loop=isinstance(self._level, OpenLoop),
             steady=isinstance(self._level, ClosedLoop) or self._level.steady,
             records=play.records,
-            waiting=[(at, first if first is not None and first <= play.now else None) for at, first in asked],
+            waiting=[*heard, *((at, None) for at in play.held(play.now) if at >= start)],
             samples=[sample for sample in play.samples if sample.at >= start],
         )

@@ -11,14 +11,14 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from autotune.benchmark.pacer import ClosedLoop
+from autotune.benchmark.pacer import ClosedLoop, Due
 from autotune.benchmark.phases import Sample
 from autotune.benchmark.traffic import BACK_OFF_S, MOST_BACK_OFF_S, MOST_IN_FLIGHT
 from autotune.records import Outcome, RequestRecord
 from autotune.simulator.events import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from autotune.benchmark.pacer import Level
     from autotune.simulator.events import Balancer, Instance, Question
@@ -78,13 +78,12 @@ class Play:
         self._numbers = count()
         self._order = count()
         self._events: list[tuple[float, int, int, Any]] = []
-        self._arrivals: Iterator[float] = iter(())
+        self._times = Due(level, self.began)
         self._backs_off: dict[int, int] = {}
         if isinstance(level, ClosedLoop):
             for user, start in enumerate(level.starts(pulse.spread_s)):
                 self._plan(self.began + start, SEND, (user, None))
         else:
-            self._arrivals = level.times()
             self._plan_arrival()
 
     def advance(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
@@ -112,6 +111,10 @@ class Play:
     def first_at(self, request: Request) -> float | None:
         """When a request on its way has its first token, which may be to come; None while that is not known."""
         return self._instances[request.instance].first_at(request)
+
+    def held(self, at: float) -> list[float]:
+        """When the requests of an open loop were due that have not left by then, since too many are on their way."""
+        return [self.due, *self._times.before(at)] if self.due < at else []
 
     def end_sending(self) -> None:
         """Nobody sends any more; what was due in the window and never left has waited all the same."""
@@ -189,7 +192,7 @@ class Play:
             self._plan(self.now + self._pulse.timeout_s, TIMEOUT, request)
 
     def _plan_arrival(self) -> None:
-        self.due = self.began + next(self._arrivals)
+        self.due = self._times.next()
         self._plan(self.due, SEND, (0, self.due))
 
     def _record(self, one: Request, outcome: Outcome, end: int) -> None:
@@ -248,5 +251,5 @@ class Play:
     def _sample(self, until: float) -> None:
         while (at := self._due_sample) <= until:
             pieces = sum([instance.pieces(at) for instance in self._instances])
-            self.samples.append(Sample(at, pieces, len(self.flights)))
+            self.samples.append(Sample(at, pieces, len(self.flights), len(self.held(at))))
             self._due_sample = self.began + len(self.samples) * self._pulse.every_s

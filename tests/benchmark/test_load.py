@@ -15,6 +15,8 @@ from autotune.benchmark.pacer import ClosedLoop, Level, OpenLoop
 from autotune.benchmark.phases import LoadResult, Phases, Progress
 from autotune.benchmark.workload import ConversationWorkload, Lengths, SeededWorkload, make
 from autotune.benchmark.workload.conversations import USERS
+from autotune.goal import Bound, Precise
+from autotune.ladder import decided
 from autotune.metrics import Metrics, measure
 from autotune.records import Outcome
 from autotune.simulator.clock import run_virtual
@@ -197,6 +199,30 @@ def test_open_loop_beyond_its_bound_hides_nothing(monkeypatch: pytest.MonkeyPatc
     assert len(metrics.ttft_waiting_s) > 100
     assert (metrics.ttft_s.p50 or 0) > 40
     assert min(metrics.ttft_waiting_s) > 60
+
+
+@pytest.mark.parametrize("bound", [Bound("ttft_s", "mean", 5.0), Bound("tpot_s", "p95", 1.0)])
+def test_a_load_of_which_nothing_leaves_is_too_much(bound: Bound, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that may be on their way are of the warm-up, and no request of the window can join them."""
+    monkeypatch.setattr("autotune.benchmark.traffic.MOST_IN_FLIGHT", 20)
+    goal = Precise((bound,), None, PHASES.looks, min_success=0.99)
+
+    async def whole() -> LoadResult:
+        return await run(Standin(slots=1), ANSWERS, OpenLoop(40.0, seed=1), PHASES, "trial 1", goal=goal)
+
+    result = run_virtual(whole())
+    assert all(record.written_at is None for record in result.records if record.intended_at >= result.window_start)
+    assert decided(result.look, gave_up=result.gave_up) == "violated"
+    assert result.look.limits["success rate"] == "open"
+    assert result.look.overload is not None
+    assert result.look.overload.offered == pytest.approx(40, rel=0.2)
+    assert result.window_end - result.window_start == pytest.approx(PHASES.looks[0])
+    assert result.full
+
+
+def test_a_load_that_leaves_when_it_is_due_is_not_held() -> None:
+    assert not load(OpenLoop(1.0, seed=3), slots=64)[0].full
+    assert not load(ClosedLoop(12), slots=4)[0].full
 
 
 def test_a_server_that_dies_ends_the_load_early_without_a_hot_loop() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from autotune.benchmark.pacer import ClosedLoop, OpenLoop, Ramp, Trace, make
+from autotune.benchmark.pacer import ClosedLoop, Due, OpenLoop, Ramp, Trace, make
 from autotune.errors import SpecError
 from autotune.spec import Level
 
@@ -48,6 +48,19 @@ def lag(values: Sequence[float]) -> float:
     average = sum(values) / len(values)
     together = sum((a - average) * (b - average) for a, b in pairwise(values))
     return together / sum((a - average) ** 2 for a in values)
+
+
+@given(st.lists(st.floats(0, 3), max_size=30), st.integers(0, 5))
+def test_what_is_due_is_told_ahead_and_comes_all_the_same(moments: list[float], taken: int) -> None:
+    level = OpenLoop(RATE, seed=2)
+    times = [100 + offset for offset in islice(level.times(), 1000)]
+    due = Due(level, 100.0)
+    for at in sorted(moments):
+        for _ in range(taken):
+            assert due.next() == times.pop(0)
+        assert due.before(100 + at) == [*takewhile(lambda one, now=100 + at: one < now, times)]  # type: ignore[misc]
+    assert due.next() == times[0]
+    assert Due(ClosedLoop(3), 100.0).next() == float("inf")
 
 
 # Poisson

@@ -99,6 +99,18 @@ def test_a_queue_that_only_grows_ends_the_window() -> None:
     assert found.window_end - found.window_start < phases.window_s
 
 
+@pytest.mark.parametrize("rate", [8.0, 40.0])
+def test_what_cannot_leave_is_seen_alike(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in ("benchmark.traffic", "simulator.play"):
+        monkeypatch.setattr(f"autotune.{room}.MOST_IN_FLIGHT", 20)
+    level, wanted = OpenLoop(rate, seed=1), goal(Bound("ttft_s", "mean", 60.0))
+    mine, theirs = (run(ALONE, level, PHASES, wanted)[0].look for run in (by_events, by_clock))
+    assert mine.overload is not None
+    assert theirs.overload is not None
+    assert mine.limits == theirs.limits
+    assert mine.overload.offered == pytest.approx(theirs.overload.offered, rel=0.01)
+
+
 @pytest.mark.parametrize(("most_s", "decided"), [(0.3, "violated"), (30.0, "holds")])
 def test_looks_end_a_window_as_they_would(most_s: float, decided: str) -> None:
     level, bounds = ClosedLoop(8, 1), (Bound("ttft_s", "mean", most_s), Bound("tpot_s", "p95", 5.0))
