@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 NGINX := $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v nginx)
 
+# Small matrices only wait for more threads, and rows of tests side by side leave them no core.
+export OPENBLAS_NUM_THREADS := 1
+
 # Nights wait for most of their time, so that two rows of them run side by side; those of one row share their studies.
 LATE := tests/night/test_analysis.py tests/night/test_picture.py tests/night/test_proof.py tests/night/test_real.py \
 	tests/night/test_refusals.py tests/night/test_rows.py tests/night/test_four_gpus.py tests/night/test_length.py \

@@ -72,6 +72,17 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(("said", "threads"), [(None, "1"), ("4", "4")])
+def test_a_search_computes_in_one_thread_unless_it_is_told_otherwise(said: str | None, threads: str) -> None:
+    script = (
+        "import os, sys\nfrom autotune.cli import main\nmain(['studies'])\nprint(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    given = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    env = given if said is None else {**given, "OPENBLAS_NUM_THREADS": said}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == threads
+
+
 def test_a_terminal_without_a_sign_is_no_reason_to_end() -> None:
     plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
     asked = [sys.executable, "-m", "autotune", "reference"]

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of an output that takes no more."""
 
+THREADS = "OPENBLAS_NUM_THREADS"
+"""Read when numpy is loaded. A search has small matrices: more threads wait for each other, and on a host with another
+number of cores they would add up in another order."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `autotune`; returns its exit code."""
@@ -29,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # no reason to end is a sign that a terminal lacks
     chosen = parser().parse_args(arguments)
     _open_more()
+    os.environ.setdefault(THREADS, "1")
     try:
         code = int(chosen.command(chosen))
         sys.stdout.flush()

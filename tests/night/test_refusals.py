@@ -176,14 +176,15 @@ def test_a_baseline_whose_model_does_not_load_is_tried_twice(tmp_path: Path) -> 
     folder.is_clean()
 
 
-def test_a_model_on_the_cpu_when_a_gpu_was_asked_for(tmp_path: Path) -> None:
+def test_a_gpu_that_nvml_lists_and_ollama_does_not_find(tmp_path: Path) -> None:
     build_stub(tmp_path)
     state = tmp_path / "cards"
     state.write_text("card uuid=GPU-00000000-0000-4000-8000-000000000009 mib=8192 name=Other\n")
     ollama = stand_in(tmp_path / "bin/ollama", AUTOTUNE_SIM_PROFILE="2x-small")
     env = {"LD_LIBRARY_PATH": str(tmp_path), "NVML_STUB_STATE": str(state)}
     folder = of_processes(Folder(tmp_path, {"cluster": real(ollama, devices='"gpu"')}, env))
-    refused(folder.run(), 3, "loaded tiny on the CPU, not on the GPU")
+    lost = "ollama-0 found no GPU: CUDA has lost GPU-00000000-0000-4000-8000-000000000009"
+    refused(folder.run(), 3, "fault of the machine, not of the configuration", lost, "no device is left")
     folder.is_clean()
 
 

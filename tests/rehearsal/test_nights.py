@@ -317,7 +317,7 @@ def test_what_cannot_be_rehearsed_is_said_in_one_line(tmp_path: Path) -> None:
         (UsageError, "processes = 0", lambda: simulate(small(), 1, processes=0)),
         (SpecError, "--profile", lambda: played(real)),
         (UsageError, 'driver = "process"', lambda: simulate(real, 1)),
-        (SpecError, "no such file, and none of the shipped ones", lambda: simulate(played(real, "3x-none"), 1)),
+        (UsageError, "--profile 3x-none: no such file, and none of", lambda: simulate(played(real, "3x-none"), 1)),
         (SpecError, "models.0.prefill_tps = 0.0", lambda: simulate(broken(tmp_path, model__prefill_tps=0.0), 1)),
         (SpecError, "step_base_s = inf", lambda: simulate(broken(tmp_path, model__step_base_s=float("inf")), 1)),
         (ModelMissing, "no model 'absent'", lambda: simulate(small(cluster={"model": "absent"}), 1)),
