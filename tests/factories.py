@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from autotune.cluster.verify import Placement
 from autotune.metrics import Metrics, Summary
 from autotune.plan import Provenance, ProvenDevice
 from autotune.records import Outcome
@@ -38,6 +39,19 @@ PROVENANCE = Provenance(
     devices=(ProvenDevice(0, "GPU-1", "Small GPU", 4 << 30),),
 )
 """What made-up trials ran on."""
+PLACED = Placement(
+    instance="ollama-0",
+    on_gpu=True,
+    compute=("GPU-1",),
+    layers_on_device=4,
+    layers=8,
+    size_bytes=100,
+    size_vram_bytes=50,
+    num_parallel=4,
+    parallel_unsupported=False,
+    context_length=1024,
+)
+"""An instance with half of its model on its device."""
 
 
 def params(num_parallel: int = 4, layout: str = "0", **more: Any) -> dict[str, Any]:

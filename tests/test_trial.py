@@ -12,7 +12,6 @@ import pytest
 
 from autotune import aims
 from autotune.benchmark.workload import Lengths, SeededWorkload
-from autotune.cluster.verify import Placement
 from autotune.errors import ClientSaturated, DeviceLost
 from autotune.events import Events
 from autotune.metrics import measure
@@ -26,12 +25,13 @@ from autotune.telemetry import DeviceSample
 from autotune.trial import Bench
 from tests.benchmark.standin import Standin
 from tests.conftest import gpus, study
-from tests.factories import result
+from tests.factories import PLACED, result
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+    from autotune.cluster.verify import Placement
     from autotune.plan import Plan
     from autotune.records import RequestRecord
     from autotune.result import TrialResult
@@ -109,18 +109,7 @@ def trial(tmp_path: Path, plan_of: Plans, monkeypatch: pytest.MonkeyPatch) -> Tr
 def test_a_gpu_that_only_ollama_misses_is_a_fault_of_the_machine(tmp_path: Path, plan_of: Plans) -> None:
     plan = plan_of.make("0 | 1", num_parallel=2)
     trial = Trial(tmp_path, plan)
-    first = Placement(
-        instance="ollama-0",
-        on_gpu=True,
-        compute=plan.instances[0].devices,
-        layers_on_device=8,
-        layers=8,
-        size_bytes=100,
-        size_vram_bytes=100,
-        num_parallel=2,
-        parallel_unsupported=False,
-        context_length=1024,
-    )
+    first = replace(PLACED, compute=plan.instances[0].devices, layers_on_device=8, size_vram_bytes=100, num_parallel=2)
     second = replace(first, instance="ollama-1", compute=("cpu",), layers_on_device=0, size_vram_bytes=0)
     trial.placements = (first, second)
     with pytest.raises(DeviceLost, match="ollama-1 found no GPU") as caught:

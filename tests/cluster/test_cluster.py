@@ -21,7 +21,6 @@ from autotune.cluster.cluster import Cluster
 from autotune.cluster.driver import Handle
 from autotune.cluster.nginx import Nginx
 from autotune.cluster.process import ProcessDriver
-from autotune.cluster.verify import Placement
 from autotune.errors import (
     AutotuneError,
     BalancerError,
@@ -45,12 +44,14 @@ from autotune.ollama.api import Loaded, Ollama
 from autotune.simulator.profiles import SHIPPED
 from tests.cluster.programs import ROOT, listener, script
 from tests.conftest import PROFILE, STAND_IN, Plans, cores, gpus, left_behind, only_telling, study, telling, until
+from tests.factories import PLACED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from autotune.cluster.driver import Driver
+    from autotune.cluster.verify import Placement
     from autotune.plan import Plan
     from tests.conftest import RealOllama
 
@@ -561,20 +562,6 @@ async def test_a_family_that_has_one_slot_by_force_is_no_fault(stand_in: Drivers
     assert found.single
     assert found.num_parallel == 1
     verify.check(plan, found, None)
-
-
-PLACED = Placement(
-    instance="ollama-0",
-    on_gpu=True,
-    compute=("GPU-1",),
-    layers_on_device=4,
-    layers=8,
-    size_bytes=100,
-    size_vram_bytes=50,
-    num_parallel=4,
-    parallel_unsupported=False,
-    context_length=1024,
-)
 
 
 def test_the_share_on_the_device_is_by_layers_and_else_by_bytes() -> None:
