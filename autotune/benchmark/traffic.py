@@ -174,9 +174,12 @@ class Traffic:
         return self.window[0] <= self.asked_at(request) < self.window[1]
 
     def held(self) -> list[float]:
-        """When the requests of an open loop were due that have not left yet, since too many are on their way."""
-        now = self._now()
-        return [self.due, *self._times.before(now)] if self.due < now else []
+        """When the requests of an open loop were due that have not left yet, since too many are on their way.
+
+        One that is late for another reason, as the event loop has not come to it yet, is about to leave.
+        """
+        full = self.full_at >= self.due
+        return [self.due, *self._times.before(self._now())] if full else []
 
     def requests(self) -> Iterator[Flight | RequestRecord]:
         """All of them, ended or not."""

@@ -13,6 +13,7 @@ import pytest
 from autotune.benchmark.load import run
 from autotune.benchmark.pacer import ClosedLoop, Level, OpenLoop
 from autotune.benchmark.phases import LoadResult, Phases, Progress
+from autotune.benchmark.traffic import Traffic
 from autotune.benchmark.workload import ConversationWorkload, Lengths, SeededWorkload, make
 from autotune.benchmark.workload.conversations import USERS
 from autotune.goal import Bound, Precise
@@ -223,6 +224,14 @@ def test_a_load_of_which_nothing_leaves_is_too_much(bound: Bound, monkeypatch: p
 def test_a_load_that_leaves_when_it_is_due_is_not_held() -> None:
     assert not load(OpenLoop(1.0, seed=3), slots=64)[0].full
     assert not load(ClosedLoop(12), slots=4)[0].full
+
+
+async def test_what_is_late_while_there_is_room_is_not_held() -> None:
+    traffic = Traffic(Standin(slots=1), ANSWERS, OpenLoop(1000.0), "late")
+    traffic.due = traffic.began - 1.0
+    assert traffic.held() == []
+    traffic.full_at = traffic.began - 0.5
+    assert traffic.held()[0] == traffic.due
 
 
 def test_a_server_that_dies_ends_the_load_early_without_a_hot_loop() -> None:
