@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
-_BESIDE, _BESIDE_MODE = re.compile(r"\..+-[a-z0-9_]{8}"), 0o600
-"""What `tempfile` makes of the names that it is given here."""
+_BESIDE_MODE = 0o600
+"""As `tempfile` makes files."""
 
 
 @contextlib.contextmanager
@@ -40,7 +40,12 @@ def _beside(path: Path) -> tuple[int, str]:
 
 
 def _passes_on(path: Path) -> bool:
-    """Whether what is written there goes elsewhere, as into a device or a pipe: nothing may take its place."""
+    """Whether what is written there goes elsewhere, as into a device or a pipe: nothing may take its place.
+
+    Raises `OSError` for what is another name of a file that somebody has open, as /dev/stdout may be.
+    """
+    if path.is_file() and path.absolute().parts[1] in {"dev", "proc"}:
+        raise OSError(f"leads to a file that is open; write {os.path.realpath(path)}, or another name")
     return path.exists() and not path.is_file()
 
 
@@ -48,9 +53,16 @@ def check(path: Path) -> None:
     """Whether a file can be written there, for what is known only after hours. Raises `StorageError`."""
     with storage(path):
         if not _passes_on(path):
-            handle, temporary = _beside(path)
+            handle, temporary = _beside(_end(path))
             os.close(handle)
             Path(temporary).unlink()
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _end(path: Path) -> Path:
+    """Where its links lead to: they stay."""
+    return Path(os.path.realpath(path))
 
 
 def _fill(file: BinaryIO, data: bytes) -> None:
@@ -82,7 +94,7 @@ def write(path: Path, content: str | bytes) -> None:
         if _passes_on(path):
             path.write_bytes(data)
             return
-        path = path.resolve()  # a link stays one
+        path = _end(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = _beside(path)
         try:
@@ -94,13 +106,14 @@ def write(path: Path, content: str | bytes) -> None:
             raise
 
 
-def sweep(paths: Iterable[Path]) -> None:
-    """Of these take away what a `write` that was killed has left. Nobody may write there meanwhile.
+def sweep(paths: Iterable[Path], names: str) -> None:
+    """Of these take away what a `write` that was killed has left of files whose names match the pattern `names`.
 
-    Raises `StorageError`.
+    Nobody may write there meanwhile. Raises `StorageError`.
     """
+    left = re.compile(rf"\.(?:{names})-[a-z0-9_]{{8}}")
     for path in paths:
-        with storage(path):
+        with storage(path), contextlib.suppress(FileNotFoundError):
             mode = path.lstat().st_mode
-            if _BESIDE.fullmatch(path.name) and stat.S_ISREG(mode) and stat.S_IMODE(mode) == _BESIDE_MODE:
+            if left.fullmatch(path.name) and stat.S_ISREG(mode) and stat.S_IMODE(mode) == _BESIDE_MODE:
                 path.unlink()

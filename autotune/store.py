@@ -47,6 +47,8 @@ FORMAT = 2
 CONTENT = "content of "
 """So begins what a study's ground says of a file that the study names: its digest."""
 _MOST_LOG_CHARS = 2**18
+_WRITTEN = r"(?:study|warm|plan|result|proof)\.json|records-\d+\.jsonl\.gz|[\w-]+\.log"
+"""What a study's files are called."""
 LEAST_FREE_BYTES = 256 * 2**20
 """A night needs some room on the disk."""
 
@@ -91,12 +93,13 @@ class Store:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             self.run.mkdir(exist_ok=True)
-            sweep(chain(*map(self.folder.glob, (".*", "trials/*/.*", "proofs/**/.*"))))
             free = shutil.disk_usage(self.folder).free
         if free < LEAST_FREE_BYTES:
             least = LEAST_FREE_BYTES // 2**20
             raise StorageError(f"{self.folder}: {free // 2**20} MiB are free on this disk, a night needs {least}")
         goes_on = self.goes_on(spec)
+        if goes_on:
+            sweep(chain(*map(self.folder.glob, (".*", "trials/*/.*", "proofs/**/.*"))), _WRITTEN)
         known = (self.header() or {}) if goes_on else {}
         self.write_header({**known, "spec": spec.model_dump(mode="json"), "file": source})
         return goes_on

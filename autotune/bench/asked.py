@@ -307,7 +307,7 @@ def check_target(flag: str, path: Path | None) -> None:
         return
     if path.is_dir():
         raise UsageError(f"--{flag} {path}: is a folder; write the name of a file")
-    if not os.access(path.parent, os.W_OK):
+    if not path.exists() and not os.access(path.parent, os.W_OK):
         raise UsageError(f"--{flag} {path}: {path.parent} is no folder that can be written to")
     try:
         check(path)

@@ -342,7 +342,7 @@ class _Load:
             broken_off=traffic.broken_off,
             pulses=(self._pulses[0], self._pulses[1]),
             look=self._look,
-            full=traffic.full_at >= traffic.window[0],
+            full=traffic.full,
         )
 
 

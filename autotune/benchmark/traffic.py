@@ -52,8 +52,9 @@ class Traffic:
         """Set whenever a request has ended, or the next one is due."""
         self.due = math.inf
         """When the next request of an open loop is to be sent."""
-        self.full_at = -math.inf
-        """When it last was so that as many were on their way as may be."""
+        self.full = False
+        """Whether requests of the window were held, since as many were on their way as may be."""
+        self._holds = False
         self.flights: set[Flight] = set()
         self.records: list[RequestRecord] = []
         self.samples: list[Sample] = []
@@ -104,8 +105,10 @@ class Traffic:
             self.news.set()
             await self._pause(intended_at - self._client.lead_s - self._now())
             while len(self.flights) >= MOST_IN_FLIGHT and not self.over.is_set():
-                self.full_at = self._now()
+                self._holds = True
+                self.full = self.full or (self.window[0] <= self._now() and intended_at < self.window[1])
                 await self._pause(BACK_OFF_S)
+            self._holds = False
             if self.over.is_set() and intended_at >= self.window[1]:
                 return
             tasks.create_task(self._ask(0, intended_at))
@@ -178,8 +181,8 @@ class Traffic:
 
         One that is late for another reason, as the event loop has not come to it yet, is about to leave.
         """
-        full = self.full_at >= self.due
-        return [self.due, *self._times.before(self._now())] if full else []
+        now = self._now()
+        return [self.due, *self._times.before(now)] if self._holds and self.due < now else []
 
     def requests(self) -> Iterator[Flight | RequestRecord]:
         """All of them, ended or not."""

@@ -145,6 +145,7 @@ class _Load:
             cautions=tuple(self._cautions),
             gave_up=play.gave_up,
             look=self._look,
+            full=play.full,
         )
 
     def _until(self, deadline: float, done: Callable[[], bool] = lambda: False) -> None:

@@ -62,6 +62,8 @@ class Play:
         """Nothing more is sent."""
         self.due = math.inf
         """When the next request of an open loop is to be sent."""
+        self.full = False
+        """Whether requests of the window were held, since as many were on their way as may be."""
         self.flights: dict[Request, None] = {}
         self.records: list[RequestRecord] = []
         self.samples: list[Sample] = []
@@ -119,9 +121,9 @@ class Play:
     def end_sending(self) -> None:
         """Nobody sends any more; what was due in the window and never left has waited all the same."""
         self.over = True
-        for _, kind, _, what in sorted(self._events):
-            if kind == SEND and what[1] is not None and what[1] < min(self.window[1], self.now):
-                self.records.append(RequestRecord(next(self._numbers), what[1], Outcome.CUT_OFF, finished_at=self.now))
+        for at in self.held(self.now):
+            if at < self.window[1]:
+                self.records.append(RequestRecord(next(self._numbers), at, Outcome.CUT_OFF, finished_at=self.now))
 
     def cut(self, requests: Iterable[Request], outcome: Outcome = Outcome.CUT_OFF) -> None:
         """End them now, with what they have."""
@@ -180,6 +182,7 @@ class Play:
     def _send(self, user: int, intended_at: float | None) -> None:
         if intended_at is not None:
             if len(self.flights) >= MOST_IN_FLIGHT:
+                self.full = self.full or (self.window[0] <= self.now and intended_at < self.window[1])
                 self._plan(self.now + BACK_OFF_S, SEND, (user, intended_at))
                 return
             self._plan_arrival()

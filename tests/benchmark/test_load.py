@@ -228,10 +228,8 @@ def test_a_load_that_leaves_when_it_is_due_is_not_held() -> None:
 
 async def test_what_is_late_while_there_is_room_is_not_held() -> None:
     traffic = Traffic(Standin(slots=1), ANSWERS, OpenLoop(1000.0), "late")
-    traffic.due = traffic.began - 1.0
+    traffic.due = traffic.began - 1.0  # as where the event loop has not come to it yet
     assert traffic.held() == []
-    traffic.full_at = traffic.began - 0.5
-    assert traffic.held()[0] == traffic.due
 
 
 def test_a_server_that_dies_ends_the_load_early_without_a_hot_loop() -> None:

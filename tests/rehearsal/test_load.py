@@ -104,11 +104,17 @@ def test_what_cannot_leave_is_seen_alike(rate: float, monkeypatch: pytest.Monkey
     for room in ("benchmark.traffic", "simulator.play"):
         monkeypatch.setattr(f"autotune.{room}.MOST_IN_FLIGHT", 20)
     level, wanted = OpenLoop(rate, seed=1), goal(Bound("ttft_s", "mean", 60.0))
-    mine, theirs = (run(ALONE, level, PHASES, wanted)[0].look for run in (by_events, by_clock))
-    assert mine.overload is not None
-    assert theirs.overload is not None
-    assert mine.limits == theirs.limits
-    assert mine.overload.offered == pytest.approx(theirs.overload.offered, rel=0.01)
+    found, real = (run(ALONE, level, PHASES, wanted)[0] for run in (by_events, by_clock))
+    assert found.look.overload is not None
+    assert real.look.overload is not None
+    assert found.look.limits == real.look.limits
+    assert measured(found).requests == measured(real).requests
+    waiting = len(measured(real).ttft_waiting_s)
+    assert len(measured(found).ttft_waiting_s) == pytest.approx(waiting, abs=2)
+    assert waiting > 100 * (rate > 8)
+    assert found.look.overload.offered == pytest.approx(real.look.overload.offered, rel=0.01)
+    assert found.full
+    assert real.full
 
 
 @pytest.mark.parametrize(("most_s", "decided"), [(0.3, "violated"), (30.0, "holds")])

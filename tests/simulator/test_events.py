@@ -214,8 +214,11 @@ def test_an_open_loop_has_only_so_many_on_their_way(monkeypatch: pytest.MonkeyPa
     assert play.due < 20.0
     play.end_sending()
     unsent = [record for record in play.records if record.written_at is None]
-    assert [record.intended_at for record in unsent] == [play.due]
-    assert unsent[0].outcome is Outcome.CUT_OFF
+    times = itertools.takewhile(lambda at: at < 20.0, (play.began + at for at in OpenLoop(8.0, seed=1).times()))
+    assert [record.intended_at for record in unsent] == [at for at in times if at >= play.due]
+    assert {record.outcome for record in unsent} == {Outcome.CUT_OFF}
+    assert len(unsent) > 1
+    assert play.full
 
 
 def moves(seed: int) -> list[int | None]:
