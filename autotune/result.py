@@ -23,7 +23,8 @@ USERS, REQUESTS_PER_S = "users", "requests/s"
 def amount(value: float, unit: str, places: int = 1) -> str:
     """An objective in digits, of which so many `places` are behind the point; of a rate, which may be far below 1, the
     first three count."""
-    return f"{value:.3g}" if unit == REQUESTS_PER_S and abs(value) < 100 else f"{value:.{places}f}"
+    rate = unit == REQUESTS_PER_S and abs(value) < 99.95
+    return f"{value:.3g}" if rate else f"{value:.{places}f}"
 
 
 @dataclass(frozen=True, slots=True)

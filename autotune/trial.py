@@ -281,8 +281,7 @@ class Bench:
         """Hold what runs against the plan; where layers are missing, against the model alone on such devices."""
         found = await self.cluster.placements(plan)
         pairs = list(zip(plan.instances, found, strict=True))
-        for instance, one in pairs:
-            verify.need_devices(instance, one)
+        verify.need_devices(pairs)
         doubtful = {self._kinds(instance): instance for instance, one in pairs if verify.short(one)}
         unknown = {kinds: instance for kinds, instance in doubtful.items() if kinds not in self.alone}
         for kinds, instance in unknown.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from autotune.claims import locks
+from autotune.claims import locks, port_locks
 from autotune.cli import main
 from autotune.cluster.lock import Lock
 from autotune.console import checkup
@@ -476,9 +476,13 @@ def test_ports_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_another_night_on_the_same_devices_is_named(tmp_path: Path) -> None:
     spec = real()
     found = cores(tuple(sorted(os.sched_getaffinity(0))))
-    assert list(places.nights(spec, found, tmp_path)) == []
+    assert list(places.nights(spec, found, tmp_path, 2)) == []
+    with Lock(port_locks([spec.cluster.first_port + 1])):
+        assert list(places.nights(spec, found, tmp_path, 1)) == []
+        (night,) = places.nights(spec, found, tmp_path, 2)
+        assert night.found.startswith(f"it holds port {spec.cluster.first_port + 1}: pid ")
     with Lock(locks(spec, found, tmp_path / "other")):
-        (night,) = places.nights(spec, found, tmp_path)
+        (night,) = places.nights(spec, found, tmp_path, 2)
     assert night.state == "missing"
     assert f"pid {os.getpid()} of " in night.found
 

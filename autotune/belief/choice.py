@@ -188,7 +188,7 @@ class Chooser:
         if cost is not None:
             value = value / np.array([cost(self.pool[row]) for row in rows.tolist()])
         fresh = np.array([self._keys[row] not in tried for row in rows.tolist()])
-        return self.pool[int(rows[np.lexsort((fresh, value))[-1]])]
+        return self.pool[int(rows[np.lexsort((-rows, fresh, value))[-1]])]
 
     def _settled(self, rows: NDArray[np.intp], fine: Forecast) -> NDArray[np.bool_]:
         """[R] of what was measured in full: again it can only teach, as the improvement over the best would be over

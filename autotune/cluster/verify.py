@@ -11,7 +11,7 @@ from autotune.errors import ContextChanged, DeviceLost, LoadFailed, Offloaded, O
 from autotune.ollama.log import argv_parallel, read_load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from autotune.cluster.driver import Handle
     from autotune.ollama.api import Loaded
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 _NVIDIA = re.compile("GPU-[0-9a-f-]{36}")
 """NVML's UUIDs of whole GPUs."""
+_BLIND = ("cpu",)
+"""The devices of a server that found no GPU."""
+_LOST = (
+    "its driver does not give it, whatever lists it (`dmesg` may name an Xid; nvidia_uvm may have to be loaded again),"
+    " or Ollama lacks the libraries for it"
+)
 SLACK = 0.01
 """So much of a model that has a part on the host anyway may be there beyond it: buffers that grow with the slots."""
 
@@ -84,27 +90,30 @@ def short(found: Placement) -> bool:
     return found.on_gpu and found.share_on_device < 1
 
 
-def need_devices(instance: InstancePlan, found: Placement) -> None:
-    """Hold the devices that a server found against those that it was given. Raises `DeviceLost`.
+def need_devices(pairs: Sequence[tuple[InstancePlan, Placement]]) -> None:
+    """Hold the devices that servers found against those that they were given. Raises `DeviceLost`.
 
     A GPU may be lost to CUDA that NVML still lists; then Ollama goes on without a word, on what is left. No
-    configuration is to blame for that. CUDA's count ends at the first device that it cannot find: that one is named.
+    configuration is to blame for that. Where several servers found nothing at all, it is no one device's fault either.
     """
-    if not found.on_gpu or not found.compute:
-        return
-    none = found.compute == ("cpu",)
-    if not none and not all(_NVIDIA.fullmatch(one) for one in (*found.compute, *instance.devices)):
-        return  # AMD's runtime counts its devices in its own way
-    missing = [device for device in instance.devices if none or device not in found.compute]
-    if missing:
-        own = len(instance.devices)
-        found_of = "no GPU" if none else f"{own - len(missing)} of its {own} GPUs"
-        other = ", or Ollama lacks its CUDA libraries" if none else ""
-        raise DeviceLost(
-            f"{instance.name} found {found_of}: CUDA has lost {missing[0]}, whatever NVML says (`dmesg` may name an"
-            f" Xid; nvidia_uvm may have to be loaded again){other}",
-            device=missing[0],
-        )
+    blind = [one for _, one in pairs if one.on_gpu and one.compute == _BLIND]
+    if len(blind) == len(pairs) > 1:
+        raise DeviceLost(f"no instance found a GPU: {_LOST}")
+    for instance, found in pairs:
+        if found.on_gpu and (missing := _missing(instance, found)):
+            own = len(instance.devices)
+            there = "no GPU" if found.compute == _BLIND else f"{own - len(missing)} of its {own} GPUs"
+            # CUDA's count ends at the first device that it cannot find
+            raise DeviceLost(f"{instance.name} found {there}: {missing[0]} is lost: {_LOST}", device=missing[0])
+
+
+def _missing(instance: InstancePlan, found: Placement) -> list[str]:
+    """Devices that a server was given and did not find, as far as it names those that it did as NVML does."""
+    if found.compute == _BLIND:
+        return [*instance.devices]
+    named = [*found.compute, *instance.devices]
+    known = bool(found.compute) and all(_NVIDIA.fullmatch(one) for one in named)
+    return [device for device in instance.devices if known and device not in found.compute]
 
 
 def check(plan: Plan, found: Placement, alone: Placement | None) -> None:

@@ -37,7 +37,7 @@ def _for_study(spec: StudySpec, folder: Path, sysfs: Path, procfs: Path) -> list
         *seen,
         *misfits,
         *([] if found is None or found.simulated else devices.pace(found, sysfs, procfs)),
-        *places.nights(spec, found, folder),
+        *places.nights(spec, found, folder, instances),
         *places.ports(spec, instances),
         places.results(folder, spec),
     ]

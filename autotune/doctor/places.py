@@ -124,9 +124,13 @@ def _taken(port: int) -> Iterator[Check]:
         yield Check(f"port {port}", "missing", error.message, "choose ports from 1024 on, or run as root")
 
 
-def nights(spec: StudySpec, found: Inventory | None, folder: Path) -> Iterator[Check]:
-    """Other nights that hold what this one needs."""
-    for name in claims.locks(spec, found, folder) if found is not None else ():
+def nights(spec: StudySpec, found: Inventory | None, folder: Path, instances: int) -> Iterator[Check]:
+    """Other nights that hold what this one needs, with so many instances at most."""
+    if found is None:
+        return
+    first = spec.cluster.first_port
+    later = claims.port_locks(range(first + 1, first + instances))
+    for name in (*claims.locks(spec, found, folder), *later):
         if who := lock.holder(name):
             yield Check("another night", "missing", f"it holds {name}: {who}", "wait for its end, or end it by Ctrl-C")
             return

@@ -182,10 +182,11 @@ def load(spec: StudySpec, capacity: float | None = None) -> str:
 
 def _search(spec: StudySpec, capacity: float) -> str:
     """What makes `autotune capacity` look for it."""
-    limits = [f"--limit {one.metric}:{one.statistic}:{one.max:g}" for one in spec.objective.limits]
-    users = spec.level(None).users is not None
-    first = f"--first {max(1, round(capacity))}" if users else f"--by rate --first {capacity:.3g}"
-    return " ".join([first, *limits, f"--window-max {spec.workload.window_max_s:g}"])
+    asked, users = spec.objective, spec.level(None).users is not None
+    limits = [f"--limit {one.metric}:{one.statistic}:{one.max:g}" for one in asked.limits]
+    first = f"--first {max(1, round(capacity))}" if users else f"--by rate --first {float(f'{capacity:.3g}'):g}"
+    sure = f"--resolution {asked.precision:g} --min-success-rate {asked.min_success_rate:g}"
+    return " ".join([first, *limits, sure, f"--window-max {spec.workload.window_max_s:g}"])
 
 
 def _arrivals(level: Level) -> str:

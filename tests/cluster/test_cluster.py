@@ -516,8 +516,8 @@ async def test_a_gpu_that_was_asked_for_and_not_used_is_found_out(
     assert found.compute == ("cpu",)
     with pytest.raises(OnCpu, match="ollama-0 loaded tiny on the CPU, not on the GPU"):
         verify.check(plan, found, None)
-    with pytest.raises(DeviceLost, match="ollama-0 found no GPU: CUDA has lost GPU-") as caught:
-        verify.need_devices(plan.instances[0], found)
+    with pytest.raises(DeviceLost, match=r"ollama-0 found no GPU: GPU-\S+ is lost") as caught:
+        verify.need_devices([(plan.instances[0], found)])
     assert caught.value.device == plan.instances[0].devices[0]
 
 
@@ -525,18 +525,25 @@ async def test_an_instance_over_two_gpus_that_finds_one_has_lost_the_other(stand
     plan = plan_of.make("0+1")
     first, second = plan.instances[0].devices
     found = await looked_at(stand_in(), only_telling(plan, 0, CUDA_VISIBLE_DEVICES=first))
-    with pytest.raises(DeviceLost, match=f"found 1 of its 2 GPUs: CUDA has lost {second}") as caught:
-        verify.need_devices(plan.instances[0], found)
+    with pytest.raises(DeviceLost, match=f"found 1 of its 2 GPUs: {second} is lost") as caught:
+        verify.need_devices([(plan.instances[0], found)])
     assert caught.value.device == second
-    verify.need_devices(plan.instances[0], replace(found, compute=(second, first)))
+    verify.need_devices([(plan.instances[0], replace(found, compute=(second, first)))])
+
+
+def test_where_nobody_finds_a_gpu_no_device_is_left_out(plan_of: Plans) -> None:
+    blind = replace(PLACED, compute=("cpu",))
+    with pytest.raises(DeviceLost, match="no instance found a GPU") as caught:
+        verify.need_devices([(instance, blind) for instance in plan_of.make("0 | 1").instances])
+    assert not caught.value.device
 
 
 @pytest.mark.parametrize("compute", [(), ("0",), ("GPU-abcdef",)])
 def test_devices_that_nobody_names_as_nvml_does_are_not_missed(plan_of: Plans, compute: tuple[str, ...]) -> None:
     (instance,) = plan_of.make("0").instances
     for name in ("0", "GPU-8a3f0c1d2e4b5a69"):  # of a card of AMD
-        verify.need_devices(replace(instance, devices=(name,)), replace(PLACED, compute=compute))
-    verify.need_devices(replace(instance, on_gpu=False), replace(PLACED, on_gpu=False, compute=("cpu",)))
+        verify.need_devices([(replace(instance, devices=(name,)), replace(PLACED, compute=compute))])
+    verify.need_devices([(replace(instance, on_gpu=False), replace(PLACED, on_gpu=False, compute=("cpu",)))])
 
 
 async def test_a_cpu_that_was_asked_for_is_no_offload(stand_in: Drivers, plan_of: Plans) -> None:

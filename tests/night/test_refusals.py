@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from autotune.claims import port_locks
 from autotune.cluster import host
+from autotune.cluster.lock import Lock
 from autotune.simulator.profiles import SHIPPED
 from tests.night.harness import Folder, Running, listen, script, stand_in
 from tests.nvml.stub import build_stub
@@ -115,6 +117,14 @@ def test_a_port_that_somebody_else_listens_on(tmp_path: Path) -> None:
     assert not folder.left_over()
 
 
+def test_a_port_that_another_night_will_come_to_use(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    later = int(folder.values["port"]) + 1
+    with Lock(port_locks([later])):
+        refused(folder.run(), 3, f"port {later} is in use by another night: pid {os.getpid()}")
+    assert not folder.left_over()
+
+
 def test_a_second_night_on_the_same_study(tmp_path: Path) -> None:
     folder = Folder(tmp_path, {"window_s": 60})
     with folder.begin() as first:
@@ -183,7 +193,7 @@ def test_a_gpu_that_nvml_lists_and_ollama_does_not_find(tmp_path: Path) -> None:
     ollama = stand_in(tmp_path / "bin/ollama", AUTOTUNE_SIM_PROFILE="2x-small")
     env = {"LD_LIBRARY_PATH": str(tmp_path), "NVML_STUB_STATE": str(state)}
     folder = of_processes(Folder(tmp_path, {"cluster": real(ollama, devices='"gpu"')}, env))
-    lost = "ollama-0 found no GPU: CUDA has lost GPU-00000000-0000-4000-8000-000000000009"
+    lost = "ollama-0 found no GPU: GPU-00000000-0000-4000-8000-000000000009 is lost"
     refused(folder.run(), 3, "fault of the machine, not of the configuration", lost, "no device is left")
     folder.is_clean()
 
