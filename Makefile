@@ -31,17 +31,17 @@ demo: $(VENV)/installed nginx
 test: $(VENV)/developed nginx
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@echo "nights and sums run beside the other tests, and are shown when they are over: nights wait, sums give way;"; \
+	@echo "nights, sums and mypy run beside the other tests, and are shown when they are over: nights wait, sums give way;"; \
 	echo "what compares figures of real time comes last, when no other test runs"; \
+	$(BIN)/mypy > $(VENV)/types.log 2>&1 & types=$$!; \
 	$(RUN) $(EARLY) $(LATE:%=--ignore=%) > $(VENV)/early.log 2>&1 & early=$$!; \
 	$(RUN) $(LATE) > $(VENV)/late.log 2>&1 & late=$$!; \
 	nice -n 5 $(RUN) $(SUMS) $(LATE:%=--ignore=%) > $(VENV)/sums.log 2>&1 & sums=$$!; \
 	$(RUN) -m "not quiet" $(REST); others=$$?; nice -n 5 $(RUN) $(MORE); more=$$?; \
-	wait $$sums; added=$$?; wait $$early; first=$$?; wait $$late; second=$$?; \
-	cat $(VENV)/sums.log $(VENV)/early.log $(VENV)/late.log; \
-	$(RUN) -m quiet $(REST); quiet=$$?; [ $$others$$more$$added$$first$$second$$quiet = 000000 ]
+	wait $$sums; added=$$?; wait $$early; first=$$?; wait $$late; second=$$?; wait $$types; typed=$$?; \
+	cat $(VENV)/types.log $(VENV)/sums.log $(VENV)/early.log $(VENV)/late.log; \
+	$(RUN) -m quiet $(REST); quiet=$$?; [ $$others$$more$$added$$first$$second$$typed$$quiet = 0000000 ]
 
 # What a commit must pass, without the slow tests.
 check: $(VENV)/developed
