@@ -188,9 +188,11 @@ async def _log(url: str) -> dict[str, list[float]]:
     """What the server knows: of each request by its mark, when it came and when its first token was sent, s."""
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /log HTTP/1.1\r\nHost: metronome\r\n\r\n")
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length:")[2].split()[0])
-    known: dict[str, list[float]] = json.loads(await reader.readexactly(length))
-    writer.close()
+    try:
+        writer.write(b"GET /log HTTP/1.1\r\nHost: metronome\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split()[0])
+        known: dict[str, list[float]] = json.loads(await reader.readexactly(length))
+    finally:
+        writer.close()
     return known
