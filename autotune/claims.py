@@ -68,3 +68,9 @@ def locks(spec: StudySpec, found: Inventory, folder: Path) -> list[str]:
         return own
     cards = [f"device {device.id}" for device in found.devices if not device.cpus]
     return own + cards + [f"CPU {cpu}" for cpu in cores]
+
+
+def later_locks(spec: StudySpec, instances: int) -> list[str]:
+    """What it needs beside that, once it is known how many instances it may have: the ports of all but the first."""
+    first = spec.cluster.first_port
+    return port_locks(range(first + 1, first + instances))

@@ -91,7 +91,12 @@ class Ground:
     @property
     def ports(self) -> list[int]:
         """All on which anything may listen in a night. Raises `SpecError` when they are not there."""
-        return plans.ports(self.spec, max(self.space.most_instances, len(self.space.members(self.baseline))))
+        return plans.ports(self.spec, self.most_instances)
+
+    @property
+    def most_instances(self) -> int:
+        """Of any configuration, the baseline too."""
+        return max(self.space.most_instances, len(self.space.members(self.baseline)))
 
     def without(self, ids: Collection[str]) -> Ground:
         """The same ground, whose other devices keep their indices.

@@ -29,7 +29,7 @@ from autotune.errors import AutotuneError, ClusterError, Interrupted, SpecError,
 from autotune.events import Events, by_night, read
 from autotune.inventory import remembered
 from autotune.ollama.env import LIBRARIES
-from autotune.plan import Provenance, ProvenDevice, ports
+from autotune.plan import Provenance, ProvenDevice
 from autotune.sampler import Sampler, Way
 from autotune.signals import handled
 from autotune.store import Store
@@ -114,7 +114,7 @@ async def _night(
         claims.check(spec, found.without(lost))
         asked = workload(spec)
         ground = await grounds.ground(spec, found, children, store.run, lost)
-        lock.extend(claims.port_locks(sorted(set(ground.ports) - set(ports(spec, 1)))))
+        lock.extend(claims.later_locks(spec, ground.most_instances))
         _same_ground(store, ground)
         store.write_host(found, ground.facts)
         warmth = earlier.begin(store.folder, ground, provenance(ground), results)

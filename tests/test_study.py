@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.cluster.verify import Placement
 from autotune.errors import AutotuneError, BaselineFailed, DeviceBusy, DeviceLost, PortTaken, StorageError
 from autotune.events import read
 from autotune.sampler import Sampler
@@ -21,7 +20,7 @@ from autotune.simulator.clock import run_virtual
 from autotune.spec import Budget
 from autotune.standing import Standing, standings
 from autotune.study import FAULT_PAUSE_S, MOST_FAULTS, Clock
-from tests.factories import BASELINE, params, result, space
+from tests.factories import BASELINE, PLACED, params, result, space
 from tests.virtual import NARROW, RECORD, TRIAL_S, Ended, Played, Studies, by_slots
 
 if TYPE_CHECKING:
@@ -31,18 +30,7 @@ if TYPE_CHECKING:
     from autotune.result import TrialResult
     from tests.virtual import Law
 
-ONE_SLOT = Placement(
-    instance="ollama-0",
-    on_gpu=True,
-    compute=("CUDA0",),
-    layers_on_device=7,
-    layers=7,
-    size_bytes=1,
-    size_vram_bytes=1,
-    num_parallel=1,
-    parallel_unsupported=True,
-    context_length=1024,
-)
+ONE_SLOT = replace(PLACED, layers_on_device=8, size_vram_bytes=100, num_parallel=1, parallel_unsupported=True)
 
 
 @pytest.fixture

@@ -128,9 +128,7 @@ def nights(spec: StudySpec, found: Inventory | None, folder: Path, instances: in
     """Other nights that hold what this one needs, with so many instances at most."""
     if found is None:
         return
-    first = spec.cluster.first_port
-    later = claims.port_locks(range(first + 1, first + instances))
-    for name in (*claims.locks(spec, found, folder), *later):
+    for name in (*claims.locks(spec, found, folder), *claims.later_locks(spec, instances)):
         if who := lock.holder(name):
             yield Check("another night", "missing", f"it holds {name}: {who}", "wait for its end, or end it by Ctrl-C")
             return
