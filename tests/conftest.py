@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import sys
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +119,28 @@ def cores(*groups: tuple[int, ...]) -> Inventory:
     return Inventory("host", tuple(devices))
 
 
+@cache
+def _own_ports() -> range:
+    """Ports that no other row of tests on this machine takes as long as this one runs."""
+    for first in range(20000, 32000, 1000):
+        held = socket.socket(socket.AF_UNIX)
+        with suppress(OSError):
+            held.bind(f"\0tests of autotune, ports from {first}")
+            atexit.register(held.close)
+            return range(first, first + 1000)
+        held.close()
+    raise AssertionError("twelve rows of tests run on this machine")
+
+
 def free_ports(count: int) -> int:
     """The first of so many free ports in a row."""
+    ports = _own_ports()
     chance = random.SystemRandom()
     for _ in range(500):
-        first = chance.randrange(20000, 30000 - count)
+        first = chance.choice(ports[: -count or None])
         if all(host.port_free(first + number) for number in range(count)):
             return first
-    raise AssertionError("no free ports between 20000 and 29999")
+    raise AssertionError(f"no {count} free ports in a row between {ports[0]} and {ports[-1]}")
 
 
 @dataclass

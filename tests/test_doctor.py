@@ -40,7 +40,8 @@ UUID = "GPU-20800001-0000-4000-8000-000000000001"
 
 @pytest.fixture(autouse=True)
 def tidy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with a new Ollama and a store with one model; nothing of this machine's is looked at."""
+    """A host with a new Ollama and a store with one model; neither this machine's nor its nights are looked at."""
+    monkeypatch.setattr("autotune.cluster.lock._address", lambda name: f"\0{hash((tmp_path, name))}")
     script(tmp_path / "bin/ollama", NEW)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
