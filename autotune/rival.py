@@ -35,6 +35,9 @@ HOPELESS = 0.9
 STUCK = 0.5
 """Before all slots are busy: neither so large a part of its tokens, nor of its answers begun."""
 
+PAUSE_S = 2.0
+"""So long may a host stand still once (its disk, its memory), which says nothing about the configuration."""
+
 TWICE = 2.0
 """A wait that no queue could make shorter is beyond its limit by this factor, to end a warm-up."""
 
@@ -145,7 +148,7 @@ class Screen:
             return None
         written = seen.samples[-1].pieces - seen.samples[0].pieces
         begun = sum(seen.start <= first for first, _ in _spoken(seen))
-        needed = STUCK * self.rival.least * length_s
+        needed = STUCK * self.rival.least * max(length_s - PAUSE_S, 0.0)
         # prompts that are being read count for nothing yet: all of them, until the rival had read its users' first ones
         early = self.rival.warm_s is None or self.looks[seen.look - 1] < self.rival.warm_s
         read = min(self.users, self.slots) if early else self.instances

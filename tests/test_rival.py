@@ -169,6 +169,14 @@ def test_a_cluster_that_does_nothing_while_its_slots_are_free(
     assert asked.look(moment)[0].dropped == dropped
 
 
+@pytest.mark.parametrize(("silent_s", "dropped"), [(1.0, False), (2.0, False), (4.0, True)])
+def test_a_host_that_stands_still_for_a_moment_drops_nobody(silent_s: float, dropped: bool) -> None:
+    """Half a second of a load, and silence; without a pause a second of it were too long."""
+    asked = replace(screen(Rival(400.0, answer_tokens=20.0, warm_s=0.5)), slots=16, users=10)
+    moment = seen([400] * 5 + [0] * round(silent_s * 10), 0.5, look=2, waiting=[(1.0, None)] * 4)
+    assert asked.look(moment)[0].dropped == dropped
+
+
 def test_failures_are_not_slowness() -> None:
     failed = [RequestRecord(number, 5.0, Outcome.REJECTED, 5.0, finished_at=5.1) for number in range(20)]
     rival = Rival(400.0, answer_tokens=100.0, warm_s=10.0)
