@@ -226,7 +226,7 @@ def test_plan_asks_no_server_on_a_port_that_a_night_may_want(run: Run) -> None:
     run("studies", "quickstart")
     with Lock(port_locks([19000])):  # as that file says
         said = run.refused(3, "plan", "quickstart.toml")
-    assert f"is in use by another night: pid {os.getpid()} of " in said
+    assert f"is in use by another run of autotune: pid {os.getpid()} of " in said
 
 
 # the shipped studies

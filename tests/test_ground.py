@@ -134,7 +134,7 @@ def test_a_night_claims_every_port_that_it_may_use() -> None:
     with Lock(["one"]) as lock:
         lock.extend(port_locks(there.ports))
         with (
-            pytest.raises(DeviceBusy, match=f"port {first + 3} is in use by another night: pid"),
+            pytest.raises(DeviceBusy, match=f"port {first + 3} is in use by another run of autotune: pid"),
             Lock(["two"]) as other,
         ):
             other.extend(port_locks([first + 3]))

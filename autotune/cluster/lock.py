@@ -50,7 +50,7 @@ class Lock:
         except OSError as error:
             taken.close()
             who = holder(name) or "it has just ended; try again"
-            raise DeviceBusy(f"{name} is in use by another night: {who}") from error
+            raise DeviceBusy(f"{name} is in use by another run of autotune: {who}") from error
         self._sockets.append(taken)
 
 

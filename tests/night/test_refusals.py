@@ -121,7 +121,7 @@ def test_a_port_that_another_night_will_come_to_use(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     later = int(folder.values["port"]) + 1
     with Lock(port_locks([later])):
-        refused(folder.run(), 3, f"port {later} is in use by another night: pid {os.getpid()}")
+        refused(folder.run(), 3, f"port {later} is in use by another run of autotune: pid {os.getpid()}")
     assert not folder.left_over()
 
 
@@ -135,7 +135,7 @@ def test_a_second_night_on_the_same_study(tmp_path: Path) -> None:
         second._log = other / "output.txt"
         with second:
             second.wait(20)
-        refused(second, 3, "in use by another night", f"pid {first.process.pid}")
+        refused(second, 3, "in use by another run of autotune", f"pid {first.process.pid}")
         assert first.process.poll() is None
 
 
