@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from autotune import aims
 from autotune.clock import Clock, TimeUp
-from autotune.errors import AutotuneError, BaselineFailed, ClusterError, DeviceLost, SpecError, TooManyFaults
+from autotune.errors import (
+    AutotuneError,
+    BaselineFailed,
+    ClusterError,
+    DeviceLost,
+    SpecError,
+    StorageError,
+    TooManyFaults,
+)
 from autotune.events import read
 from autotune.faults import FAULT_PAUSE_S, MOST_FAULTS, insist, quarantine, quarantined
 from autotune.pace import PREPARING, Cost, Pace, Wait, kept_s, prepared, turn
@@ -100,7 +109,7 @@ class Night:
         """Work through the night; says why it ended. Raises `ClusterError`, `StorageError`."""
         self._narrow()
         while not (over := self._over()):
-            params = self.baseline if not self.results else self.sampler.propose(self._seconds())
+            params = self._next()
             if params is None:
                 return "every configuration of the space has been tried"
             try:
@@ -109,7 +118,6 @@ class Night:
                 return self._given_up()
             if result is None:
                 continue
-            self.results.append(result)
             self.events.note("trial", number=result.number, reason=result.reason, objective=result.score.objective)
             left = self.left()
             told = {"left_s": None, "left_error_s": None} if left is None else asdict(left)
@@ -118,6 +126,16 @@ class Night:
             self._narrow()
             self._break()
         return over
+
+    def _next(self) -> dict[str, Any] | None:
+        """What is tried next; None when everything has been."""
+        if not self.results:
+            return self.baseline
+        try:
+            return self.sampler.propose(self._seconds())
+        except StorageError as error:
+            self._apart(error)
+            return self.sampler.propose(self._seconds())
 
     @property
     def pace(self) -> Pace:
@@ -209,16 +227,23 @@ class Night:
     async def _keep(self, result: TrialResult, records: list[Sequence[RequestRecord]], plan: Plan) -> None:
         took = [self.events.took_s.get(stage) for stage in PREPARING]
         self._learn(result, plan, sum(one for one in took if one is not None) if None not in took else None)
-        trial = None
 
         async def keep() -> None:
-            nonlocal trial
             with self.events.span("collect", number=result.number):
                 self.store.trials.save(result, records)
-                trial = trial or self.sampler.begin(result.params)
-                self.sampler.tell(trial, result)
 
         await insist(self.events, keep)
+        self.results.append(result)
+        try:
+            self.sampler.tell(self.sampler.begin(result.params), result)
+        except StorageError as error:
+            self._apart(error)
+
+    def _apart(self, error: StorageError) -> None:
+        """Optuna's file is there to be looked at, and made from the trials: where it fails a night goes on without."""
+        with suppress(StorageError):
+            self.events.note("apart", said=error.message)
+        self.sampler.apart(self.results)
 
     async def _measure(
         self, number: int, params: dict[str, Any], plan: Plan
@@ -333,7 +358,10 @@ class Night:
         self.unpromising = 0
         await quarantine(self.store, self.events, self.lost)
         await insist(self.events, self._clear)
-        await insist(self.events, self._again)
+        try:  # none of Optuna's trials may know other layouts than those to come
+            self.sampler.open(self.results)
+        except StorageError as failed:
+            self._apart(failed)
 
     def _leave_out(self, devices: dict[str, str]) -> None:
         assert self.without is not None
@@ -341,10 +369,6 @@ class Night:
         self.lost, self.plan, self.narrow = devices, ground.plan, ground.narrowed
         self.bench.inventory = ground.inventory
         self.sampler.limit(ground.narrowed() if self.single else ground.space)
-
-    async def _again(self) -> None:
-        """Tell Optuna all again: none of its trials may know other layouts than those to come."""
-        self.sampler.open(self.results)
 
     def _runs(self, params: Mapping[str, Any]) -> bool:
         try:

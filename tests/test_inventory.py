@@ -299,6 +299,13 @@ def test_what_a_study_has_lost_keeps_its_place(stub: Stub, second: str) -> None:
     assert stub.call(remembered, before, ["b"]) == replace(before, driver="2")
 
 
+def test_nvml_is_not_asked_for_what_is_left_of_another_make(stub: Stub) -> None:
+    stub.tell("init 12")
+    entries = [DeviceEntry(id=name, make="amd", name="MI210", memory_gib=64) for name in "01"]
+    before = stub.call(discover, entries)
+    assert stub.call(remembered, before, ["1"]) == before
+
+
 def test_another_that_is_gone_beside_it_is_named(stub: Stub) -> None:
     stub.tell("card uuid=a\ncard uuid=b\ncard uuid=c")
     before = stub.call(discover, "gpu")

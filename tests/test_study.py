@@ -9,17 +9,19 @@ from datetime import datetime, timedelta
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.errors import AutotuneError, BaselineFailed, DeviceBusy, DeviceLost, PortTaken, StorageError
 from autotune.events import read
-from autotune.sampler import Sampler
+from autotune.sampler import Sampler, Way
 from autotune.simulator.clock import run_virtual
 from autotune.spec import Budget
 from autotune.standing import Standing, standings
-from autotune.study import FAULT_PAUSE_S, MOST_FAULTS, Clock
+from autotune.store import Store
+from autotune.study import FAULT_PAUSE_S, MOST_FAULTS, Clock, Night
 from tests.factories import BASELINE, PLACED, params, result, space
 from tests.virtual import NARROW, RECORD, TRIAL_S, Ended, Played, Studies, by_slots
 
@@ -251,6 +253,36 @@ def test_a_result_that_could_not_be_saved_is_saved_again_and_not_measured_again(
     assert ended.numbers == [0, 1, 2]
     assert ended.store.trials.results() == ended.results
     assert len(ended.seen("fault")) == 1
+
+
+def test_a_night_goes_on_without_optunas_file_and_the_next_makes_it_anew(studies: Studies) -> None:
+    """All that it holds is in the trials."""
+    file = Store(studies.folder).optuna
+
+    def law(number: int, chosen: Mapping[str, Any]) -> TrialResult:
+        if number == 1:
+            file.unlink()
+        return by_slots(number, chosen)
+
+    ended = studies.night(Played(law), trials=4)
+    assert ended.numbers == [0, 1, 2, 3]
+    assert ended.store.trials.results() == ended.results
+    assert ended.seen("fault") == []
+    assert [event["said"].split(": ", 1)[0] for event in ended.seen("apart")] == [str(file)]
+    again = studies.night(trials=5)
+    assert (again.numbers, again.seen("apart")) == ([4], [])
+    assert len(optuna.load_study(study_name="test", storage=f"sqlite:///{file}").trials) == 5
+
+
+def test_a_sampler_that_reads_optunas_file_goes_on_without_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = Studies(tmp_path / "night", way=Way("tpe"))
+    monkeypatch.setattr(
+        Night, "_break", lambda night: night.store.optuna.unlink(missing_ok=True)
+    )  # before each proposal
+    ended = studies.night(trials=4)
+    assert (ended.numbers, len(ended.seen("apart"))) == ([0, 1, 2, 3], 1)
 
 
 # a configuration that fails

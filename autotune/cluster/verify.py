@@ -22,10 +22,6 @@ _NVIDIA = re.compile("GPU-[0-9a-f-]{36}")
 """NVML's UUIDs of whole GPUs."""
 _BLIND = ("cpu",)
 """The devices of a server that found no GPU."""
-_LOST = (
-    "its driver does not give it, whatever lists it (`dmesg` may name an Xid; nvidia_uvm may have to be loaded again),"
-    " or Ollama lacks the libraries for it"
-)
 SLACK = 0.01
 """So much of a model that has a part on the host anyway may be there beyond it: buffers that grow with the slots."""
 
@@ -98,13 +94,26 @@ def need_devices(pairs: Sequence[tuple[InstancePlan, Placement]]) -> None:
     """
     blind = [one for _, one in pairs if one.on_gpu and one.compute == _BLIND]
     if len(blind) == len(pairs) > 1:
-        raise DeviceLost(f"no instance found a GPU: {_LOST}")
+        raise DeviceLost(f"no instance found a GPU: {_why(pairs[0][0])}")
     for instance, found in pairs:
-        if found.on_gpu and (missing := _missing(instance, found)):
-            own = len(instance.devices)
+        if not found.on_gpu:
+            continue
+        own, missing = len(instance.devices), _missing(instance, found)
+        if missing:
             there = "no GPU" if found.compute == _BLIND else f"{own - len(missing)} of its {own} GPUs"
             # CUDA's count ends at the first device that it cannot find
-            raise DeviceLost(f"{instance.name} found {there}: {missing[0]} is lost: {_LOST}", device=missing[0])
+            said = f"{instance.name} found {there}: {missing[0]} is lost: {_why(instance)}"
+            raise DeviceLost(said, device=missing[0])
+        if 0 < len(found.compute) < own:
+            there = f"{len(found.compute)} of its {own} GPUs ({', '.join(instance.devices)})"
+            raise DeviceLost(f"{instance.name} found {there} and does not say which: {_why(instance)}")
+
+
+def _why(instance: InstancePlan) -> str:
+    """What may be the matter with a GPU that a server did not find."""
+    nvidia = any(map(_NVIDIA.fullmatch, instance.devices))
+    hint = "name an Xid; nvidia_uvm may have to be loaded again" if nvidia else "say more"
+    return f"its driver does not give it, whatever lists it (`dmesg` may {hint}), or Ollama lacks the libraries for it"
 
 
 def _missing(instance: InstancePlan, found: Placement) -> list[str]:

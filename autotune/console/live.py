@@ -62,6 +62,7 @@ class Night:
             "level": self._on_level,
             "result": self._on_result,
             "fault": self._on_fault,
+            "apart": self._on_apart,
             "quarantine": self._on_quarantine,
             "retry": self._on_retry,
             "single": self._on_single,
@@ -179,6 +180,11 @@ class Night:
     def _on_fault(self, event: dict[str, Any]) -> None:
         again = "the trial is tried again" if event["left"] else "that was the last try"
         self.say(f"  fault of the machine, not of the configuration: {event['error']}; {again}")
+
+    def _on_apart(self, event: dict[str, Any]) -> None:
+        self.say(
+            f"  {event['said']}; the search goes on without Optuna's file, which the next run makes from the trials"
+        )
 
     def _on_quarantine(self, event: dict[str, Any]) -> None:
         self.say(f"  left out from now on, and in later nights of this study: {event['said']}")

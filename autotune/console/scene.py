@@ -144,6 +144,7 @@ class Scene:
             "devices": self._on_devices,
             "result": self._on_result,
             "fault": self._on_fault,
+            "apart": self._on_apart,
             "quarantine": self._on_quarantine,
             "retry": self._on_retry,
             "proof begins": self._on_proof,
@@ -235,6 +236,9 @@ class Scene:
 
     def _on_fault(self, event: dict[str, Any], _: float) -> None:
         self._doubt("×", f"fault of the machine: {event['error']}")
+
+    def _on_apart(self, event: dict[str, Any], _: float) -> None:
+        self._doubt("!", f"without Optuna's file: {event['said']}")
 
     def _on_quarantine(self, event: dict[str, Any], _: float) -> None:
         self._doubt("×", f"left out from now on: {event['said']}")

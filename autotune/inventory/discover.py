@@ -77,11 +77,13 @@ def remembered(before: Inventory, lost: Collection[str]) -> Inventory:
 
     Raises DeviceLost where another GPU is gone, too, ClusterError where NVML does not work.
     """
+    asked = [device for device in before.without(lost).devices if device.make == "nvidia"]
+    if not asked:
+        return before
     with nvml.session() as lib:
-        for device in before.without(lost).devices:
-            if device.make == "nvidia":
-                with nvml.handle(lib, device):
-                    pass
+        for device in asked:
+            with nvml.handle(lib, device):
+                pass
         return replace(before, driver=str(lib.nvmlSystemGetDriverVersion()))
 
 

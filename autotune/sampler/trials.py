@@ -123,6 +123,11 @@ class Sampler:
         self._tried = {self._called(result.params) for result in results}
         self._evidence = [self._said(result) for result in results]
 
+    def apart(self, results: Sequence[TrialResult]) -> None:
+        """Go on in memory from these results, whatever has become of the file."""
+        self._path = None
+        self.open(results)
+
     @property
     def untried(self) -> int:
         """How many configurations have not been tried."""

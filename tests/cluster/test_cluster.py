@@ -538,6 +538,19 @@ def test_where_nobody_finds_a_gpu_no_device_is_left_out(plan_of: Plans) -> None:
     assert not caught.value.device
 
 
+@pytest.mark.parametrize("names", [("0", "1"), ("GPU-8a3f0c1d2e4b5a69", "1")])
+def test_of_cards_that_ollama_names_otherwise_it_finds_as_many_as_it_was_given(
+    plan_of: Plans, names: tuple[str, ...]
+) -> None:
+    """Which of them is missing nobody knows, so that none is left out."""
+    instance = replace(plan_of.make("0+1").instances[0], devices=names)
+    verify.need_devices([(instance, replace(PLACED, compute=("0", "1")))])
+    verify.need_devices([(instance, replace(PLACED, compute=()))])  # a log that says nothing
+    with pytest.raises(DeviceLost, match=r"found 1 of its 2 GPUs .* does not say which: .*may say more") as caught:
+        verify.need_devices([(instance, replace(PLACED, compute=("0",)))])
+    assert not caught.value.device
+
+
 @pytest.mark.parametrize("compute", [(), ("0",), ("GPU-abcdef",)])
 def test_devices_that_nobody_names_as_nvml_does_are_not_missed(plan_of: Plans, compute: tuple[str, ...]) -> None:
     (instance,) = plan_of.make("0").instances
