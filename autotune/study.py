@@ -6,7 +6,7 @@ import math
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from autotune import aims
@@ -201,24 +201,26 @@ class Night:
     def _aim(self, number: int, params: Mapping[str, Any]) -> None:
         """What the trial has to beat, and what it is to tell beside: the first ones what fewer users get.
 
-        What was measured in full is measured again to be known better, and has nothing to beat.
+        What was measured in full is measured again to be known better, and has nothing to beat. And nobody is dropped
+        for what is only believed: the best has made no more than it was measured to make.
         """
         users = self.bench.spec.level(None).users or 0
         self.bench.extra = (users // 2, users // 4) if number < CALIBRATING and users >= FEWEST_USERS else ()
-        best, known = self._best(), self.sampler.incumbent()
-        tps, noise = known or (None, 0.0)
         self.bench.rival = None
-        again = any(result.params == params and result.measured and not result.dropped for result in self.results)
-        if number >= CALIBRATING and best is not None and not again:
-            found = aims.rival(self.bench.spec, best, tps)
+        full = [result for result in self.results if result.measured and not result.dropped]
+        best = self._best(full)
+        if number >= CALIBRATING and best and all(result.params != params for result in full):
+            label = self.bench.spec.level(None).label
+            measured = fmean(result.levels[label].output_tps for result in best)
+            believed, noise = self.sampler.incumbent() or (measured, 0.0)
+            found = aims.rival(self.bench.spec, best[-1], min(measured, believed))
             self.bench.rival = replace(found, margin=max(found.margin, SPREAD * noise))
 
-    def _best(self) -> TrialResult | None:
-        """The latest full trial of the best configuration so far, by belief where there is one."""
-        full = [result for result in self.results if result.measured and not result.dropped]
+    def _best(self, full: Sequence[TrialResult]) -> list[TrialResult]:
+        """The full trials of the best configuration so far, by belief where there is one."""
         ranked = self.sampler.ranked()
         first = ranked[0] if ranked else next((one.params for one in standings(self.runnable(full))), None)
-        return next((result for result in reversed(full) if result.params == first), None)
+        return [result for result in full if result.params == first]
 
     async def _clear(self) -> None:
         self.running = frozenset()

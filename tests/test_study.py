@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from datetime import datetime, timedelta
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 import pytest
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autotune.result import TrialResult
+    from autotune.rival import Rival
     from tests.virtual import Law
 
 ONE_SLOT = replace(PLACED, layers_on_device=8, size_vram_bytes=100, num_parallel=1, parallel_unsupported=True)
@@ -65,6 +66,26 @@ def test_a_plan_is_written_before_its_trial(studies: Studies) -> None:
 
 
 # when it ends
+
+
+@pytest.mark.parametrize(("believed", "part"), [(1e6, 1.0), (0.5, None)])
+def test_nobody_is_dropped_for_what_is_only_believed(
+    studies: Studies, monkeypatch: pytest.MonkeyPatch, believed: float, part: float | None
+) -> None:
+    """What the best was measured to make is the most that a candidate has to beat; where less is believed, that."""
+    monkeypatch.setattr(Sampler, "incumbent", lambda _: (believed, 0.0))
+    asked: list[Rival | None] = []
+
+    def law(number: int, chosen: Mapping[str, Any]) -> TrialResult:
+        asked.append(cast("Any", bench).rival)
+        return by_slots(number, chosen)
+
+    bench = Played(law)
+    found = studies.night(bench, trials=4).results
+    assert asked[0] is None
+    assert asked[-1] is not None
+    most = max(one.levels[bench.spec.level(None).label].output_tps for one in found[:-1])
+    assert asked[-1].tps == (believed if part is None else part * most)
 
 
 def test_it_ends_by_trials(studies: Studies) -> None:
