@@ -136,6 +136,12 @@ def test_cold_requests_stay_out_of_times_only() -> None:
     assert metrics.output_tps == pytest.approx(20 / 10)
 
 
+def test_a_request_that_a_busy_warm_server_held_counts_as_it_came() -> None:
+    """Ollama's `load_duration` is also how long its scheduler took to look after a request."""
+    metrics = of(ok(written=0, first=1), replace(ok(1, written=1, first=3), load_duration_s=0.23))
+    assert (metrics.cold, metrics.ttft_s.max) == (0, 2.0)
+
+
 def test_tpot() -> None:
     assert tpot_s(ok()) == pytest.approx(0.1)
     assert tpot_s(replace(ok(), eval_count=11, done_reason="stop")) == pytest.approx(0.1)

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 
     from autotune.records import RequestRecord
 
-COLD_S = 0.05
-"""A warm model answers within a few milliseconds of `load_duration`; loading the smallest takes longer than this."""
+COLD_S = 0.5
+"""Loading a model that anybody serves takes longer than this.
+
+Of a warm one `load_duration` is a few milliseconds, but it has the scheduler's queue in it, too: on a busy CPU Ollama
+0.32 was seen to take up to 0.23 s for it, of one request in thirty. These have waited, and belong to the times.
+"""
 
 
 @dataclass(frozen=True, slots=True)
