@@ -53,6 +53,18 @@ class Search:
         """Loads between the two that were tried, and stayed open; rising."""
         return sorted(load for load in self.told if self.low < load < self.high)
 
+    @property
+    def doubt(self) -> str:
+        """That a load misses a limit and a larger one did not, which no queue explains; empty where all agree."""
+        larger = [load for load, decision in self.told.items() if decision != "violated" and load > self.high]
+        if not larger:
+            return ""
+        loads = f"{self.high:g} {'users' if self.whole else 'requests/s'} miss a limit, and {min(larger):g} did not"
+        aged = (
+            "it may have been slower in the end: its cache of prompts fills up, which LLAMA_ARG_CACHE_RAM=0 turns off"
+        )
+        return f"{loads}: the server did not stay as it was, or something else ran beside it ({aged})"
+
     def next(self) -> float | None:
         """The next load; None when the interval is narrow enough, or nothing more can be tried."""
         if not self.told:

@@ -209,6 +209,7 @@ class Bench:
                 break
             found.append(one)
             search.tell(load, decided(one.look, gave_up=one.gave_up))
+        cautions += (search.doubt,) if search.doubt else ()
         tried = tuple(search.told.items())
         labels = [one.label for one in found]
         steps = {one.label: one.metrics for one in found}

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.bench.asked import search
+from autotune.bench.capacity import Capacity
 from autotune.cli.parser import parser
 from autotune.ladder import Search
 from tests.commands import stand_in
@@ -68,6 +69,24 @@ def test_nothing_in_the_way_and_nothing_that_holds() -> None:
     nothing = Search(8, 64, 0.05, whole=True)
     assert searched(nothing, 0.5) == [8, 4, 2, 1]
     assert (nothing.low, nothing.high) == (0, 1)
+
+
+@given(st.integers(1, 3000), st.floats(0.0, 0.2))
+def test_what_a_queue_explains_raises_no_doubt(truth: int, unsure: float) -> None:
+    search = Search(8, 4096, 0.05, whole=True)
+    searched(search, truth, unsure)
+    assert search.doubt == ""
+
+
+def test_a_server_that_becomes_slower_meanwhile_is_found_out() -> None:
+    aged = Search(4, 64, 0.05, whole=True)
+    decisions: dict[float, Decision] = {4: "holds", 8: "open", 16: "violated", 11: "open", 6: "open", 5: "violated"}
+    while (load := aged.next()) is not None:
+        aged.tell(load, decisions[load])
+    assert (aged.low, aged.high) == (4, 5)
+    assert aged.doubt.startswith("5 users miss a limit, and 6 did not: the server did not stay as it was")
+    assert "LLAMA_ARG_CACHE_RAM=0" in aged.doubt
+    assert Capacity.of(aged, ()).doubt == aged.doubt
 
 
 def test_what_cannot_be_decided_is_not_sought_at_ever_smaller_loads() -> None:

@@ -44,11 +44,14 @@ class Capacity:
     """In the order in which they were taken."""
     ended: str = ""
     """Why the search could not go on, where it could not."""
+    doubt: str = ""
+    """That its steps contradict each other, where they do."""
 
     @classmethod
     def of(cls, search: Search, steps: Sequence[Step], ended: str = "") -> Capacity:
         """What the steps of a search say."""
-        return cls("users" if search.whole else "requests/s", search.low, search.high, tuple(steps), ended)
+        unit: Literal["users", "requests/s"] = "users" if search.whole else "requests/s"
+        return cls(unit, search.low, search.high, tuple(steps), ended, search.doubt)
 
     def rows(self) -> list[dict[str, float | str | None]]:
         """The curve: a row for each step."""

@@ -65,6 +65,7 @@ def save_capacity(path: Path, job: Job, answer: Capacity) -> None:
         "at": datetime.now(UTC).isoformat(),
         "complete": not answer.ended,
         "ended": answer.ended,
+        "doubt": answer.doubt,
         "load": job.said,
         "limits": {bound.name: bound.most for bound in job.bounds},
         "capacity": {"unit": answer.unit, "holds": answer.low, "misses": _finite(answer.high)},

@@ -61,6 +61,8 @@ class Steps:
         self._console.print(curve(found))
         if found.ended:
             self._say(f"caution: the search could not go on: {found.ended}")
+        if found.doubt:
+            self._say(f"caution: {found.doubt}")
         self._say(sentence(found))
 
     def _say(self, line: str) -> None:
