@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,10 +226,26 @@ def test_before_and_after_are_means_over_the_runs_of_the_proof() -> None:
     (change,) = told.changes
     assert (change.label, change.before.tps, change.after.tps) == ("2 users", 101.0, 200.0)
     assert change.before.ttft_mean == pytest.approx(0.6)
-    assert change.relative.tps == pytest.approx(99 / 101)
+    assert change.relative.tps == pytest.approx(200 / math.sqrt(100 * 102) - 1)
     assert change.relative.ttft_mean == pytest.approx(-2 / 3)
     assert told.chosen is not None
     assert told.chosen.params == FAST
+
+
+def test_the_change_of_the_tokens_is_what_the_answer_says() -> None:
+    """Of runs that are far apart the mean over blocks and the means' ratio are two figures."""
+    told = found(proof([(0.5, 0.5), (300, 0.5), (2, 0.5), (280, 0.5)], [(300, 0.5), (290, 0.5), (310, 0.5), (2, 0.5)]))
+    (change,) = told.changes
+    assert told.proof is not None
+    gain = told.proof.gain(1)
+    assert gain is not None
+    assert f" makes {gain.mean:.1%} more tokens/s" in told.answer
+    assert change.relative.tps == gain.mean > 2
+    assert (change.after.tps or 0) / (change.before.tps or 1) < 2
+    assert "mean of 4 runs each (2 users: the change of TPS is the geometric mean over blocks): " in told.title
+    assert f"| 2 users | change | +0% | +0% | +0% | {gain.mean:+.0%} |" in report.markdown(told, "")
+    capacity = study(objective={"metric": "capacity", "limits": [LIMIT]}, workload={"levels": [2]})
+    assert report.findings(capacity, SEARCH, told.proof).changes[0].gain is None
 
 
 def test_before_a_proof_the_best_of_the_search_is_shown() -> None:

@@ -17,7 +17,7 @@ from autotune.hindsight import foretold
 from autotune.metrics import CONFIDENCE
 from autotune.report.answers import answer
 from autotune.report.front import Point, points
-from autotune.report.words import configuration, objective, verdict, warm
+from autotune.report.words import configuration, objective, percent, verdict, warm
 from autotune.result import TOKENS_PER_S, amount
 from autotune.score import BEHIND
 from autotune.standing import standings
@@ -64,12 +64,15 @@ class Change:
     label: str
     before: Figures
     after: Figures
+    gain: float | None = None
+    """By which part the other makes more tokens/s where a proof compares them: the geometric mean over its blocks."""
 
     @property
     def relative(self) -> Figures:
-        """How much more of each figure, 0.5 is half more."""
+        """How much more of each figure, 0.5 is half more; of the tokens/s what the answer says, too."""
         pairs = zip(astuple(self.before), astuple(self.after), strict=True)
-        return Figures(*(after / before - 1 if before and after is not None else None for before, after in pairs))
+        more = Figures(*(after / before - 1 if before and after is not None else None for before, after in pairs))
+        return more if self.gain is None else replace(more, tps=self.gain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,7 @@ def findings(
     `losses` what cannot be used any more, `warmth` what the study began with."""
     lost = losses or Losses()
     left = [result for result in results if result.number not in lost.trials]
-    title, changes = _changes(left, proof) if left else ("", ())
+    title, changes = _changes(spec, left, proof) if left else ("", ())
     return Findings(
         spec=spec,
         results=tuple(results),
@@ -245,28 +248,33 @@ def _client(spec: StudySpec, results: Sequence[TrialResult], selftest: SelfTest)
     return f"{said}; doubtful: {'; '.join(selftest.faults)}" if selftest.faults else said
 
 
-def _changes(results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, tuple[Change, ...]]:
+def _changes(spec: StudySpec, results: Sequence[TrialResult], proof: Verdict | None) -> tuple[str, tuple[Change, ...]]:
+    gain = None
     if proof is not None and proof.kind is not Kind.UNPROVED:
         other = proof.recommended if proof.recommended != BASELINE else proof.nearest
         name = "The winner" if proof.recommended != BASELINE else "The best candidate"
         name = "The one with the most tokens/s" if proof.goals else name
         before, after = proof.contenders[BASELINE].runs, proof.contenders[other].runs
         title = f"{name} against the baseline, mean of {proof.blocks} runs each"
-        blocks = proof.blocks
+        blocks, gain = proof.blocks, proof.gain(other) if aims.unit(spec) == TOKENS_PER_S else None
     else:
         before, after = tuple(results[:1]), (standings(results)[0].results[-1],)
         title, blocks = "The best of the search against the baseline, one run each", 1
     if before[0].fingerprint == after[0].fingerprint:
         return "", ()
     labels = dict.fromkeys(label for run in (*before, *after) for label in run.levels)
-    changes, fewer = list[Change](), list[str]()
+    changes, notes = list[Change](), list[str]()
     for label in labels:
         old, new = ([run.levels[label] for run in runs if label in run.levels] for runs in (before, after))
         if old and new:
-            changes.append(Change(label, Figures.of(old), Figures.of(new)))
+            plain = Change(label, Figures.of(old), Figures.of(new))
+            by_block = gain.mean if gain is not None and label == spec.level(None).label else None
+            changes.append(replace(plain, gain=by_block))
             if min(len(old), len(new)) < blocks:
-                fewer.append(f"{label}: {min(len(old), len(new))}")
-    title += f" ({', '.join(fewer)})" if fewer else ""
+                notes.append(f"{label}: {min(len(old), len(new))}")
+            if percent(changes[-1].relative.tps) != percent(plain.relative.tps):
+                notes.append(f"{label}: the change of TPS is the geometric mean over blocks")
+    title += f" ({', '.join(notes)})" if notes else ""
     return (f"{title}: {configuration(after[0].params)}", tuple(changes)) if changes else ("", ())
 
 
