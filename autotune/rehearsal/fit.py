@@ -27,6 +27,9 @@ VARIED = 1.2
 USUAL_OCCUPANCY, USUAL_PREFILL_TPS = 0.7, 2000.0
 """Where nothing was measured."""
 
+NOTHING = 1e-6
+"""Less is what floating point leaves."""
+
 UNKNOWN = "not measured"
 FEWEST_WAITS, LEAST = 10, 0.1
 MOST_NAMED = 6
@@ -100,7 +103,7 @@ class _Law:
 def fit(search: Sequence[Sighting], proofs: Sequence[Sighting], kinds: Mapping[str, str]) -> Fit:
     """The figures that explain all sightings of a study best; `kinds` says of each device what it is.
 
-    Raises `UsageError` for too few of them.
+    Raises `UsageError` for too few of them, and where steps are too short to be told.
     """
     every = [*search, *proofs]
     points = [_Point(seen, busy, step) for seen in every for busy, (step, _) in seen.steps.items()]
@@ -117,6 +120,9 @@ def fit(search: Sequence[Sighting], proofs: Sequence[Sighting], kinds: Mapping[s
     known = bool(several) and len({point.seen.instances for point in plain}) > 1
     share = _least(lambda k: _line(plain, k)[2], 0.0, MOST_CONTENTION) if known else 0.0
     base, slot, _ = _line(plain, share)
+    if max(base, slot) < NOTHING:
+        told = f"{base:.1g} s + {slot:.1g} s a slot"
+        raise UsageError(f"steps are too short to be told ({told}): texts came several at a time")
     speeds = _speeds(points, _Law(base, slot, share, {}), kinds, main)
     law = _Law(base, slot, share, {device: speeds[kind].value for device, kind in kinds.items()})
     read = _prefill(every, law)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from autotune.rehearsal.fit import NOTHING
 from autotune.simulator.profiles import MIB
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ FAMILY, ONE_SLOT_FAMILY = "llama", "qwen35"
 """What the stand-in takes its number of slots from."""
 
 LEAST_CONTEXT = 32768
-NOTHING = 1e-6
-"""Less is what floating point leaves."""
 
 
 class Reproduced(Protocol):

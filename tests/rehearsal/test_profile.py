@@ -252,6 +252,12 @@ def test_one_batch_size_is_no_line() -> None:
     assert (found.contention.value, found.contention.why) == (0.0, "not measured")
 
 
+def test_steps_too_short_to_be_told_are_no_profile() -> None:
+    with pytest.raises(UsageError, match=r"steps are too short to be told .* texts came several at a time"):
+        fit([seen("0", {4: 3.2e-6}), seen("1", {2: 1.6e-6})], [], {"D": "card"})
+    assert fit([seen("0", {4: 8e-6}), seen("1", {2: 4e-6})], [], {"D": "card"}).step_slot_s.value == pytest.approx(2e-6)
+
+
 def test_the_command(
     calm: tuple[Store, Profile, Errors, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
