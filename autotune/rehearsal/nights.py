@@ -21,6 +21,7 @@ from autotune.rehearsal import worth
 from autotune.rehearsal.bench import bench
 from autotune.rehearsal.host import Host, host
 from autotune.rehearsal.light import LightStore
+from autotune.rehearsal.profile import unlike
 from autotune.rehearsal.summary import Rehearsed
 from autotune.rehearsal.truth import Truth, truth
 from autotune.sampler import Sampler
@@ -97,6 +98,9 @@ def _cautions(stage: Host, told: Sequence[Told], nights: int) -> Iterator[str]:
     rules = stage.ground.spec.proof
     if stage.ground.spec.objective.goals and rules.finalists:
         yield f"a night proves {rules.finalists} points of a front at most: proof.finalists"
+    if caution := unlike(stage.profile.tps_error):
+        off = f"{stage.profile.tps_error:.0%} off in TPS"
+        yield f"the study to which the profile was fitted, played again on it, is {off}: {caution}"
     if not stage.profile.host.life_jitter:
         yield "the profile has no life_jitter: every start is as fast as the last, which no real host is"
     asked = stage.ground.spec.workload

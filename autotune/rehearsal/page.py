@@ -73,6 +73,8 @@ def _head(found: Found, errors: Reproduced | None) -> Iterator[str]:
     yield ""
     yield f'name = "{name}"'
     yield f'version = "{_plain(found.provenance.ollama)}"'
+    if errors is not None:
+        yield f"tps_error = {errors.tps:.6g}  # the median above, in parts"
     yield ""
 
 

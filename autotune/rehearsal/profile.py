@@ -52,7 +52,12 @@ class Errors:
     @property
     def caution(self) -> str:
         """Why nothing is to be made of the profile; empty where something is."""
-        return UNLIKE if self.tps > FAR_OFF else ""
+        return unlike(self.tps)
+
+
+def unlike(tps: float) -> str:
+    """Why nothing is to be made of a profile whose output is off by this part; empty where something is."""
+    return UNLIKE if tps > FAR_OFF else ""
 
 
 def make(store: Store, target: Path) -> Errors:

@@ -155,6 +155,9 @@ class Profile(_Part):
     """What GET /api/version says. The API itself is the one of 0.32.15 whatever stands here."""
     time_scale: float = Field(default=1.0, gt=0, le=MOST)
     """Time compression: every time of the model is divided by this."""
+    tps_error: float = Field(default=0.0, ge=0)
+    """Of a profile that was fitted to a study: by which part the TPS of its trials, played again, is off in the median,
+    0.2 is a fifth. 0 where nobody has held it against one."""
     host: HostProfile = HostProfile()
     devices: tuple[DeviceProfile, ...] = ()
     """In CUDA's order. None: a host without GPU."""

@@ -18,6 +18,7 @@ from autotune.rehearsal import played, simulate
 from autotune.rehearsal import truth as truth_module
 from autotune.rehearsal.host import host
 from autotune.rehearsal.nights import night
+from autotune.rehearsal.profile import FAR_OFF, UNLIKE
 from autotune.rehearsal.truth import truth
 from autotune.simulator.clock import run_virtual
 from autotune.simulator.model import closed_form, contention, slowdown
@@ -351,6 +352,15 @@ def test_a_real_study_is_played_on_a_profile() -> None:
 def test_what_no_played_host_has_is_said() -> None:
     found = simulate(small(workload={"shared_prefix": {"prefixes": 2, "tokens": 20}}), 1)
     assert any("no prompt cache" in caution for caution in found.cautions)
+
+
+@pytest.mark.parametrize(("error", "told"), [(FAR_OFF + 0.3, True), (FAR_OFF, False)])
+def test_nights_on_a_profile_of_another_host_say_so(tmp_path: Path, error: float, told: bool) -> None:
+    fitted = profile(tmp_path / "fitted.toml")
+    fitted.write_text(fitted.read_text().replace("tps_error = 0.0", f"tps_error = {error}"))
+    cautions = simulate(small(cluster={"profile": str(fitted)}), 1).cautions
+    assert any(line.endswith(f"is 50% off in TPS: {UNLIKE}") for line in cautions) is told
+    assert any(UNLIKE in line for line in cautions) is told
 
 
 def test_what_is_recommended_is_what_the_night_says() -> None:

@@ -157,8 +157,9 @@ def played_again(spec: StudySpec, results: list[Any]) -> list[dict[str, float]]:
 
 
 def test_the_file_says_where_its_figures_come_from(calm: tuple[Store, Profile, Errors, str]) -> None:
-    *_, errors, text = calm
+    _, found, errors, text = calm
     assert f"{errors.tps:.1%} in TPS" in text
+    assert found.tps_error == pytest.approx(errors.tps)
     for key in ("step_base_s", "contention", "overhead_s", "prefill_tps", "weights_mib", "warm_load_s"):
         (line,) = (line for line in text.splitlines() if line.startswith(key))
         assert "  # " in line
