@@ -86,9 +86,10 @@ class Store:
     def open(self, spec: StudySpec, source: str) -> bool:
         """Make the folder, or go on with the study in it, which no other process does; whether there was one.
 
-        Raises `StorageError` for a folder of a newer version, a damaged one or a full disk, and `SpecError` when the
-        study file has changed in what it measures.
+        Raises `StorageError` for a folder of a newer version, a damaged one, a path that is no text or a full disk, and
+        `SpecError` when the study file has changed in what it measures.
         """
+        utterable(self.folder)
         with storage(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
@@ -107,9 +108,10 @@ class Store:
     def goes_on(self, spec: StudySpec) -> bool:
         """Whether this study would go on with what the folder has; nothing is written.
 
-        Raises `StorageError` for a folder of a newer version or a damaged one, and `SpecError` when the study file has
-        changed in what it measures.
+        Raises `StorageError` for a folder of a newer version, a damaged one or a path that is no text, and `SpecError`
+        when the study file has changed in what it measures.
         """
+        utterable(self.folder)
         known = self.header()
         if not self._begun():  # nothing has been measured yet that a change could spoil
             return False
@@ -304,6 +306,14 @@ _SELFTEST = TypeAdapter(SelfTest)
 _INVENTORY = TypeAdapter(Inventory)
 _FACTS = TypeAdapter(ServerFacts)
 _PROVENANCE = TypeAdapter(Provenance)
+
+
+def utterable(folder: Path) -> None:
+    """Raises `StorageError` for a path that is no UTF-8: Optuna, nginx and Ollama's API are told it as text."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise StorageError(f"{folder}: the path is not UTF-8 text, and no study can lie there") from error
 
 
 def _is_candidate(value: object) -> bool:

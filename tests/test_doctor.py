@@ -19,6 +19,7 @@ from autotune.cli import main
 from autotune.cluster.lock import Lock
 from autotune.console import checkup
 from autotune.doctor import Check, devices, examine, places, programs
+from autotune.errors import StorageError
 from autotune.store import Store
 from tests.conftest import cores, free_ports, gpus, study
 from tests.factories import result
@@ -498,6 +499,17 @@ def test_where_results_land(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = places.results(tmp_path)
     assert found.state == "missing"
     assert "MiB are free on this disk, a night needs" in found.found
+
+
+def test_a_path_that_is_no_text_is_no_place_for_results(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"w\xfcx")
+    found = places.results(folder)
+    assert (found.state, found.mend) == ("missing", "put the study file into another folder, or rename this one")
+    with pytest.raises(StorageError, match="the path is not UTF-8 text"):
+        Store(folder).open(study(), "")
+    with pytest.raises(StorageError, match="the path is not UTF-8 text"):
+        Store(folder).goes_on(study())
+    assert not folder.exists()
 
 
 def test_results_that_a_study_cannot_go_on_with(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ clean-up: the kernel drops it with the process. Connecting to it tells the holde
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Self
@@ -55,7 +56,7 @@ class Lock:
 
 
 def _address(name: str) -> str:
-    return f"\0autotune-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return f"\0autotune-{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}"
 
 
 def holder(name: str) -> str:

@@ -18,7 +18,7 @@ from autotune.ollama.api import full_name
 from autotune.ollama.models import UNREADABLE, manifest, models, stores, unusable
 from autotune.simulator.profiles import load_profile
 from autotune.spec import Cluster
-from autotune.store import LEAST_FREE_BYTES, Store
+from autotune.store import LEAST_FREE_BYTES, Store, utterable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +144,10 @@ def results(folder: Path, spec: StudySpec | None = None) -> Check:
     if free_mib < LEAST_FREE_BYTES // 2**20:
         found = f"{folder}: {free_mib} MiB are free on this disk, a night needs {LEAST_FREE_BYTES // 2**20}"
         return Check("results", "missing", found, "free some space, or move the study file to another disk")
+    try:
+        utterable(folder)
+    except StorageError as error:
+        return Check("results", "missing", error.message, "put the study file into another folder, or rename this one")
     try:
         if spec is not None:
             Store(folder).goes_on(spec)

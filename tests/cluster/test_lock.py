@@ -72,3 +72,9 @@ def test_names_of_any_length_are_told_apart() -> None:
     long = f"{uuid.uuid4()} " + "x" * 500
     with Lock([long + "1"]), Lock([long + "2"]):
         pass
+
+
+def test_a_path_that_is_no_text_is_a_name_too(name: str) -> None:
+    odd = os.fsdecode(f"study {name}".encode() + b"/w\xfcx")
+    with Lock([odd]), pytest.raises(DeviceBusy, match=f"pid {os.getpid()} of "), Lock([odd]):
+        pass
