@@ -35,6 +35,24 @@ def asleep() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
+def _next(time_of_day: str, now: datetime) -> datetime:
+    """When it is that time here again.
+
+    Where the clocks are put back it comes twice; what is left out where they are put forward comes as much later.
+    """
+    hour, minute = map(int, time_of_day.split(":"))
+    here = now.replace(tzinfo=None)
+    today = here.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    found = []
+    for asked in (today, today + timedelta(days=1)):
+        for fold in (0, 1):
+            moment = asked.replace(fold=fold).astimezone()
+            shown = moment.replace(tzinfo=None)
+            if moment > now and (shown == asked or shown > asked > here):
+                found.append(moment)
+    return min(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """What is left of the budget. `began_s` is the start of this night on the event loop's clock."""
@@ -52,13 +70,7 @@ class Clock:
     @classmethod
     def start(cls, budget: Budget, spent_s: float = 0.0, wall: Callable[[], datetime] = wall) -> Clock:
         """Begin to count now. A time of day is its next occurrence."""
-        until = None
-        if budget.until is not None:
-            now = wall().astimezone().replace(tzinfo=None)
-            hour, minute = map(int, budget.until.split(":"))
-            until = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-            until += timedelta(days=1) if until <= now else timedelta()
-            until = until.astimezone()  # the clocks may be put forward or back in this night
+        until = None if budget.until is None else _next(budget.until, wall().astimezone())
         return cls(budget, asyncio.get_running_loop().time(), until, spent_s, wall)
 
     @property

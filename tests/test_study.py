@@ -181,6 +181,24 @@ def test_seven_in_the_morning_is_seven_when_the_clocks_change(evening: str, hour
     assert left_at(evening, until="07:00") == hours * 3600
 
 
+@pytest.mark.usefixtures("central_europe")
+@pytest.mark.parametrize(
+    ("now", "left_s"),
+    [
+        ("2026-10-25 01:30+02:00", 3600),  # clocks are put back from 03:00 to 02:00: it comes twice
+        ("2026-10-25 02:30+02:00", 3600),
+        ("2026-10-25 02:50+02:00", 2400),
+        ("2026-10-25 02:10+01:00", 1200),
+        ("2026-10-25 02:30+01:00", 24 * 3600),
+        ("2026-03-29 01:10+01:00", 4800),  # put forward from 02:00 to 03:00: it is left out
+        ("2026-03-28 02:30+01:00", 24 * 3600),
+        ("2026-03-29 03:10+02:00", 23 * 3600 + 1200),
+    ],
+)
+def test_a_time_of_day_in_the_hour_that_comes_twice_or_never_is_still_to_come(now: str, left_s: float) -> None:
+    assert left_at(now, until="02:30") == left_s
+
+
 def test_a_clock_that_is_set_in_the_night_moves_the_deadline_but_not_the_hours() -> None:
     async def asked(**budget: Any) -> list[float | None]:
         now, set_back = asyncio.get_running_loop().time, timedelta()
