@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,6 +288,24 @@ def test_a_night_that_outlasts_its_deadline_stays_on_its_time_line() -> None:
     scene, now_s = seen([*search(), (0.0, late)])
     first, _ = bar(scene, now_s)
     assert first[:-6].endswith("▶")
+
+
+def test_a_host_that_was_suspended_ends_its_night_at_the_time_of_day_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = datetime(2026, 11, 20, 23, 0).astimezone()
+    monkeypatch.setattr("autotune.clock.wall", lambda: begin)
+    left = {"what": "time", "elapsed_s": 0.0, "search_left_s": 4 * 3600.0, "total_s": 8 * 3600.0}
+    scene, now_s = seen([(0.0, left)])
+    assert "(03:00)" in scene.progress(now_s)
+    monkeypatch.setattr("autotune.clock.wall", lambda: begin + timedelta(hours=4))  # one of work, three of sleep
+    now_s += 3600.0
+    scene.see({"what": "result", "result": BASE, "left_s": 2 * 3600.0}, now_s)
+    assert "ends in about 2 h 00 min (05:00)" in scene.progress(now_s)
+    scene.see(left | {"elapsed_s": 3600.0, "search_left_s": 2 * 3600.0, "total_s": 5 * 3600.0}, now_s)
+    first, second = bar(scene, now_s)
+    assert (first[:6], first[-6:]) == ("23:00 ", " 07:00")
+    assert "▲ now 03:00" in second
 
 
 # sparklines

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from autotune import aims
+from autotune import aims, clock
 from autotune.console.spark import Track
 from autotune.report.answers import proved
 from autotune.report.words import configuration, gain, objective, span, verdict
@@ -16,6 +16,7 @@ from autotune.standing import on_front, standings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from autotune.ground import Ground
     from autotune.plan import Plan
@@ -134,7 +135,8 @@ class Scene:
         self.error_s: float | None = None
         """Of what ends next, the search or the proof."""
         self._took_s: dict[str, float] = {}
-        self._seen = datetime.now().astimezone(), now_s
+        self._seen = [(clock.wall(), now_s)]
+        """The time of day on the view's clock, anew with every end that is told: a host may sleep, a clock be set."""
         self._see: dict[str, Callable[[dict[str, Any], float], None]] = {
             "ground": self._on_ground,
             "time": self._on_time,
@@ -167,8 +169,8 @@ class Scene:
             self.stage = Stage("interrupted: everything is put away", now_s)
 
     def wall(self, at_s: float) -> datetime:
-        """The time of day at a moment of the view's clock."""
-        then, seen_s = self._seen
+        """The time of day at a moment of the view's clock, as it was read last before."""
+        then, seen_s = next((seen for seen in reversed(self._seen) if seen[1] <= at_s), self._seen[0])
         return (then + timedelta(seconds=at_s - seen_s)).astimezone()
 
     # what events change
@@ -177,6 +179,7 @@ class Scene:
         self.ground = event["ground"]
 
     def _on_time(self, event: dict[str, Any], now_s: float) -> None:
+        self._look(now_s)
         self.began_s = now_s - event["elapsed_s"]
         if event["total_s"] is not None:
             self.deadline_s = self.began_s + event["total_s"]
@@ -226,7 +229,11 @@ class Scene:
         self.error_s = event.get("left_error_s")
         self._over(result, event["number"], now_s, f"block {event['block'] + 1} of the proof")
 
+    def _look(self, now_s: float) -> None:
+        self._seen.append((clock.wall(), now_s))
+
     def _over(self, result: TrialResult, number: int, now_s: float, name: str) -> None:
+        self._look(now_s)
         self.blocks.append(Block(self.turn_s, now_s, kind(result), number, self.proof is not None))
         self.turn_s = now_s
         if not result.measured:
