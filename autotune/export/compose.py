@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 NGINX = "nginx:1.28"
 SOURCE_BUILD = "0.0.0"
+AMD = ("/dev/kfd", "/dev/dri")
+"""What ROCm's kernel driver shows of all AMD GPUs."""
 
 
 def files(bundle: Bundle) -> dict[str, str]:
@@ -52,13 +54,14 @@ def _instance(bundle: Bundle, instance: InstancePlan) -> dict[str, Any]:
 def _devices(instance: InstancePlan) -> dict[str, Any]:
     if not instance.on_gpu:
         return {}
-    if _amd(instance):
-        return {"devices": ["/dev/kfd", "/dev/dri"]}
+    if amd(instance):
+        return {"devices": list(AMD)}
     card = {"driver": "nvidia", "device_ids": list(instance.devices), "capabilities": ["gpu"]}
     return {"deploy": {"resources": {"reservations": {"devices": [card]}}}}
 
 
-def _amd(instance: InstancePlan) -> bool:
+def amd(instance: InstancePlan) -> bool:
+    """Whether its GPUs are AMD's."""
     return dict(instance.env).get("ROCR_VISIBLE_DEVICES") == ",".join(instance.devices)
 
 
@@ -66,7 +69,7 @@ def _image(bundle: Bundle, instance: InstancePlan) -> str:
     """Ollama's own image of the version that was measured; a build from source has none."""
     version = bundle.provenance.ollama
     tag = "latest" if version == SOURCE_BUILD else version
-    return f"ollama/ollama:{tag}{'-rocm' if _amd(instance) else ''}"
+    return f"ollama/ollama:{tag}{'-rocm' if amd(instance) else ''}"
 
 
 def _yaml(value: Any, indent: str = "") -> str:

@@ -6,6 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from autotune.cluster.nginx import EVERYWHERE
+from autotune.export import compose
 from autotune.export.systemd import DROP_IN, SITES, UNITS, library
 from autotune.plan import LOOPBACK
 from autotune.result import amount
@@ -34,6 +35,8 @@ _NOTES = """\
 _ROOT = "- They run as root because the model store is root's. To name another user: `autotune export … --user NAME`.\n"
 _OPEN = "- nginx listens on {listen}, and asks nobody for a password: mind the firewall.\n"
 _DIRECT = "- The client of the trials spread the requests itself; the nginx site was not measured.\n"
+_TOOLKIT = "The NVIDIA Container Toolkit has to be there."
+_ROCM = f"ROCm's kernel driver has to be there: {', '.join(f'`{one}`' for one in compose.AMD)}."
 
 _TEXT = """\
 # {title}
@@ -75,7 +78,7 @@ that you stop in step 1.
 ## Containers in place of units
 
 `compose.yaml` starts the same instances and the same nginx site in containers, on the host's network. This is not what
-was measured: the trials ran Ollama without containers. The NVIDIA Container Toolkit has to be there.
+was measured: the trials ran Ollama without containers.{needed}
 
     docker compose up -d      # after step 1; `docker compose down` takes it back
 """
@@ -95,6 +98,7 @@ def install(bundle: Bundle) -> str:
         check=_commands(*_check(bundle)),
         rollback=_commands(*_rollback(bundle)),
         notes=_notes(bundle),
+        needed="".join(f" {one}" for one in _needed(bundle)),
     )
 
 
@@ -231,3 +235,9 @@ def _notes(bundle: Bundle) -> str:
     notes += _ROOT if bundle.user == "root" and not bundle.spec.cluster.simulated else ""
     notes += _OPEN.format(listen=bundle.listen) if bundle.listen != LOOPBACK else ""
     return notes + (_DIRECT if plan.balancer.kind != "nginx" else "")
+
+
+def _needed(bundle: Bundle) -> list[str]:
+    """What this host has to have before containers can use its GPUs."""
+    makes = [compose.amd(one) for one in bundle.plan.instances if one.on_gpu]
+    return [needed for amd, needed in ((False, _TOOLKIT), (True, _ROCM)) if amd in makes]

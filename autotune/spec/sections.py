@@ -76,7 +76,7 @@ class DeviceEntry(Section, json_schema_extra=one_of("id", "cores")):
     cores: str | None = None
     """CPU numbers as the kernel writes them: "0-3,8"."""
     make: Literal["nvidia", "amd", "cpu"] | None = None
-    """Needed only for an AMD GPU."""
+    """Needed only for an AMD GPU. Of those nobody is asked who else uses them: see to it that they are free."""
     name: str | None = None
     """What an AMD GPU is called in the output."""
     memory_gib: Memory | None = None

@@ -156,6 +156,7 @@ def test_compose_has_the_same_instances_with_their_devices(store: Store) -> None
     assert card["device_ids"] == list(chosen.plan.instances[1].devices)
     assert one["environment"]["OLLAMA_HOST"] == "127.0.0.1:9001"
     assert one["volumes"][0] == "/models of all:/models of all"
+    assert "without containers. The NVIDIA Container Toolkit has to be there.\n" in chosen.files()["INSTALL.md"]
 
 
 def test_a_cpu_is_pinned_in_every_form(tmp_path: Path) -> None:
@@ -164,13 +165,18 @@ def test_a_cpu_is_pinned_in_every_form(tmp_path: Path) -> None:
     assert "\nCPUAffinity=0 2\n" in files["systemd/ollama-test@0.service.d/10-autotune.conf"]
     assert compose.services(chosen)["ollama-1"]["cpuset"] == "1,3"
     assert "deploy" not in compose.services(chosen)["ollama-1"]
+    assert "the trials ran Ollama without containers.\n\n" in files["INSTALL.md"]
     assert 'Environment="LLAMA_ARG_THREADS=2"' in files["systemd/ollama-test@0.service.d/10-autotune.conf"]
 
 
 def test_an_amd_card_gets_its_own_image_and_devices(tmp_path: Path) -> None:
     cards = tuple(Device(index, f"GPU-{index}a", "amd", "Card", 8 << 30, "card") for index in range(2))
-    service = compose.services(bundle(proved(tmp_path, Inventory("host", cards))))["ollama-0"]
+    chosen = bundle(proved(tmp_path, Inventory("host", cards)))
+    service = compose.services(chosen)["ollama-0"]
     assert (service["image"], service["devices"]) == ("ollama/ollama:0.32.15-rocm", ["/dev/kfd", "/dev/dri"])
+    guide = chosen.files()["INSTALL.md"]
+    assert "without containers. ROCm's kernel driver has to be there: `/dev/kfd`, `/dev/dri`.\n" in guide
+    assert "NVIDIA" not in guide
 
 
 def test_a_derived_model_comes_with_its_modelfile(tmp_path: Path) -> None:
