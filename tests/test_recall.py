@@ -11,7 +11,7 @@ from autotune import report
 from autotune.errors import UsageError
 from autotune.events import read
 from autotune.hindsight import foretold
-from autotune.recall import recall, silent
+from autotune.recall import Recalled, recall, silent
 from autotune.rehearsal.host import host
 from autotune.rehearsal.nights import night
 from autotune.simulator.clock import run_virtual
@@ -22,7 +22,7 @@ from tests.rehearsal.studies import profile, small
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from autotune.recall import Recalled
+    from autotune.belief import Odds
     from autotune.spec import StudySpec
     from tests.commands import Run
 
@@ -187,6 +187,25 @@ def test_status_says_the_five_likeliest(store: Store, run: Run) -> None:
     assert "belief: tokens/s: " in said
     after = said.split("What could still win")[1].split("To install")[0]
     assert after.count("NUM_PARALLEL") >= 5
+
+
+def test_status_says_what_was_found_before_it_asks_what_could_win(
+    store: Store, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole, _ = run("status", store.folder)
+    said: list[str] = []
+    asked = Recalled.odds
+
+    def odds(known: Recalled) -> Odds:
+        said.append(capsys.readouterr().out)
+        return asked(known)
+
+    monkeypatch.setattr(Recalled, "odds", odds)
+    _, rest, _ = run("status", store.folder)
+    (before,) = said
+    assert before + rest == whole
+    assert before.rstrip().splitlines()[-1].startswith("belief: ")
+    assert rest.lstrip().startswith("What could still win")
 
 
 def test_a_forecast_is_of_what_could_win_or_of_what_is_asked(store: Store, run: Run) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import math
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from autotune.belief import Odds
     from autotune.bench import Capacity, Found
     from autotune.bench.asked import Job
-    from autotune.report import Findings
+    from autotune.recall import Recalled
     from autotune.spec import StudySpec
     from autotune.store import Store
 
@@ -76,21 +79,33 @@ def _store(chosen: argparse.Namespace) -> Store:
     return store
 
 
-def _found(store: Store) -> Findings:
-    """With what could still win, unless a night is measuring: that takes some seconds of this host."""
-    from autotune import night, report
+def _known(store: Store) -> Recalled | None:
+    """Who knows what could still win; nobody while a night is measuring: to ask may take a minute of this host."""
+    from autotune import night
 
-    return report.read(store, odds=not night.running(store))
+    if store.spec().objective.goals or night.running(store):  # of several goals no single one wins
+        return None
+    from autotune.recall import recall
+
+    return recall(store)
+
+
+def _odds(known: Recalled) -> Odds:
+    """What could still win, with a word meanwhile to who waits at a terminal, wherever the output goes."""
+    from autotune.console import Screen
+
+    with Screen(stderr=True).status("recalling what the search believed"):
+        return known.odds()
 
 
 def status(chosen: argparse.Namespace) -> int:
     """How a study stands."""
-    from autotune import console, night
+    from autotune import console, night, report
 
-    store, screen = _store(chosen), _screen()
-    with screen.status("recalling what the search believed"):
-        found = _found(store)
-    console.status(screen, found, store.folder, night.now(store))
+    store = _store(chosen)
+    known, found = _known(store), report.read(store)
+    odds = None if known is None else partial(_odds, known)
+    console.status(_screen(), found, store.folder, night.now(store), odds)
     return 0
 
 
@@ -99,7 +114,10 @@ def report(chosen: argparse.Namespace) -> int:
     from autotune import report
 
     store = _store(chosen)
-    found, source = _found(store), str((store.header() or {}).get("file", ""))
+    known, found = _known(store), report.read(store)
+    if known is not None:
+        found = replace(found, odds=_odds(known))
+    source = str((store.header() or {}).get("file", ""))
     print(report.markdown(found, source, store.trials.provenance(0) if found.results else None), end="")
     return 0
 
@@ -115,10 +133,7 @@ def forecast(chosen: argparse.Namespace) -> int:
     if known is None:
         raise UsageError(f"{store.folder}: nothing is believed: {silent(store)}")
     if not chosen.configuration:
-        screen = _screen()
-        with screen.status("recalling what the search believed"):
-            odds = known.odds()
-        console.forecast(screen, odds)
+        console.forecast(_screen(), _odds(known))
     for text in chosen.configuration:
         found = known.believed(text)
         print(expected(found))

@@ -190,25 +190,30 @@ def morning(
         _onward(say, found, folder)
 
 
-def status(console: Console, found: Findings, folder: Path, night: str) -> None:
-    """How a study stands: `autotune status`. `night` says whether one runs now."""
+def status(
+    console: Console, found: Findings, folder: Path, night: str, recalled: Callable[[], Odds] | None = None
+) -> None:
+    """How a study stands: `autotune status`. `night` says whether one runs now.
+
+    `recalled` works out what could still win, which takes long: what is found stands there meanwhile.
+    """
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     say(f"{found.spec.study.name}: {found.spec.cluster.model}; {len(found.results)} trials; {night}")
     _tables(console, found)
-    _belief(console, found, folder)
+    _belief(console, found, folder, recalled)
     if found.client:
         say(f"The client: {found.client}")
     say(found.answer)
     _onward(say, found, folder)
 
 
-def _belief(console: Console, found: Findings, folder: Path) -> None:
+def _belief(console: Console, found: Findings, folder: Path, recalled: Callable[[], Odds] | None) -> None:
     """What the search believed, and what could still win."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for line in checked(found.foretold):
         say(f"belief: {line}")
-    if found.odds is not None:
-        console.print(odds(found.odds.contenders[:_MOST_CONTENDERS]))
+    if recalled is not None:
+        console.print(odds(recalled().contenders[:_MOST_CONTENDERS]))
         say(f"What it believes of these and of any other configuration: autotune forecast {quote(str(folder))}")
 
 

@@ -115,7 +115,7 @@ class Findings:
     foretold: tuple[Foretold, ...] = ()
     """What the search foretold of its trials; nothing of a search that believes nothing."""
     odds: Odds | None = None
-    """What could still win, by the same belief."""
+    """What could still win, by the same belief: worked out only for who asks, see `Recalled.odds`."""
     warm: str = ""
     """The earlier studies that the search began with; empty where there were none."""
 
@@ -144,15 +144,11 @@ class Findings:
         return tuple(self.proof.contenders[at] for at in self.proof.front.points)
 
 
-def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> Findings:
-    """What the study in a folder has found so far; with `odds` also what could still win, which takes some seconds.
-
-    Raises `StorageError`.
-    """
+def read(store: Store, spec: StudySpec | None = None) -> Findings:
+    """What the study in a folder has found so far, but for what could still win. Raises `StorageError`."""
     written = spec or store.spec()
     results = store.trials.results()
     proof = verdict_of(store, written.proof) if results else None
-    goals = written.objective.goals  # of which no single one wins
     found = findings(
         written,
         results,
@@ -161,18 +157,7 @@ def read(store: Store, spec: StudySpec | None = None, *, odds: bool = False) -> 
         losses=Losses.of(store, results),
         warmth=kept(store.folder),
     )
-    return replace(
-        found,
-        foretold=foretold(written, read_events(store.events), results),
-        odds=_odds(store) if odds and not goals else None,
-    )
-
-
-def _odds(store: Store) -> Odds | None:
-    from autotune.recall import recall  # noqa: PLC0415 - Optuna, which only who asks shall load
-
-    known = recall(store)
-    return None if known is None else known.odds()
+    return replace(found, foretold=foretold(written, read_events(store.events), results))
 
 
 def findings(
