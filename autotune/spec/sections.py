@@ -220,7 +220,9 @@ class Search(Section):
     num_batch: Choices | None = None
     """Prompt tokens read in one step (a derived model); without it Ollama chooses, depending on num_parallel."""
     env: dict[Variable, Annotated[tuple[Value, ...], Some, Unique]] = {}
-    """Further variables of Ollama and the values of each, as in { LLAMA_ARG_CACHE_RAM = ["0", "8192"] }."""
+    """Further variables of Ollama and the values of each, as in { LLAMA_ARG_CACHE_RAM = ["0", "8192"] }: so many MiB
+    of earlier prompts llama.cpp keeps on the host, and looks through them for each new one. Where prompts do not
+    repeat, 0 may be faster, most of all for a small model, and an instance stays as fast as when it was started."""
 
 
 class Baseline(Section):
