@@ -12,7 +12,7 @@ from autotune.goal import Bound, Precise
 from autotune.ladder import Search
 from autotune.metrics import COLD_S, Attainment, Window, attain
 from autotune.result import REQUESTS_PER_S, TOKENS_PER_S, USERS
-from autotune.rival import Rival, Screen
+from autotune.rival import PAUSE_S, Rival, Screen
 from autotune.spec import Level
 from autotune.stats import enough
 
@@ -208,6 +208,7 @@ def _screen(spec: StudySpec, level: Level, planned: Phases, rival: Rival, plan: 
         len(plan.instances),
         planned.screens,
         tuple((f"{limit.metric} {limit.statistic}", limit.max / spec.cluster.time_scale) for limit in ttft),
+        PAUSE_S / spec.cluster.time_scale,
     )
 
 

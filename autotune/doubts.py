@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from autotune.rival import Rival
     from autotune.telemetry import DeviceSample
 
+AGING = "llama.cpp, for one, becomes slower as its cache of prompts fills: LLAMA_ARG_CACHE_RAM=0 turns that off"
+"""What may be the matter with a server that did not stay as it was."""
+
 MOST_STOPPED_EARLY = 0.2
 """Share of answers that may end by themselves before a caution: their lengths are then no longer the study's."""
 

@@ -10,7 +10,7 @@ AutotuneError                      exit code
 │   ├── DeviceLost                 3    a device that was there is there no more, or answers no more
 │   ├── BalancerError              3    nginx is missing, refuses its configuration, or died
 │   ├── Killed                     3    somebody else, or the kernel, has ended an Ollama of ours
-│   ├── Slept                      3    the host was asleep while something was measured
+│   ├── Slept                      3    the host, or autotune, was asleep while something was measured
 │   ├── TooManyFaults              3    faults in so many of the last trials that going on is no use
 │   ├── BinaryMissing              3    no such Ollama binary
 │   ├── ModelMissing               3    the server does not have the model, or it cannot generate text
@@ -103,7 +103,7 @@ class Killed(ClusterError):
 
 
 class Slept(ClusterError):
-    """The host was asleep while something was measured."""
+    """The host, or autotune itself, was asleep while something was measured."""
 
 
 class TooManyFaults(ClusterError):

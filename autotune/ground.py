@@ -181,8 +181,9 @@ class Ground:
             except OSError as error:
                 raise SpecError(f"workload.prompts = {str(prompts)!r}: {error.strerror}") from error
         if self.spec.cluster.driver == "simulated":
-            profile = load_profile(self.spec.cluster.profile).model_dump_json(exclude_defaults=True)
-            found[f"{CONTENT}cluster.profile"] = _digest(profile.encode())
+            profile = load_profile(self.spec.cluster.profile)
+            played = profile.model_dump_json(exclude_defaults=True, exclude={"tps_error"})
+            found[f"{CONTENT}cluster.profile"] = _digest(played.encode())
         return found
 
 

@@ -55,15 +55,13 @@ class Search:
 
     @property
     def doubt(self) -> str:
-        """That a load misses a limit and a larger one did not, which no queue explains; empty where all agree."""
+        """That a load misses a limit and a larger one was not found to, which no queue explains; or nothing."""
         larger = [load for load, decision in self.told.items() if decision != "violated" and load > self.high]
         if not larger:
             return ""
-        loads = f"{self.high:g} {'users' if self.whole else 'requests/s'} miss a limit, and {min(larger):g} did not"
-        aged = (
-            "it may have been slower in the end: its cache of prompts fills up, which LLAMA_ARG_CACHE_RAM=0 turns off"
-        )
-        return f"{loads}: the server did not stay as it was, or something else ran beside it ({aged})"
+        unit = "users" if self.whole else "requests/s"
+        loads = f"a limit is missed at {self.high:g} {unit}, and at {min(larger):g} none was found to be"
+        return f"{loads}: the server did not stay as it was, or something else ran beside it"
 
     def next(self) -> float | None:
         """The next load; None when the interval is narrow enough, or nothing more can be tried."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.phases import Look, rates
@@ -20,7 +20,7 @@ from autotune.stats import Looks, batch_means, mean, trend
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autotune.benchmark.phases import Seen
+    from autotune.benchmark.phases import Sample, Seen
 
 ERROR = 0.01
 """Chance that a candidate is dropped which reaches what has to be beaten, less the margin: half of it in the warm-up,
@@ -36,7 +36,8 @@ STUCK = 0.5
 """Before all slots are busy: neither so large a part of its tokens, nor of its answers begun."""
 
 PAUSE_S = 2.0
-"""So long may a host stand still once (its disk, its memory), which says nothing about the configuration."""
+"""So long may a host stand still once (its disk, its memory), which says nothing about the configuration: on the
+study's clock, so that a host that is played faster has as much less."""
 
 TWICE = 2.0
 """A wait that no queue could make shorter is beyond its limit by this factor, to end a warm-up."""
@@ -107,6 +108,8 @@ class Screen:
     """Seconds from the load's start."""
     waits: tuple[tuple[str, float], ...] = ()
     """Limits of a TTFT that no mean may exceed: name and seconds."""
+    pause_s: float = 0.0
+    """So long may the host stand still once."""
 
     def look(self, seen: Seen) -> tuple[Look, float]:
         """What is certain by now, and since when that holds. `seen.start` is when the last user began."""
@@ -115,13 +118,28 @@ class Screen:
         if since is None:
             pieces = self._stuck(seen)
             return (nothing if pieces is None else self.rival.look(pieces, nothing)), seen.start
-        found = rates([sample for sample in seen.samples if sample.at >= since])
+        found = self._awake([sample for sample in seen.samples if sample.at >= since])
         level = Looks.evenly(len(self.looks), ERROR / 2).level(seen.look)
         if (most := self.rival.beaten(found, level, HOPELESS)) is not None:
             return self.rival.look(most, nothing), since
         if missed := self._missed(highest(found, level)):
             return replace(nothing, sunk=True, dropped=True, limits=dict.fromkeys(missed, "violated")), since
         return nothing, since
+
+    def _awake(self, samples: Sequence[Sample]) -> list[float]:
+        """Their rates, but for the longest silence, or so much of it as the host may stand still."""
+        found, at = rates(samples), 0
+        silences = list[tuple[int, int]]()
+        for silent, run in groupby(found, key=lambda rate: rate == 0):
+            length = len(list(run))
+            silences += [(length, at)] if silent else []
+            at += length
+        if not silences or not self.pause_s:
+            return found
+        length, begin = max(silences)
+        every_s = (samples[-1].at - samples[0].at) / len(found)
+        del found[begin : begin + min(length, round(self.pause_s / every_s))]
+        return found
 
     def _missed(self, most: float | None) -> list[str]:
         """Limits that the users without a slot surely miss.
@@ -148,7 +166,7 @@ class Screen:
             return None
         written = seen.samples[-1].pieces - seen.samples[0].pieces
         begun = sum(seen.start <= first for first, _ in _spoken(seen))
-        needed = STUCK * self.rival.least * max(length_s - PAUSE_S, 0.0)
+        needed = STUCK * self.rival.least * max(length_s - self.pause_s, 0.0)
         # prompts that are being read count for nothing yet: all of them, until the rival had read its users' first ones
         early = self.rival.warm_s is None or self.looks[seen.look - 1] < self.rival.warm_s
         read = min(self.users, self.slots) if early else self.instances

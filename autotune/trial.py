@@ -15,7 +15,7 @@ from autotune.benchmark import pacer
 from autotune.benchmark.calibration import calibrated
 from autotune.benchmark.load import run
 from autotune.cluster import verify
-from autotune.doubts import doubts, heat, why_dropped
+from autotune.doubts import AGING, doubts, heat, why_dropped
 from autotune.errors import ClientSaturated, NoAnswer, TrialFailure
 from autotune.health import ADVICE, examine
 from autotune.ladder import decided
@@ -209,7 +209,7 @@ class Bench:
                 break
             found.append(one)
             search.tell(load, decided(one.look, gave_up=one.gave_up))
-        cautions += (search.doubt,) if search.doubt else ()
+        cautions += (f"{search.doubt}; {AGING}",) if search.doubt else ()
         tried = tuple(search.told.items())
         labels = [one.label for one in found]
         steps = {one.label: one.metrics for one in found}

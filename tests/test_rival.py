@@ -16,7 +16,7 @@ from autotune.benchmark.phases import LoadResult, Look, Phases, Sample, Seen
 from autotune.benchmark.workload import Lengths, SeededWorkload
 from autotune.goal import Bound, Precise
 from autotune.records import Outcome, RequestRecord
-from autotune.rival import ERROR, Rival, Screen, busy_since, highest
+from autotune.rival import ERROR, PAUSE_S, Rival, Screen, busy_since, highest
 from autotune.simulator.clock import run_virtual
 from tests.benchmark.standin import Standin
 from tests.candidates import MACHINES, PHASES, Candidate, truth
@@ -169,12 +169,25 @@ def test_a_cluster_that_does_nothing_while_its_slots_are_free(
     assert asked.look(moment)[0].dropped == dropped
 
 
-@pytest.mark.parametrize(("silent_s", "dropped"), [(1.0, False), (2.0, False), (4.0, True)])
+@pytest.mark.parametrize(("silent_s", "dropped"), [(1.5, False), (2.0, False), (4.0, True)])
 def test_a_host_that_stands_still_for_a_moment_drops_nobody(silent_s: float, dropped: bool) -> None:
     """Half a second of a load, and silence; without a pause a second of it were too long."""
-    asked = replace(screen(Rival(400.0, answer_tokens=20.0, warm_s=0.5)), slots=16, users=10)
+    asked = replace(screen(Rival(400.0, answer_tokens=20.0, warm_s=0.5)), slots=16, users=10, pause_s=PAUSE_S)
     moment = seen([400] * 5 + [0] * round(silent_s * 10), 0.5, look=2, waiting=[(1.0, None)] * 4)
     assert asked.look(moment)[0].dropped == dropped
+    assert replace(asked, pause_s=0.0).look(moment)[0].dropped
+
+
+@pytest.mark.parametrize(("good", "silent", "dropped"), [(2, 22, False), (20, 20, False), (2, 80, True), (0, 45, True)])
+def test_nor_where_all_slots_are_busy(good: int, silent: int, dropped: bool) -> None:
+    """Samples of a tenth of a second each: so many as fast as the rival, and then none."""
+    moment = seen([400] * good + [0] * silent, waiting=FULL)
+    assert replace(screen(Rival(400.0)), pause_s=PAUSE_S).look(moment)[0].dropped == dropped
+
+
+def test_a_pause_makes_nobody_faster() -> None:
+    moment = seen([340] * 25, waiting=FULL)
+    assert replace(screen(Rival(400.0)), pause_s=PAUSE_S).look(moment)[0].dropped
 
 
 def test_failures_are_not_slowness() -> None:

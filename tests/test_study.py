@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,8 +27,7 @@ from tests.factories import BASELINE, PLACED, params, result, space
 from tests.virtual import NARROW, RECORD, TRIAL_S, Ended, Played, Studies, by_slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from autotune.result import TrialResult
     from autotune.rival import Rival
@@ -294,13 +294,20 @@ def test_a_result_that_could_not_be_saved_is_saved_again_and_not_measured_again(
     assert len(ended.seen("fault")) == 1
 
 
-def test_a_night_goes_on_without_optunas_file_and_the_next_makes_it_anew(studies: Studies) -> None:
+def emptied(file: Path) -> None:
+    optuna.delete_study(study_name="test", storage=f"sqlite:///{file}")
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, emptied])
+def test_a_night_goes_on_without_optunas_file_and_the_next_makes_it_anew(
+    studies: Studies, lose: Callable[[Path], None]
+) -> None:
     """All that it holds is in the trials."""
     file = Store(studies.folder).optuna
 
     def law(number: int, chosen: Mapping[str, Any]) -> TrialResult:
         if number == 1:
-            file.unlink()
+            lose(file)
         return by_slots(number, chosen)
 
     ended = studies.night(Played(law), trials=4)

@@ -18,7 +18,7 @@ from autotune.benchmark.flight import clock
 from autotune.benchmark.pacer import ClosedLoop, OpenLoop
 from autotune.benchmark.phases import Anything, LoadResult, Look, Phases, Progress, Seen, Stage, rates
 from autotune.benchmark.traffic import MOST_IN_FLIGHT, Traffic
-from autotune.errors import ClusterError
+from autotune.errors import ClusterError, Slept
 from autotune.stats import mean, ready, steady_from, trend
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 REPORT_S = 0.25
 RECENT = 1000
 """Requests that a progress looks at: it is in the way of the load."""
+
+MOST_STILL_S, MOST_STILL = 1.0, 0.02
+"""Seconds, and part of the window, for which this process may do nothing: nobody is given a next request meanwhile."""
 
 READY_S = 2.0
 """A warm-up in which there is room for an import."""
@@ -63,7 +66,7 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
 
     The window ends when `goal` says that nothing more has to be known, or when its time is up. Whatever the server does
     ends in records. `stop` ends it now, with what there is by then; cancelling ends every request, and returns nothing.
-    Raises ClusterError when a process of the client has died.
+    Raises ClusterError when a process of the client has died, and Slept where this one stood still in the window.
     """
     if goal is not None and phases.warmup_s < READY_S:
         ready()
@@ -76,6 +79,7 @@ async def run(  # noqa: PLR0913, PLR0917 - one argument for each thing that make
             raise
         raise _first(died) from None
     await client.pulse()  # whether all who carried it still live
+    load.check()
     return load.result()
 
 
@@ -243,6 +247,14 @@ class _Load:
         self._pulses.append(await self._client.pulse())
         if (asked := self._asked()) < phases.min_requests and not self._look.sunk:
             self._cautions.append(f"the window has {asked} requests, its statistics need {phases.min_requests}")
+
+    def check(self) -> None:
+        """Raises Slept where this process did not work for all of the window."""
+        start, end = self._traffic.window
+        still_s = self._traffic.still_s
+        if still_s > max(MOST_STILL_S, MOST_STILL * (end - start)):
+            why = "it was stopped, or this host had no time for it"
+            raise Slept(f"autotune stood still for {still_s:.0f} s while it measured: {why}")
 
     def _asked(self) -> int:
         return sum(map(self._traffic.inside, self._traffic.requests()))

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import defaultdict
 from contextlib import suppress
-from itertools import count
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 from autotune.benchmark.flight import Flight, clock
@@ -199,3 +199,10 @@ class Traffic:
         while True:
             self.samples.append(Sample(self._now(), self.pieces, len(self.flights), len(self.held())))
             await asyncio.sleep(every_s)
+
+    @property
+    def still_s(self) -> float:
+        """The longest time in the window between two samples: this process had no time for one, nor for requests."""
+        start, end = self.window
+        moments = [min(max(sample.at, start), end) for sample in self.samples if math.isfinite(end)]
+        return max((after - before for before, after in pairwise(moments)), default=0.0)

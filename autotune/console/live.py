@@ -182,9 +182,7 @@ class Night:
         self.say(f"  fault of the machine, not of the configuration: {event['error']}; {again}")
 
     def _on_apart(self, event: dict[str, Any]) -> None:
-        self.say(
-            f"  {event['said']}; the search goes on without Optuna's file, which the next run makes from the trials"
-        )
+        self.say(f"  {event['said']}; the search goes on without Optuna's file: all that it holds is in the trials")
 
     def _on_quarantine(self, event: dict[str, Any]) -> None:
         self.say(f"  left out from now on, and in later nights of this study: {event['said']}")

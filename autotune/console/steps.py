@@ -10,6 +10,7 @@ from rich.text import Text
 
 from autotune.console.amounts import MILLISECONDS, of_sample
 from autotune.console.loads import BEGIN
+from autotune.doubts import AGING
 from autotune.report.words import figure, seconds
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Steps:
         if found.ended:
             self._say(f"caution: the search could not go on: {found.ended}")
         if found.doubt:
-            self._say(f"caution: {found.doubt}")
+            self._say(f"caution: {found.doubt}; {AGING}")
         self._say(sentence(found))
 
     def _say(self, line: str) -> None:

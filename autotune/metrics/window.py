@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from autotune.records import RequestRecord
 
-COLD_S = 0.5
-"""Loading a model that anybody serves takes longer than this.
+COLD_S = 0.25
+"""Loading a model takes longer than this: of a tiny one on a CPU 0.26 s was the least that was recorded.
 
 Of a warm one `load_duration` is a few milliseconds, but it has the scheduler's queue in it, too: on a busy CPU Ollama
 0.32 was seen to take up to 0.23 s for it, of one request in thirty. These have waited, and belong to the times.

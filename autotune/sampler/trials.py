@@ -300,8 +300,11 @@ def _told(result: TrialResult) -> tuple[float, ...] | None:
 def _storage(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+    except (SQLAlchemyError, StorageInternalError, RuntimeError, KeyError) as error:  # KeyError: a study that is gone
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        said = next(iter(str(cause).splitlines()), type(cause).__name__)
+        if path is None:
+            raise StorageError(f"Optuna: {said}") from error
         passing = isinstance(cause, OperationalError)  # a full disk, a lock
         advice = "" if passing else "; remove this file: it is made again from the trials"
-        raise StorageError(f"{path}: {str(cause).splitlines()[0]}{advice}") from error
+        raise StorageError(f"{path}: {said}{advice}") from error

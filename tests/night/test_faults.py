@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,20 @@ def test_an_instance_that_somebody_kills(tmp_path: Path) -> None:
         running.wait()
     went_on(folder, running, "Killed")
     assert "was ended from outside by SIGKILL" in running.output
+
+
+def test_a_night_that_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    """Ctrl-Z and `fg`: its clients went on meanwhile, but nobody gave them a next request."""
+    folder = Folder(tmp_path, {"window_s": 2.0})
+    with folder.begin() as running:
+        running.reaches("load begins", 1)
+        time.sleep(1)  # its warm-up
+        running.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.6)
+        running.process.send_signal(signal.SIGCONT)
+        running.wait(60)
+    went_on(folder, running, "Slept")
+    assert "autotune stood still for" in running.output
 
 
 def test_a_port_that_is_stolen_between_two_trials(tmp_path: Path) -> None:
