@@ -111,6 +111,8 @@ def _of_requests(metrics: Metrics, input_tokens: float | None) -> Iterator[str]:
         yield f"{metrics.stopped_early:.0%} of the answers ended before num_predict: choose one that they reach"
     if input_tokens and metrics.input_tokens is not None and abs(metrics.input_tokens / input_tokens - 1) > 0.3:
         yield f"prompts have {metrics.input_tokens:.0f} tokens in the mean, not {input_tokens:g}"
+    if metrics.tokens_per_chunk is None and metrics.outcomes.get("ok"):
+        yield "the server told no numbers of tokens: each piece of text counts as one, whatever is in it"
     if metrics.tokens_per_chunk is not None and 1 / metrics.tokens_per_chunk < FEWEST_CHUNKS:
         yield f"{1 / metrics.tokens_per_chunk:.2f} pieces of text for each token: chunk gaps are not those of tokens"
 

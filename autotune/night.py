@@ -269,7 +269,8 @@ async def _selftest(spec: StudySpec, store: Store, events: Events) -> int:
     if found is None:
         found = await selftests.selftest(streams)
         if spec.cluster.simulated:
-            selftests.keep([found])
+            with suppress(StorageError):  # it is kept to save the next one some seconds
+                selftests.keep([found])
     store.write_selftest(found)
     events.show({"what": "selftest", "found": found})
     return found.processes

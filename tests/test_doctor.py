@@ -526,6 +526,18 @@ def test_results_that_a_study_cannot_go_on_with(tmp_path: Path) -> None:
     assert "trials without a study.json" in places.results(tmp_path, spec).found
 
 
+def test_results_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a night that root has run: another name would leave behind what was measured."""
+    Store(tmp_path).open(study(), "")
+    monkeypatch.setattr(Path, "exists", denied)
+    found = places.results(tmp_path, study())
+    assert (found.state, found.mend) == ("missing", f"sudo chown -R {os.getuid()} {tmp_path}")
+
+
+def denied(path: Path) -> bool:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 # the command
 
 

@@ -65,6 +65,10 @@ def test_an_instance_is_not_held_against_one_on_another_device() -> None:
         ({"connected": 2}, "2 requests of the window had to open a connection first"),
         ({"stopped_early": 0.21}, "21% of the answers ended before num_predict: choose one that they reach"),
         ({"tokens_per_chunk": 1.3}, "0.77 pieces of text for each token: chunk gaps are not those of tokens"),
+        (
+            {"tokens_per_chunk": None},
+            "the server told no numbers of tokens: each piece of text counts as one, whatever is in it",
+        ),
         ({"pace": 1.2}, "a token takes 1.20 times as long here as the server says: text is held up on its way"),
         ({"pace": 0.85}, "a token takes 0.85 times as long here as the server says: text is held up on its way"),
         (
@@ -94,7 +98,7 @@ def test_cautions(more: dict[str, Any], words: str) -> None:
         {"stopped_early": 0.2},
         {"stopped_early": None},
         {"tokens_per_chunk": 1.2},
-        {"tokens_per_chunk": None},
+        {"tokens_per_chunk": None, "outcomes": {"ok": 0, "rejected": 3}},
         {"pace": 1.09},
         {"pace": None},
         {"drift": 0.3, "drift_range": (-0.1, 0.7)},

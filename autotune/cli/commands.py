@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.errors import ClusterError, Interrupted, NothingFeasible, UsageError
+from autotune.errors import ClusterError, Interrupted, NothingFeasible, StorageError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -274,7 +274,10 @@ def selftest(chosen: argparse.Namespace) -> int:
         with screen.status(f"{streams} streams"):
             found.append(asyncio.run(selftest(streams)))
     screen.print(console.selftests(found))
-    keep(found)
+    try:
+        keep(found)
+    except StorageError as error:
+        screen.print(f"caution: not kept for later: {error.message}", markup=False, highlight=False, soft_wrap=True)
     if chosen.json is not None:
         keep(found, chosen.json)
     return ClusterError.exit_code if any(one.faults for one in found) else 0

@@ -151,8 +151,12 @@ def results(folder: Path, spec: StudySpec | None = None) -> Check:
     try:
         if spec is not None:
             Store(folder).goes_on(spec)
-    except (SpecError, StorageError) as error:
+    except SpecError as error:
         return Check("results", "missing", error.message, "write another study.name")
+    except StorageError as error:
+        denied = isinstance(error.__cause__, PermissionError)
+        mend = f"sudo chown -R {os.getuid()} {quote(str(folder))}" if denied else "write another study.name"
+        return Check("results", "missing", error.message, mend)
     return Check("results", "ok", f"{folder}: {free_mib / 1024:.1f} GiB are free")
 
 

@@ -52,7 +52,9 @@ that you stop in step 1.
 
 ## Install (systemd and nginx)
 {derive}
-1. Stop what serves now, so that devices and ports are free (`autotune doctor` names whatever holds them):
+1. Stop what serves now, so that devices and ports are free (`autotune doctor` names whatever holds them). Where
+   `{name}@…` is among it, an earlier export of this name is installed, whose files this one would overwrite: take that
+   back first by the INSTALL.md of its own, and keep its folder, which is your way back to it.
 
 {stop}
 
@@ -87,6 +89,7 @@ was measured: the trials ran Ollama without containers.{needed}
 def install(bundle: Bundle) -> str:
     """How to install it, and how to take it back."""
     return _TEXT.format(
+        name=bundle.name,
         title=f"{bundle.name}: {len(bundle.plan.instances)} × Ollama with {bundle.plan.slots} slots",
         marks="\n\n".join(f"**{mark}**" for mark in bundle.marks),
         answer=bundle.answer,

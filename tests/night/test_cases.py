@@ -39,6 +39,14 @@ def test_a_model_that_ollama_serves_with_one_slot_has_no_num_parallel_to_tune(tm
     assert "every configuration of the space has been tried" in done.output
 
 
+def test_a_self_test_that_cannot_be_kept_for_the_next_night_ends_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = Folder(tmp_path, {"trials": 1}, {"XDG_STATE_HOME": str(tmp_path / "file")})
+    done = folder.run()
+    assert done.code == 0, done.output
+    assert len(folder.results()) == 1
+
+
 def test_a_byte_order_mark_of_a_study_file_is_not_kept(tmp_path: Path) -> None:
     folder = Folder(tmp_path, {"trials": 1})
     text = folder.file.read_text(encoding="utf-8")
