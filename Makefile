@@ -23,7 +23,7 @@ SUMS := tests/sampler tests/clusters tests/rehearsal tests/test_forecast.py \
 MORE := tests/belief
 RUN := $(BIN)/python -m pytest --durations=10
 # What compares figures of real time; where it is one of LATE, it comes last there.
-QUIET := $(filter-out $(LATE),$(shell grep -rl --include='test_*.py' 'mark\.quiet' tests))
+QUIET = $(filter-out $(LATE),$(shell grep -rl --include='test_*.py' 'mark\.quiet' tests))
 REST := $(patsubst %,--ignore=%,$(EARLY) $(LATE) $(SUMS) $(MORE))
 
 .PHONY: demo test check coverage nginx format reference picture bench-peers clean

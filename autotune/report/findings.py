@@ -252,12 +252,12 @@ def _changes(spec: StudySpec, results: Sequence[TrialResult], proof: Verdict | N
     for label in labels:
         old, new = ([run.levels[label] for run in runs if label in run.levels] for runs in (before, after))
         if old and new:
-            plain = Change(label, Figures.of(old), Figures.of(new))
             by_block = gain.mean if gain is not None and label == spec.level(None).label else None
-            changes.append(replace(plain, gain=by_block))
+            change = Change(label, Figures.of(old), Figures.of(new), by_block)
+            changes.append(change)
             if min(len(old), len(new)) < blocks:
                 notes.append(f"{label}: {min(len(old), len(new))}")
-            if percent(changes[-1].relative.tps) != percent(plain.relative.tps):
+            if percent(change.relative.tps) != percent(replace(change, gain=None).relative.tps):
                 notes.append(f"{label}: the change of TPS is the geometric mean over blocks")
     title += f" ({', '.join(notes)})" if notes else ""
     return (f"{title}: {configuration(after[0].params)}", tuple(changes)) if changes else ("", ())
